@@ -1,0 +1,41 @@
+"""Learn once how to prune a multimodal LLM, then cut any budget out of it in milliseconds.
+
+>>> model = lop.load("data/reference")
+>>> plan = lop.Predictor.from_pretrained("data/predictor").plan(0.37)
+>>> lop.prune(model, plan, lop.load_scores("data/importance/activation_l2.safetensors"))
+"""
+
+from importlib import import_module
+from typing import Any
+
+_MODULE_OF = {
+    "LopError": "errors",
+    "Plan": "plan",
+    "Predictor": "predictor",
+    "PredictorConfig": "predictor",
+    "Reward": "reward",
+    "collect": "importance",
+    "encode": "tasks.encoding",
+    "ffn_widths": "models.ffn",
+    "find_ffns": "models.ffn",
+    "load": "models.checkpoint",
+    "load_processor": "models.checkpoint",
+    "load_scores": "importance",
+    "masked": "pruning",
+    "prune": "pruning",
+    "read_samples": "tasks.samples",
+    "save": "models.checkpoint",
+    "save_scores": "importance",
+}
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    # torch and transformers take seconds to import; `lop --help` should not wait for them
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'lop' has no attribute {name!r}")
+    return getattr(import_module(f"lop.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

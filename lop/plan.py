@@ -1,0 +1,130 @@
+"""A plan says how many FFN neurons each layer keeps; this is the only place where budgets are met.
+
+Everything that proposes layer-wise ratios (searchers, predictors, baselines) comes through
+`Plan.from_ratios`, so every plan in lop is exact to the neuron.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lop.errors import LopError
+
+MIN_KEEP = (
+    0.1  # share of its neurons that every layer keeps (the paper clips keep ratios to [0.1, 1])
+)
+
+
+def budget(widths: Sequence[int], ratio: float) -> int:
+    """Neurons a model with FFN `widths` keeps at global pruning `ratio`: Σd − round(b·Σd)."""
+    total = sum(widths)
+    return total - round(ratio * total)
+
+
+def min_kept(widths: Sequence[int], min_keep: float = MIN_KEEP) -> np.ndarray:
+    """The fewest neurons each layer may keep, shape (L,); at least one."""
+    return np.maximum(1, np.ceil(np.asarray(widths) * min_keep - 1e-9)).astype(int)
+
+
+def max_ratio(widths: Sequence[int], min_keep: float = MIN_KEEP) -> float:
+    """The largest global pruning ratio that leaves every layer its minimum."""
+    return 1 - float(min_kept(widths, min_keep).sum()) / sum(widths)
+
+
+def check_ratio(widths: Sequence[int], ratio: float, min_keep: float = MIN_KEEP) -> None:
+    """Raise LopError, naming the reachable range, when no plan can meet `ratio`."""
+    reachable = budget(widths, ratio) >= min_kept(widths, min_keep).sum() if ratio < 1 else False
+    if not (0 <= ratio and reachable):
+        top = np.floor(max_ratio(widths, min_keep) * 1e4) / 1e4
+        raise LopError(
+            f"pruning ratio {ratio:g} cannot be met: this model reaches 0 to {top:g} "
+            f"(each layer keeps at least {min_keep:.0%} of its FFN neurons)"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many of its `widths[l]` FFN neurons each layer l keeps: `kept[l]`."""
+
+    widths: tuple[int, ...]
+    kept: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.kept):
+            raise LopError(f"plan has {len(self.kept)} layers, the model has {len(self.widths)}")
+        if any(not 0 < k <= d for k, d in zip(self.kept, self.widths, strict=True)):
+            raise LopError(f"plan keeps {self.kept} of {self.widths}: each layer keeps 1 to all")
+
+    @classmethod
+    def uniform(cls, widths: Sequence[int], ratio: float, min_keep: float = MIN_KEEP) -> Plan:
+        """The same ratio in every layer, to the neuron on the budget."""
+        return cls.from_ratios([ratio] * len(widths), widths, ratio, min_keep)
+
+    @classmethod
+    def from_ratios(
+        cls,
+        ratios: Iterable[float],
+        widths: Sequence[int],
+        target: float,
+        min_keep: float = MIN_KEEP,
+    ) -> Plan:
+        """The plan nearest to layer-wise pruning `ratios` that meets the global `target` exactly.
+
+        Adds one common shift to all ratios, clipped to each layer's bounds (for equal widths the
+        Euclidean projection onto the budget), then rounds by largest remainder.
+
+        Raises LopError when `target` is out of reach or `ratios` does not fit the model.
+        """
+        d = np.asarray(widths, dtype=float)
+        theta = np.asarray(list(ratios), dtype=float)
+        check_ratio(widths, target, min_keep)
+        if theta.shape != d.shape:
+            raise LopError(f"got {theta.size} layer-wise ratios for a model with {d.size} layers")
+        if not np.isfinite(theta).all():
+            raise LopError(f"layer-wise ratios must be finite numbers, got {theta.tolist()}")
+        low, total = min_kept(widths, min_keep), budget(widths, target)
+        keep = _shift_to_sum((1 - theta) * d, d, low, total)
+        return cls(tuple(int(x) for x in widths), tuple(_round_to_sum(keep, low, d, total)))
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Layer-wise pruning ratios θ, share removed."""
+        return tuple(1 - k / d for k, d in zip(self.kept, self.widths, strict=True))
+
+    @property
+    def ratio(self) -> float:
+        """Global pruning ratio over all FFN neurons."""
+        return 1 - sum(self.kept) / sum(self.widths)
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that name this plan; part of every cache key of a pruned model."""
+        return hashlib.sha256(repr((self.widths, self.kept)).encode()).hexdigest()[:12]
+
+
+def _shift_to_sum(keep: np.ndarray, high: np.ndarray, low: np.ndarray, total: int) -> np.ndarray:
+    """Find s with Σ clip(keep + s·high, low, high) = total, by bisection, and return the clip."""
+    lo, hi = -1.0 - np.max(keep / high), 1.0 - np.min(keep / high)
+    for _ in range(100):
+        mid = (lo + hi) / 2
+        if np.clip(keep + mid * high, low, high).sum() < total:
+            lo = mid
+        else:
+            hi = mid
+    return np.clip(keep + hi * high, low, high)
+
+
+def _round_to_sum(keep: np.ndarray, low: np.ndarray, high: np.ndarray, total: int) -> list[int]:
+    """Round each entry down or up so that they sum to `total`, largest remainders up first."""
+    kept = np.clip(np.floor(keep + 1e-6).astype(int), low, high.astype(int))
+    by_remainder = np.argsort(kept - keep, kind="stable")
+    while (missing := total - kept.sum()) != 0:
+        step = 1 if missing > 0 else -1
+        order = by_remainder if step > 0 else by_remainder[::-1]
+        movable = [i for i in order if low[i] <= kept[i] + step <= high[i]]
+        for i in movable[: abs(missing)]:
+            kept[i] += step
+    return [int(k) for k in kept]
