@@ -1,0 +1,175 @@
+"""Scores every FFN neuron of the decoder from one pass over the calibration set.
+
+The plan says how many neurons a layer loses; a score says which. All scores come out of the same
+pass and the same samples, so methods differ in their formula and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lop.errors import LopError
+from lop.files import replacing
+from lop.models.ffn import FFN, find_ffns
+from lop.progress import progress
+from lop.tasks.encoding import Batch
+
+
+@dataclass
+class Stats:
+    """Running statistics of one layer's neuron activations x, each float32 of shape (d,)."""
+
+    sample_norm: Tensor  # Σ over samples of the L2 norm of x over the sample's tokens
+    mean: Tensor  # mean of x over all tokens
+    sq_dev: Tensor  # Σ over all tokens of (x − mean)²
+    samples: int = 0
+    tokens: int = 0
+
+    @classmethod
+    def zeros(cls, width: int, device: torch.device) -> Stats:
+        norm, mean, sq_dev = torch.zeros(3, width, device=device)
+        return cls(norm, mean, sq_dev)
+
+    def add(self, x: Tensor, mask: Tensor) -> None:
+        """Take in activations x (B, T, d) at the tokens where mask (B, T) is 1."""
+        x = x.float() * mask[..., None]
+        self.sample_norm += x.norm(dim=1).sum(0)
+        self.samples += len(x)
+        n = int(mask.sum())
+        mean = x.sum((0, 1)) / n
+        sq_dev = ((x - mean) * mask[..., None]).square().sum((0, 1))
+        # Chan et al.'s merge of two samples' moments: exact, and no large sums of squares
+        total, delta = self.tokens + n, mean - self.mean
+        self.sq_dev += sq_dev + delta.square() * (self.tokens * n / total)
+        self.mean += delta * (n / total)
+        self.tokens = total
+
+    @property
+    def variance(self) -> Tensor:
+        return self.sq_dev / max(1, self.tokens - 1)
+
+    @property
+    def norm(self) -> Tensor:
+        """‖x_j‖₂ over all tokens."""
+        return (self.sq_dev + self.tokens * self.mean.square()).sqrt()
+
+
+def activation_l2(stats: Stats, ffn: FFN) -> Tensor:
+    """Mean over samples of ‖x_j‖₂ over the sample's tokens (LOP, appendix A.2, eq. 24-25)."""
+    return stats.sample_norm / stats.samples
+
+
+def magnitude(stats: Stats, ffn: FFN) -> Tensor:
+    """Norm of the neuron's weights in gate, up and down."""
+    gate, up, down = (m.weight.float() for m in (ffn.gate, ffn.up, ffn.down))
+    return (gate.square().sum(1) + up.square().sum(1) + down.square().sum(0)).sqrt()
+
+
+def wanda_sp(stats: Stats, ffn: FFN) -> Tensor:
+    """‖x_j‖₂ · mean |W_down[:, j]| (Wanda, structured)."""
+    return stats.norm * ffn.down.weight.float().abs().mean(0)
+
+
+def flap(stats: Stats, ffn: FFN) -> Tensor:
+    """Var(x_j) · ‖W_down[:, j]‖₂² (FLAP's WIFV)."""
+    return stats.variance * ffn.down.weight.float().square().sum(0)
+
+
+def mean_activation(stats: Stats, ffn: FFN) -> Tensor:
+    """Mean of x_j, from which FLAP's bias restores what pruned neurons gave on average."""
+    return stats.mean
+
+
+SCORES: Mapping[str, Callable[[Stats, FFN], Tensor]] = {
+    f.__name__: f for f in (activation_l2, magnitude, wanda_sp, flap, mean_activation)
+}
+
+
+@torch.inference_mode()
+def collect(
+    model: PreTrainedModel, batches: Iterable[Batch], total: int | None = None
+) -> dict[str, list[Tensor]]:
+    """Run the calibration batches and return every score of `SCORES`: a tensor (d_l,) a layer.
+
+    Raises LopError when a score is not finite, naming score and layer.
+    """
+    ffns = find_ffns(model)
+    stats = [Stats.zeros(ffn.width, ffn.down.weight.device) for ffn in ffns]
+    mask = torch.empty(0)
+
+    def watch(layer: Stats) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, args: layer.add(args[0], mask.to(args[0].device))
+
+    with ExitStack() as hooks:
+        for ffn, layer in zip(ffns, stats, strict=True):
+            hooks.callback(ffn.down.register_forward_pre_hook(watch(layer)).remove)
+        for batch in progress(batches, "calibration", total=total, unit="batch"):
+            mask = batch.inputs["attention_mask"]
+            model(**batch.inputs, use_cache=False, logits_to_keep=1)
+    scores = {
+        name: [f(s, ffn).cpu() for s, ffn in zip(stats, ffns, strict=True)]
+        for name, f in SCORES.items()
+    }
+    for name, layers in scores.items():
+        check_scores(layers, [ffn.width for ffn in ffns], name)
+    return scores
+
+
+def check_scores(scores: Sequence[Tensor], widths: Sequence[int], name: str) -> None:
+    """Raise LopError unless `scores` are finite and fit layers of these widths."""
+    if len(scores) != len(widths):
+        raise LopError(f"{name}: scores for {len(scores)} layers, the model has {len(widths)}")
+    for i, (score, width) in enumerate(zip(scores, widths, strict=True)):
+        if tuple(score.shape) != (width,):
+            raise LopError(
+                f"{name}: layer {i} has scores {tuple(score.shape)}, expected ({width},)"
+            )
+        if not torch.isfinite(score).all():
+            raise LopError(f"{name}: layer {i} has scores that are not finite")
+
+
+def save_scores(scores: Sequence[Tensor], path: str | Path, model_fingerprint: str) -> None:
+    """Write one score of every neuron as safetensors: `layers.<i>`, float32, shape (d_l,)."""
+    tensors = {f"layers.{i}": s.float().contiguous() for i, s in enumerate(scores)}
+    with replacing(path) as tmp:
+        save_file(tensors, tmp, metadata={"model_fingerprint": model_fingerprint})
+
+
+def load_scores(path: str | Path, model_fingerprint: str | None = None) -> list[Tensor]:
+    """Read what `save_scores` wrote.
+
+    Raises LopError when the file is missing or corrupt, or was made for another model.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            made_for = (file.metadata() or {}).get("model_fingerprint")
+            scores = [file.get_tensor(f"layers.{i}") for i in range(len(file.keys()))]
+    except (OSError, SafetensorError) as error:
+        raise LopError(f"{path}: cannot read neuron scores (safetensors): {error}") from error
+    if model_fingerprint is not None and made_for != model_fingerprint:
+        raise LopError(f"{path}: scores of model {made_for}, but this model is {model_fingerprint}")
+    check_scores(scores, [len(s) for s in scores], str(path))
+    return scores
+
+
+def load_all_scores(directory: str | Path, model_fingerprint: str) -> dict[str, list[Tensor]]:
+    """Every score of `SCORES` from the directory that the importance stage wrote."""
+    return {
+        name: load_scores(Path(directory) / f"{name}.safetensors", model_fingerprint)
+        for name in SCORES
+    }
+
+
+def made_for(path: str | Path) -> str:
+    """The fingerprint of the model whose scores these are."""
+    with safe_open(path, "pt") as file:
+        return file.metadata()["model_fingerprint"]

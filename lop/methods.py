@@ -1,0 +1,135 @@
+"""The ways to prune a model to a ratio that are compared: lop and its baselines.
+
+Each is a score, a rule that turns a ratio into a plan, and whether lost output is compensated.
+They share calibration samples, budget and pruning code, and differ in nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, ProcessorMixin
+
+from lop.errors import LopError
+from lop.models.checkpoint import fingerprint, save
+from lop.models.ffn import ffn_widths
+from lop.plan import MIN_KEEP, Plan, budget
+from lop.predictor import Predictor
+from lop.pruning import prune
+
+Scores = Mapping[str, Sequence[Tensor]]
+PlanRule = Callable[[float, Sequence[int], Scores], Plan]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method scores neurons, plans layers, and whether down_proj gets a restoring bias."""
+
+    score: str
+    plan: PlanRule
+    compensate: bool = False
+
+
+def uniform_plan(ratio: float, widths: Sequence[int], scores: Scores) -> Plan:
+    """Every layer loses the same share."""
+    return Plan.uniform(widths, ratio)
+
+
+def flap_plan(ratio: float, widths: Sequence[int], scores: Scores) -> Plan:
+    """One global threshold over scores standardised in each layer (FLAP's adaptive structure).
+
+    Standardised is (s − mean) / standard deviation; the neurons kept are the budget's highest.
+    """
+    standard = [(s - s.mean()) / s.std().clamp_min(1e-12) for s in scores["flap"]]
+    layer = torch.repeat_interleave(torch.tensor(widths))
+    top = torch.argsort(torch.cat(standard), descending=True, stable=True)
+    kept = torch.bincount(layer[top[: budget(widths, ratio)]], minlength=len(widths))
+    ratios = [1 - k / d for k, d in zip(kept.tolist(), widths, strict=True)]
+    return Plan.from_ratios(ratios, widths, ratio, MIN_KEEP)
+
+
+BASELINES: Mapping[str, Method] = {
+    "uniform": Method("activation_l2", uniform_plan),
+    "magnitude": Method("magnitude", uniform_plan),
+    "wanda_sp": Method("wanda_sp", uniform_plan),
+    "flap": Method("flap", flap_plan, compensate=True),
+}
+
+
+def method(name: str, predictor: Predictor, score: str) -> Method:
+    """The method called `name`; `lop` is the predictor's plan with the given score."""
+    if name == "lop":
+        return Method(score, lambda ratio, widths, scores: predictor.plan(ratio))
+    if name not in BASELINES:
+        raise LopError(f"method {name!r}: expected one of lop, {', '.join(BASELINES)}")
+    return BASELINES[name]
+
+
+def prune_checkpoint(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    source: str | Path,
+    chosen: Method,
+    name: str,
+    ratio: float,
+    scores: Scores,
+    out: str | Path,
+) -> Plan:
+    """Write the checkpoint that a method cuts out of `model`, and return its plan.
+
+    The model itself stays whole: a copy of it is cut.
+    """
+    plan = chosen.plan(ratio, ffn_widths(model), scores)
+    mean = scores["mean_activation"] if chosen.compensate else None
+    dense = sum(p.numel() for p in model.parameters())
+    small = prune(copy.deepcopy(model), plan, scores[chosen.score], mean)
+    record = {
+        "method": name,
+        "ratio": ratio,
+        "widths": plan.widths,
+        "kept": plan.kept,
+        "score": chosen.score,
+        "compensated": chosen.compensate,
+        "source": str(source),
+        "model_fingerprint": fingerprint(model),
+        "dense_parameters": dense,
+        "parameters": sum(p.numel() for p in small.parameters()),
+    }
+    extra = {"pruning.json": json.dumps(record, indent=2) + "\n", "README.md": model_card(record)}
+    save(small, processor, out, extra)
+    return plan
+
+
+def model_card(record: Mapping[str, Any]) -> str:
+    """README.md of a pruned checkpoint: what was cut, what is left, how to load it."""
+    smaller = 1 - record["parameters"] / record["dense_parameters"]
+    layers = "\n".join(
+        f"| {i} | {d} | {k} | {1 - k / d:.1%} |"
+        for i, (d, k) in enumerate(zip(record["widths"], record["kept"], strict=True))
+    )
+    return f"""---
+library_name: transformers
+tags: [pruned, lop]
+---
+# {Path(record["source"]).name}, {record["ratio"]:.1%} of its FFN neurons pruned
+
+Cut by lop (method `{record["method"]}`, score `{record["score"]}`) from `{record["source"]}`,
+weights {record["model_fingerprint"]}. The whole model went from {record["dense_parameters"]:,} to
+{record["parameters"]:,} parameters ({smaller:.1%} smaller). Layer widths differ; load it with
+
+```python
+import lop
+model, processor = lop.load("<this directory>"), lop.load_processor("<this directory>")
+```
+
+| layer | FFN neurons | kept | pruned |
+|---|---|---|---|
+{layers}
+"""

@@ -1,0 +1,183 @@
+"""How good is a plan? Everything in front of the decoder runs once, then only the decoder.
+
+Pruning changes nothing before the first decoder layer, so images and prompts are embedded once. The
+neurons of each FFN are put in order of importance once; a plan is then a slice of the front of
+each weight, a view, with nothing copied and really less to compute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, ProcessorMixin
+
+from lop.errors import LopError
+from lop.importance import check_scores
+from lop.models.checkpoint import fingerprint as model_fingerprint
+from lop.models.ffn import FFN, find_ffns
+from lop.plan import Plan
+from lop.tasks.encoding import IGNORE, encode
+from lop.tasks.samples import fingerprint as samples_fingerprint
+
+KINDS = ("loglik", "accuracy")
+
+
+@dataclass
+class _Cached:
+    """One batch as the decoder receives it, with the answers' places (N,) and tokens (N,)."""
+
+    decoder_inputs: dict[str, Any]
+    rows: Tensor
+    columns: Tensor
+    tokens: Tensor
+    size: int
+
+
+class Reward:
+    """Calling it with a plan gives that plan's reward on a set of samples; higher is better.
+
+    `kind` is `loglik` (mean log-likelihood of the right answer, in nats) or `accuracy` (share of
+    samples that greedy generation would answer exactly). Use it as a context manager: inside, the
+    model's FFN neurons are reordered in place by descending score; on exit they are as before.
+
+    Raises LopError for an unknown kind, or scores that do not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        samples: pd.DataFrame,
+        scores: Sequence[Tensor],
+        kind: str = "loglik",
+        batch_size: int = 100,
+    ) -> None:
+        if kind not in KINDS:
+            raise LopError(f"reward kind {kind!r}: expected one of {', '.join(KINDS)}")
+        self.kind = kind
+        self.model = model
+        self.ffns = find_ffns(model)
+        self.widths = tuple(ffn.width for ffn in self.ffns)
+        check_scores(scores, self.widths, "reward")
+        self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]
+        self.fingerprint = _fingerprint(model, samples, self._orders, kind)
+        self._batches = _capture(model, processor, samples, batch_size)
+        self._full: list[dict[str, Tensor]] = []
+        self._known: dict[tuple[int, ...], float] = {}
+
+    def __enter__(self) -> Reward:
+        for ffn, order in zip(self.ffns, self._orders, strict=True):
+            _permute(ffn, order)
+            self._full.append(_neuron_tensors(ffn))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._set_widths(self.widths)
+        self._full.clear()
+        for ffn, order in zip(self.ffns, self._orders, strict=True):
+            _permute(ffn, torch.argsort(order))
+
+    def __call__(self, plan: Plan) -> float:
+        """The plan's reward; each plan is evaluated once and remembered."""
+        if plan.kept not in self._known:
+            correct, loglik = self.per_sample(plan)
+            values = correct if self.kind == "accuracy" else loglik
+            self._known[plan.kept] = float(values.mean())
+        return self._known[plan.kept]
+
+    @torch.inference_mode()
+    def per_sample(self, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+        """For each sample: is the answer exactly right, and its log-likelihood; (N,) each."""
+        if plan.widths != self.widths:
+            raise LopError(f"plan for FFN widths {plan.widths}, the model has {self.widths}")
+        if not self._full:
+            raise LopError("a Reward works inside its `with` block only")
+        self._set_widths(plan.kept)
+        results = [self._score(batch) for batch in self._batches]
+        correct, loglik = (np.concatenate(parts) for parts in zip(*results, strict=True))
+        return correct, loglik
+
+    def _score(self, batch: _Cached) -> tuple[np.ndarray, np.ndarray]:
+        hidden = self.model.get_decoder()(**batch.decoder_inputs).last_hidden_state
+        logits = self.model.get_output_embeddings()(hidden[batch.rows, batch.columns]).float()
+        token_loglik = torch.log_softmax(logits, -1).gather(1, batch.tokens[:, None])[:, 0]
+        wrong = (logits.argmax(-1) != batch.tokens).float()
+        zeros = torch.zeros(batch.size, device=logits.device)
+        loglik = zeros.index_add(0, batch.rows, token_loglik)
+        mistakes = zeros.index_add(0, batch.rows, wrong)
+        return (mistakes == 0).float().cpu().numpy(), loglik.cpu().numpy()
+
+    def _set_widths(self, kept: Sequence[int]) -> None:
+        for ffn, k, full in zip(self.ffns, kept, self._full, strict=True):
+            for name, tensor in full.items():
+                view = tensor[:, :k] if name == "down.weight" else tensor[:k]
+                linear, parameter = name.split(".")
+                setattr(getattr(ffn, linear), parameter, nn.Parameter(view, requires_grad=False))
+
+
+def _neuron_tensors(ffn: FFN) -> dict[str, Tensor]:
+    """All tensors of an FFN with an entry a neuron, by name; down.weight has them as columns."""
+    tensors = {"down.weight": ffn.down.weight.detach()}
+    for name, linear in (("gate", ffn.gate), ("up", ffn.up)):
+        tensors[f"{name}.weight"] = linear.weight.detach()
+        if linear.bias is not None:
+            tensors[f"{name}.bias"] = linear.bias.detach()
+    return tensors
+
+
+@torch.no_grad()
+def _permute(ffn: FFN, order: Tensor) -> None:
+    """Reorder the neurons of an FFN in place; what it computes stays the same."""
+    order = order.to(ffn.down.weight.device)
+    for name, tensor in _neuron_tensors(ffn).items():
+        tensor.copy_(tensor[:, order] if name == "down.weight" else tensor[order])
+
+
+class _Reached(Exception):
+    """Raised by the hook once the decoder's inputs are known, so that it does not run."""
+
+
+@torch.inference_mode()
+def _capture(
+    model: PreTrainedModel, processor: ProcessorMixin, samples: pd.DataFrame, batch_size: int
+) -> list[_Cached]:
+    """Run all that comes before the decoder, once, and keep what the decoder would be given.
+
+    Kept are embeddings, positions and masks: about samples · tokens · hidden numbers.
+    """
+    seen: list[dict[str, Any]] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append({**kwargs, "use_cache": False})
+        raise _Reached
+
+    cached = []
+    hook = model.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        for batch in encode(samples, model, processor, batch_size):
+            try:
+                model(**batch.inputs, use_cache=False)
+            except _Reached:
+                rows, columns = torch.nonzero(batch.targets != IGNORE, as_tuple=True)
+                tokens = batch.targets[rows, columns]
+                cached.append(_Cached(seen.pop(), rows, columns, tokens, len(batch.targets)))
+    finally:
+        hook.remove()
+    return cached
+
+
+def _fingerprint(
+    model: PreTrainedModel, samples: pd.DataFrame, orders: Sequence[Tensor], kind: str
+) -> str:
+    digest = hashlib.sha256(f"{model_fingerprint(model)} {kind}".encode())
+    digest.update(samples_fingerprint(samples).encode())
+    for order in orders:
+        digest.update(order.numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,83 @@
+"""Scores against the formulas worked by hand on recorded activations."""
+
+import copy
+
+import pytest
+import torch
+
+from lop.errors import LopError
+from lop.importance import Stats, collect, load_scores, save_scores
+from lop.models.ffn import find_ffns
+from lop.tasks.encoding import encode
+
+
+@pytest.fixture
+def recorded(model, processor, samples):
+    """Per layer, the activations (tokens, d) of each sample, recorded one sample at a time."""
+    ffns = find_ffns(model)
+    seen = [[] for _ in ffns]
+    hooks = [
+        ffn.down.register_forward_pre_hook(lambda _, args, s=s: s.append(args[0][0].clone()))
+        for ffn, s in zip(ffns, seen, strict=True)
+    ]
+    with torch.inference_mode():
+        for batch in encode(samples, model, processor, 1):
+            model(**batch.inputs)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_scores_follow_their_formulas(model, processor, samples, recorded):
+    scores = collect(model, encode(samples, model, processor, batch_size=5))  # padded batches
+    for i, (ffn, layer) in enumerate(zip(find_ffns(model), recorded, strict=True)):
+        tokens = torch.cat(layer)
+        gate, up, down = ffn.gate.weight, ffn.up.weight, ffn.down.weight
+        expected = {
+            "activation_l2": torch.stack([x.norm(dim=0) for x in layer]).mean(0),
+            "magnitude": torch.cat([gate, up, down.T], 1).norm(dim=1),
+            "wanda_sp": tokens.norm(dim=0) * down.abs().mean(0),
+            "flap": tokens.var(0) * down.norm(dim=0) ** 2,
+            "mean_activation": tokens.mean(0),
+        }
+        assert scores.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(scores[name][i], value, rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_are_gone_and_weights_untouched(model, processor, samples):
+    before = copy.deepcopy(model.state_dict())
+    collect(model, encode(samples, model, processor, 12))
+    assert all(not ffn.down._forward_pre_hooks for ffn in find_ffns(model))
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_running_variance_stands_large_means():
+    x = 1000 + torch.randn(7, 11, 3, generator=torch.Generator().manual_seed(0))
+    stats = Stats.zeros(3, torch.device("cpu"))
+    for part in x.split(2):
+        stats.add(part, torch.ones(part.shape[:2], dtype=torch.long))
+    torch.testing.assert_close(
+        stats.variance, x.double().flatten(0, 1).var(0).float(), rtol=1e-3, atol=0
+    )
+
+
+def test_nan_weights_are_named(model, processor, samples):
+    find_ffns(model)[1].down.weight.data[0, 0] = float("nan")
+    with pytest.raises(
+        LopError, match="magnitude: layer 1 has scores that are not finite|activation_l2: layer 2"
+    ):
+        collect(model, encode(samples, model, processor, 12))
+
+
+def test_scores_on_disk(scores, tmp_path):
+    path = tmp_path / "s.safetensors"
+    save_scores(scores, path, "model-a")
+    assert all(torch.equal(a, b) for a, b in zip(load_scores(path, "model-a"), scores, strict=True))
+    with pytest.raises(LopError, match="scores of model model-a, but this model is model-b"):
+        load_scores(path, "model-b")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(LopError, match="cannot read neuron scores"):
+        load_scores(path)
+    with pytest.raises(LopError, match="cannot read neuron scores"):
+        load_scores(tmp_path / "none.safetensors")

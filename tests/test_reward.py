@@ -1,0 +1,88 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from lop.errors import LopError
+from lop.models.ffn import ffn_widths
+from lop.plan import Plan
+from lop.pruning import masked, prune
+from lop.reward import Reward
+from lop.tasks.encoding import IGNORE, encode, prompt
+from lop.tasks.samples import decode_images
+
+PLAN = Plan.from_ratios([0.2, 0.7, 0.6], (40, 40, 40), 0.5)
+
+
+@torch.inference_mode()
+def reference_loglik(model, processor, samples):
+    out = []
+    for batch in encode(samples, model, processor, batch_size=1):
+        logits = torch.log_softmax(model(**batch.inputs).logits.float(), -1)[0]
+        places = batch.targets[0] != IGNORE
+        out.append(logits[places].gather(1, batch.targets[0][places][:, None]).sum().item())
+    return np.array(out)
+
+
+def test_reward_equals_a_full_forward_of_the_masked_model(model, processor, samples, scores):
+    with masked(model, PLAN, scores):
+        expected = reference_loglik(model, processor, samples)
+    with Reward(model, processor, samples, scores, "loglik", batch_size=5) as reward:
+        _, loglik = reward.per_sample(PLAN)
+        assert reward(PLAN) == pytest.approx(expected.mean(), abs=1e-5)
+    np.testing.assert_allclose(loglik, expected, atol=1e-4)
+
+
+def test_accuracy_is_what_greedy_generation_gets(reference_model, reference_samples):
+    model, processor = reference_model
+    scores = [torch.arange(float(d)) for d in ffn_widths(model)]
+    plan = Plan.uniform(ffn_widths(model), 0.3)
+    with Reward(model, processor, reference_samples, scores, "accuracy") as reward:
+        correct, _ = reward.per_sample(plan)
+    small = prune(copy.deepcopy(model), plan, scores)
+    for row, expected in zip(reference_samples.to_dict("records"), correct, strict=True):
+        inputs = processor(
+            text=[prompt(processor, row)], images=[decode_images(row)], return_tensors="pt"
+        )
+        new = small.generate(**inputs, max_new_tokens=24)[0, inputs["input_ids"].shape[1] :]
+        answer = processor.tokenizer.decode(new, skip_special_tokens=True)
+        assert (answer == row["answer"]) == bool(expected)
+    assert 0 < correct.mean() < 1
+
+
+def test_the_model_is_as_before_on_exit(model, processor, samples, scores):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with Reward(model, processor, samples, scores) as reward:
+        reward(PLAN)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_a_plan_is_evaluated_once(model, processor, samples, scores, monkeypatch):
+    with Reward(model, processor, samples, scores) as reward:
+        first = reward(PLAN)
+        monkeypatch.setattr(reward, "per_sample", lambda plan: pytest.fail("evaluated again"))
+        assert reward(Plan(PLAN.widths, PLAN.kept)) == first
+
+
+def test_misuse_is_refused(model, processor, samples, scores):
+    with pytest.raises(LopError, match="expected one of loglik, accuracy"):
+        Reward(model, processor, samples, scores, "bleu")
+    with pytest.raises(LopError, match="inside its `with` block"):
+        Reward(model, processor, samples, scores)(PLAN)
+
+
+def test_fingerprint_names_samples_scores_and_kind(model, processor, samples, scores):
+    def name(*args):
+        return Reward(model, processor, *args).fingerprint
+
+    base = name(samples, scores, "loglik")
+    assert base == name(samples, scores, "loglik")
+    others = {
+        name(samples[1:], scores, "loglik"),
+        name(samples, scores[::-1], "loglik"),
+        name(samples, scores, "accuracy"),
+    }
+    assert len(others | {base}) == 4
