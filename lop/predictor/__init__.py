@@ -1,0 +1,97 @@
+"""Budget in, plan out, in milliseconds: what search found, kept in a small network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lop.errors import LopError
+from lop.files import replacing_dir
+from lop.models.checkpoint import read_json
+from lop.plan import MIN_KEEP, Plan
+from lop.predictor.transformer import PlanTransformer
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """What a predictor was trained for, and its network's shape."""
+
+    widths: tuple[int, ...]  # FFN neurons of each layer of the model
+    model_fingerprint: str
+    min_ratio: float  # the range of searched targets
+    max_ratio: float
+    min_keep: float = MIN_KEEP
+    kind: str = "transformer"
+    hidden: int = 128
+    depth: int = 2
+    heads: int = 4
+
+
+class Predictor:
+    """A trained network and the model it was trained for.
+
+    >>> Predictor.from_pretrained("data/predictor").plan(0.37)
+    """
+
+    def __init__(self, config: PredictorConfig, network: PlanTransformer | None = None) -> None:
+        if config.kind != "transformer":
+            raise LopError(f"predictor kind {config.kind!r}: expected transformer")
+        self.config = config
+        self.network = network or PlanTransformer(
+            len(config.widths), config.hidden, config.depth, config.heads
+        )
+        self.network.eval()
+
+    def plan(self, ratio: float) -> Plan:
+        """The plan for a global pruning ratio, exact to the neuron.
+
+        Raises LopError outside the range of ratios that were searched.
+        """
+        low, high = self.config.min_ratio, self.config.max_ratio
+        if not low <= ratio <= high:
+            raise LopError(
+                f"pruning ratio {ratio:g} is out of reach: this predictor was trained on "
+                f"{low:g} to {high:g}"
+            )
+        ratios = self.network.generate(torch.tensor([ratio], dtype=torch.float32))[0].tolist()
+        return Plan.from_ratios(ratios, self.config.widths, ratio, self.config.min_keep)
+
+    def check_fits(self, widths: tuple[int, ...], model_fingerprint: str) -> None:
+        """Raise LopError unless this predictor was trained for this very model."""
+        if widths != self.config.widths:
+            raise LopError(
+                f"predictor trained for FFN widths {list(self.config.widths)}, "
+                f"this model has {list(widths)}"
+            )
+        if model_fingerprint != self.config.model_fingerprint:
+            raise LopError(
+                f"predictor trained for model {self.config.model_fingerprint}, "
+                f"this model is {model_fingerprint}: train a predictor for it"
+            )
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` to the directory `path`, whole."""
+        with replacing_dir(path) as tmp:
+            (tmp / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+            save_file(self.network.state_dict(), tmp / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Predictor:
+        """Read what `save_pretrained` wrote; LopError when it is not there or not whole."""
+        path = Path(path)
+        if not path.is_dir():
+            raise LopError(f"{path}: no such predictor directory")
+        values = read_json(path / "config.json")
+        if set(values) != {f.name for f in fields(PredictorConfig)}:
+            raise LopError(f"{path}/config.json: not a predictor's config")
+        predictor = cls(PredictorConfig(**values | {"widths": tuple(values["widths"])}))
+        try:
+            predictor.network.load_state_dict(load_file(path / "model.safetensors"))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise LopError(f"{path}/model.safetensors: cannot read it: {error}") from error
+        return predictor

@@ -1,0 +1,138 @@
+"""Searches for good plans at a target ratio, and keeps every plan it evaluates as a sample.
+
+One search is one (target, seed); its samples are one Parquet shard, named after a fingerprint of
+all that decides its content, so that a killed or extended run pays only for what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lop.errors import LopError
+from lop.files import replacing
+from lop.models.checkpoint import read_json
+from lop.plan import MIN_KEEP, Plan
+from lop.progress import progress
+from lop.reward import Reward
+from lop.search.base import Evaluated
+from lop.search.mcts import mcts
+
+SEARCHERS: Mapping[str, Callable[..., Iterable[Evaluated]]] = {"mcts": mcts}
+
+INDEX = "index.json"
+
+__all__ = ["SEARCHERS", "Evaluated", "best_plan", "read_search", "run_shard", "search"]
+
+
+def search(
+    reward: Reward,
+    target: float,
+    seed: int,
+    simulations: int,
+    searcher: str = "mcts",
+    min_keep: float = MIN_KEEP,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Run one search; a row for every plan evaluated.
+
+    Columns: target, plan (ratios), kept (neurons), reward, searcher, seed, simulation, depth,
+    seconds (since the search began), fingerprint.
+    """
+    if searcher not in SEARCHERS:
+        raise LopError(f"searcher {searcher!r}: expected one of {', '.join(SEARCHERS)}")
+    # seeded by its key, so that a resumed grid equals an uninterrupted one
+    rng = np.random.default_rng([seed, round(target * 1_000_000)])
+    root = Plan.uniform(reward.widths, target, min_keep)
+    key = shard_key(reward, target, seed, simulations, searcher, min_keep, settings)
+    steps = SEARCHERS[searcher](reward, root, simulations, rng, min_keep=min_keep, **settings)
+    rows, begun, best = [], time.perf_counter(), -np.inf
+    bar = progress(steps, f"{searcher} {target:g} seed {seed}", simulations, "simulation")
+    for step in bar:
+        best = max(best, step.reward)
+        bar.set_postfix(best=f"{best:.4f}", refresh=False)
+        rows.append(
+            {
+                "target": target,
+                "plan": list(step.plan.ratios),
+                "kept": list(step.plan.kept),
+                "reward": step.reward,
+                "searcher": searcher,
+                "seed": seed,
+                "simulation": step.simulation,
+                "depth": step.depth,
+                "seconds": time.perf_counter() - begun,
+                "fingerprint": key,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def shard_key(
+    reward: Reward,
+    target: float,
+    seed: int,
+    simulations: int,
+    searcher: str,
+    min_keep: float,
+    settings: Mapping[str, Any],
+) -> str:
+    """Twelve hex digits over everything that decides a search's samples."""
+    parts = [reward.fingerprint, target, seed, simulations, searcher, min_keep, dict(settings)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run_shard(
+    out: str | Path,
+    reward: Reward,
+    target: float,
+    seed: int,
+    simulations: int,
+    searcher: str = "mcts",
+    min_keep: float = MIN_KEEP,
+    **settings: Any,
+) -> Path:
+    """The shard of one search in directory `out`, searched for only if it is not there yet."""
+    key = shard_key(reward, target, seed, simulations, searcher, min_keep, settings)
+    path = Path(out) / f"{searcher}-{target:g}-{seed}-{key}.parquet"
+    if not path.exists():
+        samples = search(reward, target, seed, simulations, searcher, min_keep, **settings)
+        with replacing(path) as tmp:
+            samples.to_parquet(tmp, index=False)
+    return path
+
+
+def write_index(directory: str | Path, shards: Iterable[Path]) -> None:
+    """Say which shards make up the current samples; others stay on disk, for when params return."""
+    with replacing(Path(directory) / INDEX) as tmp:
+        tmp.write_text(json.dumps([shard.name for shard in shards], indent=2) + "\n")
+
+
+def read_search(directory: str | Path) -> pd.DataFrame:
+    """All samples of a search directory's current shards, in order.
+
+    Raises LopError when there is no search or a shard is missing or broken.
+    """
+    directory = Path(directory)
+    if not (directory / INDEX).exists():
+        raise LopError(f"{directory}: no {INDEX}; expected search samples, run the search first")
+    tables = []
+    for name in read_json(directory / INDEX):
+        try:
+            tables.append(pd.read_parquet(directory / name))
+        except (OSError, ValueError) as error:
+            raise LopError(f"{directory / name}: cannot read search samples: {error}") from error
+    return pd.concat(tables, ignore_index=True)
+
+
+def best_plan(samples: pd.DataFrame, widths: Iterable[int]) -> Plan:
+    """The plan with the highest reward in a table of search samples."""
+    kept = samples.loc[samples["reward"].idxmax(), "kept"]
+    return Plan(tuple(widths), tuple(int(k) for k in kept))

@@ -1,0 +1,124 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lop.errors import LopError
+from lop.plan import Plan, budget
+from lop.predictor import Predictor, PredictorConfig
+from lop.predictor.training import good_samples, latency_ms, train
+from lop.predictor.transformer import PlanTransformer
+
+WIDTHS = (64,) * 8
+CONFIG = PredictorConfig(WIDTHS, "model-a", min_ratio=0.1, max_ratio=0.6)
+
+
+def truth(ratio):
+    """Plans that lean from the first layer to the last."""
+    return Plan.from_ratios(ratio + np.linspace(-0.1, 0.1, 8), WIDTHS, ratio)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    targets = [0.1, 0.2, 0.3, 0.5, 0.6]
+    samples = pd.DataFrame({"target": targets * 4})
+    samples["plan"] = [list(truth(t).ratios) for t in samples["target"]]
+    log = {}
+    predictor = train(samples, CONFIG, seed=0, log=lambda n, v, e: log.setdefault(n, []).append(v))
+    return predictor, log
+
+
+def test_it_learns_and_carries_over_to_unseen_ratios(trained):
+    predictor, log = trained
+    assert log["train_mse"][-1] < log["train_mse"][0] / 20
+    for ratio in (0.2, 0.25, 0.4):
+        error = np.abs(np.array(predictor.plan(ratio).ratios) - truth(ratio).ratios)
+        assert error.max() < 0.05
+
+
+def test_every_plan_is_exact(trained):
+    for ratio in np.linspace(0.1, 0.6, 23):
+        assert sum(trained[0].plan(float(ratio)).kept) == budget(WIDTHS, float(ratio))
+
+
+def test_generation_equals_teacher_forcing_on_its_own_output():
+    torch.manual_seed(0)
+    network = PlanTransformer(6)
+    torch.nn.init.normal_(network.head.weight, std=0.5)
+    budgets = torch.tensor([0.2, 0.5])
+    plans = network.generate(budgets)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(budgets, plans), plans, atol=1e-5, rtol=0)
+
+
+def test_it_is_causal():
+    torch.manual_seed(0)
+    network = PlanTransformer(6)
+    torch.nn.init.normal_(network.head.weight, std=0.5)
+    plans = torch.rand(1, 6)
+    changed = plans.clone()
+    changed[0, 3] += 0.3
+    with torch.inference_mode():
+        a, b = (network(torch.tensor([0.4]), p)[0] for p in (plans, changed))
+    assert torch.equal(a[:4], b[:4])
+    assert not torch.allclose(a[4:], b[4:])
+
+
+def test_untrained_it_says_uniform():
+    assert Predictor(CONFIG).plan(0.5).kept == (32,) * 8
+
+
+def test_same_seed_same_predictor(trained):
+    samples = pd.DataFrame({"target": [0.2, 0.5], "plan": [[0.2] * 8, [0.5] * 8]})
+    one, two = (train(samples, CONFIG, seed=1, epochs=3).network.state_dict() for _ in range(2))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_saved_equals_loaded(trained, tmp_path):
+    trained[0].save_pretrained(tmp_path / "p")
+    assert sorted(f.name for f in (tmp_path / "p").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    loaded = Predictor.from_pretrained(tmp_path / "p")
+    assert loaded.config == CONFIG
+    assert loaded.plan(0.37) == trained[0].plan(0.37)
+
+
+def test_prediction_takes_milliseconds(trained):
+    assert latency_ms(trained[0]) < 100  # a noisy machine; the report gives the real number
+
+
+@pytest.mark.parametrize("ratio", [1.2, 0.05, 0.61, -1.0, float("nan")])
+def test_a_ratio_outside_the_searched_range_is_refused(trained, ratio):
+    with pytest.raises(LopError, match=r"trained on 0\.1 to 0\.6"):
+        trained[0].plan(ratio)
+
+
+def test_another_model_is_refused(trained):
+    trained[0].check_fits(WIDTHS, "model-a")
+    with pytest.raises(LopError, match="trained for model model-a, this model is model-b"):
+        trained[0].check_fits(WIDTHS, "model-b")
+    with pytest.raises(LopError, match="trained for FFN widths"):
+        trained[0].check_fits((64,) * 7, "model-a")
+
+
+def test_broken_predictors_are_refused(trained, tmp_path):
+    with pytest.raises(LopError, match="no such predictor"):
+        Predictor.from_pretrained(tmp_path / "none")
+    trained[0].save_pretrained(tmp_path / "p")
+    weights = tmp_path / "p" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(LopError, match=r"model\.safetensors: cannot read it"):
+        Predictor.from_pretrained(tmp_path / "p")
+    (tmp_path / "p" / "config.json").write_text("{")
+    with pytest.raises(LopError, match="cannot read JSON"):
+        Predictor.from_pretrained(tmp_path / "p")
+
+
+def test_good_samples_are_the_best_distinct_plans_of_each_target():
+    rows = [(0.2, [8, 8], 1.0), (0.2, [8, 8], 1.0), (0.2, [7, 9], 2.0), (0.2, [9, 7], 0.0)]
+    rows += [(0.5, [5, 5], -1.0)]
+    samples = pd.DataFrame(rows, columns=["target", "kept", "reward"])
+    good = good_samples(samples, top=2)
+    assert good[["target", "reward"]].values.tolist() == [[0.2, 2.0], [0.2, 1.0], [0.5, -1.0]]

@@ -1,0 +1,90 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from lop.errors import LopError
+from lop.plan import Plan, budget
+from lop.reward import Reward
+from lop.search import best_plan, read_search, run_shard, search, write_index
+from lop.search.mcts import mcts
+
+WIDTHS = (50, 50, 50, 50)
+
+
+def toy_reward(plan):
+    """Best where layer 0 loses nothing and layer 3 pays for it."""
+    return -sum(w * r for w, r in zip((4, 2, 1, 0.5), plan.ratios, strict=True))
+
+
+def run(seed, simulations=200):
+    root = Plan.uniform(WIDTHS, 0.4)
+    return list(mcts(toy_reward, root, simulations, np.random.default_rng(seed)))
+
+
+def test_mcts_beats_its_root_and_stays_on_the_budget():
+    steps = run(0)
+    assert [s.simulation for s in steps] == list(range(200))
+    assert steps[0].plan == Plan.uniform(WIDTHS, 0.4)
+    assert all(sum(s.plan.kept) == budget(WIDTHS, 0.4) for s in steps)
+    best = max(steps, key=lambda s: s.reward)
+    assert best.reward > steps[0].reward + 0.5
+    assert max(s.depth for s in steps) > 3
+
+
+def test_mcts_beats_plain_random_plans_at_equal_evaluations():
+    rng = np.random.default_rng(0)
+    random = [
+        toy_reward(Plan.from_ratios(0.4 + rng.uniform(-0.1, 0.1, 4), WIDTHS, 0.4))
+        for _ in range(200)
+    ]
+    assert max(s.reward for s in run(0)) > max(random)
+
+
+def test_same_seed_same_search():
+    assert run(3, 50) == run(3, 50)
+    assert run(3, 50) != run(4, 50)
+
+
+@pytest.fixture
+def reward(model, processor, samples, scores):
+    with Reward(model, processor, samples, scores) as reward:
+        yield reward
+
+
+def test_every_evaluated_plan_becomes_a_sample(reward):
+    samples = search(reward, 0.5, seed=1, simulations=8)
+    assert len(samples) == 8
+    assert {"target", "plan", "kept", "reward", "searcher", "seed", "simulation", "depth"} <= set(
+        samples
+    )
+    assert samples["kept"].map(sum).eq(budget(reward.widths, 0.5)).all()
+    assert samples["reward"].iloc[0] == reward(Plan.uniform(reward.widths, 0.5))
+    assert sum(best_plan(samples, reward.widths).kept) == 60
+
+
+def test_a_finished_shard_is_not_searched_again(reward, tmp_path, monkeypatch):
+    path = run_shard(tmp_path, reward, 0.5, 0, 5)
+    before = path.stat().st_mtime_ns
+    monkeypatch.setattr("lop.search.search", lambda *a, **k: pytest.fail("searched again"))
+    assert run_shard(tmp_path, reward, 0.5, 0, 5) == path
+    assert path.stat().st_mtime_ns == before
+
+
+def test_settings_name_the_shard(reward, tmp_path):
+    first = run_shard(tmp_path, reward, 0.5, 0, 3)
+    assert run_shard(tmp_path, reward, 0.5, 0, 4) != first
+    assert run_shard(tmp_path, reward, 0.5, 0, 3, step=0.2) != first
+    write_index(tmp_path, [first])
+    pd.testing.assert_frame_equal(read_search(tmp_path), pd.read_parquet(first))
+
+
+def test_broken_searches_are_refused(reward, tmp_path):
+    with pytest.raises(LopError, match=r"no index\.json"):
+        read_search(tmp_path)
+    path = run_shard(tmp_path, reward, 0.5, 0, 3)
+    write_index(tmp_path, [path])
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(LopError, match="cannot read search samples"):
+        read_search(tmp_path)
+    with pytest.raises(LopError, match="expected one of mcts"):
+        search(reward, 0.5, 0, 3, searcher="hope")
