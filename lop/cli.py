@@ -1,0 +1,218 @@
+"""`lop …`: the pipeline's steps by hand, on any model directory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lop.errors import LopError
+
+EPILOG = """\
+a whole run by hand:
+  lop prepare    --source DIR --out samples
+  lop importance --model M --samples samples/calibration.parquet --out scores
+  lop search     --model M --samples samples/reward.parquet --target 0.2 0.3 0.5
+                 --scores scores/activation_l2.safetensors --out search
+  lop train      --search search --scores scores/activation_l2.safetensors --out predictor
+  lop predict    --predictor predictor --ratio 0.37
+  lop prune      --model M --predictor predictor --scores scores --ratio 0.37 --out small
+  lop evaluate   --model small --samples samples/benchmark.parquet
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; bad input ends in one line on standard error and exit code 2."""
+    args = vars(_parser().parse_args(argv))
+    command: Callable[..., None] = args.pop("command")
+    try:
+        command(**args)
+    except LopError as error:
+        print(f"lop: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def prepare(source: str, out: Path, seed: int, **sizes: int) -> None:
+    from lop import steps
+
+    steps.prepare(out, source, seed, **sizes)
+    print(f"{out}: " + ", ".join(f"{size} {name}" for name, size in sizes.items()))
+
+
+def importance(model: str, samples: Path, out: Path, batch_size: int) -> None:
+    from lop import steps
+
+    steps.importance(out, model, samples, batch_size)
+    print(f"{out}: {', '.join(sorted(path.stem for path in out.iterdir()))}")
+
+
+def search(
+    model: str,
+    samples: Path,
+    scores: Path,
+    out: Path,
+    target: list[float],
+    seed: list[int],
+    simulations: int,
+    reward: str,
+    batch_size: int,
+) -> None:
+    from lop import steps
+    from lop.search import read_search
+
+    settings = {"simulations": simulations}
+    steps.search(out, model, samples, scores, target, seed, settings, reward, batch_size)
+    for key, rows in read_search(out).groupby(["target", "seed"]):
+        best, first = rows["reward"].max(), rows["reward"].iloc[0]
+        print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (uniform {first:.4f})")
+
+
+def train(search: Path, scores: Path, out: Path, top: int, epochs: int, seed: int) -> None:
+    from lop import steps
+
+    curve = out.with_name(out.name + "-training")
+    metrics, _ = steps.train(out, curve, search, scores, seed, top, {}, {"epochs": epochs})
+    print(f"{out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+
+
+def predict(predictor: Path, ratio: float, as_json: bool) -> None:
+    from lop.predictor import Predictor
+
+    plan = Predictor.from_pretrained(predictor).plan(ratio)
+    if as_json:
+        print(json.dumps({"ratio": ratio, "ratios": plan.ratios, "kept": plan.kept}))
+        return
+    for layer, (width, kept) in enumerate(zip(plan.widths, plan.kept, strict=True)):
+        print(f"layer {layer:3d}  keeps {kept:6d} of {width:6d}  pruned {1 - kept / width:6.1%}")
+    print(
+        f"total      keeps {sum(plan.kept):6d} of {sum(plan.widths):6d}  pruned {plan.ratio:6.1%}"
+    )
+
+
+def prune(
+    model: str, predictor: Path, scores: Path, score: str, method: str, ratio: float, out: Path
+) -> None:
+    from lop import steps
+    from lop.models.checkpoint import read_json
+
+    steps.prune_one(out, model, predictor, scores, score, method, ratio)
+    record = read_json(out / "pruning.json")
+    dense, small = record["dense_parameters"], record["parameters"]
+    print(
+        f"{out}: {ratio:.1%} of FFN neurons pruned, "
+        f"{dense:,} -> {small:,} parameters ({1 - small / dense:.1%} of the whole model)"
+    )
+
+
+def evaluate(model: str, samples: Path, out: Path | None, batch_size: int) -> None:
+    from lop import steps
+
+    found = steps.evaluate_one(out, model, samples, batch_size, latency_samples=20)
+    error = "" if found["stderr"] is None else f" ± {found['stderr']:.4f}"
+    print(f"accuracy {found['accuracy']:.4f}{error} on {found['count']} samples")
+    for category, accuracy in found["by_category"].items():
+        print(f"  {category}: {accuracy:.4f}")
+    print(f"parameters {found['parameters']:,}, {found['disk_bytes'] / 1e6:.2f} MB on disk")
+    print(f"latency {found['latency_ms']:.1f} ms a sample of {found['tokens']} tokens")
+
+
+def report(evaluation: Path, pruned: Path, search: Path, training: Path, out: Path) -> None:
+    from lop import steps
+
+    steps.report(out, evaluation, pruned, search, training)
+    print(f"{out}/report.md")
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="lop",
+        description="Learn once how to prune a multimodal LLM, then cut any budget out of it.",
+        epilog=EPILOG,
+        formatter_class=raw,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(command: Callable[..., None], text: str) -> Callable[..., argparse.Action]:
+        sub = commands.add_parser(command.__name__, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub.add_argument
+
+    arg = add(prepare, "draw calibration, reward, validation and benchmark samples from a source")
+    arg("--source", required=True, help="folder or .parquet/.csv/.jsonl; or `reference`")
+    arg("--out", type=Path, required=True, help="directory to write")
+    arg("--seed", type=int, default=0)
+    sizes = {"calibration": 500, "reward": 200, "validation": 500, "benchmark": 1500}
+    for name, size in sizes.items():
+        arg(f"--{name}", type=int, default=size, metavar="N", help=f"samples (default {size})")
+
+    arg = add(importance, "score every FFN neuron of a model's decoder on calibration samples")
+    _add_model(arg)
+    arg("--samples", type=Path, required=True, help="calibration samples (Parquet)")
+    arg("--out", type=Path, required=True, help="directory for the scores")
+    _add_batch_size(arg)
+
+    arg = add(search, "search good plans at target ratios; finished searches are kept")
+    _add_model(arg)
+    arg("--samples", type=Path, required=True, help="reward samples (Parquet)")
+    arg("--scores", type=Path, required=True, help="one score of every neuron (safetensors)")
+    arg("--out", type=Path, required=True, help="directory for the search samples")
+    arg("--target", type=float, nargs="+", required=True, help="pruning ratios, in [0, 1)")
+    arg("--seed", type=int, nargs="+", default=[0])
+    arg("--simulations", type=int, default=100, help="plans evaluated a search (default 100)")
+    arg("--reward", default="loglik", help="loglik (default) or accuracy")
+    _add_batch_size(arg)
+
+    arg = add(train, "train a predictor on search samples")
+    arg("--search", type=Path, required=True, help="directory of search samples")
+    arg("--scores", type=Path, required=True, help="the score that the search used")
+    arg("--out", type=Path, required=True, help="directory for the predictor")
+    arg("--top", type=int, default=10, help="best plans a target to learn from (default 10)")
+    arg("--epochs", type=int, default=200)
+    arg("--seed", type=int, default=0)
+
+    arg = add(predict, "print the plan for a pruning ratio")
+    _add_predictor(arg)
+    arg("--json", dest="as_json", action="store_true", help="one line of JSON")
+
+    arg = add(prune, "cut a checkpoint of a given pruning ratio out of a model")
+    _add_model(arg)
+    _add_predictor(arg)
+    arg("--scores", type=Path, required=True, help="directory of scores")
+    arg("--score", default="activation_l2", help="which of them (default activation_l2)")
+    arg("--method", default="lop", help="lop (default), uniform, magnitude, wanda_sp or flap")
+    arg("--out", type=Path, required=True, help="directory for the smaller checkpoint")
+
+    arg = add(evaluate, "ask a dense or pruned model a benchmark, and measure it")
+    _add_model(arg)
+    arg("--samples", type=Path, required=True, help="benchmark samples (Parquet)")
+    arg("--out", type=Path, help="also write <out>.json and <out>.parquet with every answer")
+    _add_batch_size(arg)
+
+    arg = add(report, "write the report of a pipeline run")
+    for name in ("evaluation", "pruned", "search", "training"):
+        arg(f"--{name}", type=Path, default=Path("data") / name, help=f"default data/{name}")
+    arg("--out", type=Path, default=Path("data/report"), help="default data/report")
+    return parser
+
+
+def _add_model(arg: Callable[..., argparse.Action]) -> None:
+    arg("--model", required=True, help="Hugging Face model directory, dense or pruned")
+
+
+def _add_predictor(arg: Callable[..., argparse.Action]) -> None:
+    arg("--predictor", type=Path, required=True, help="predictor directory")
+    arg("--ratio", type=float, required=True, help="share of FFN neurons to remove, in [0, 1)")
+
+
+def _add_batch_size(arg: Callable[..., argparse.Action]) -> None:
+    arg("--batch-size", type=int, default=64, help="default 64")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

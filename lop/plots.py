@@ -1,0 +1,95 @@
+"""The report's pictures: one function a picture, PNG out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+COLOURS = {
+    "lop": "#d1495b",
+    "uniform": "#6c757d",
+    "magnitude": "#b08968",
+    "wanda_sp": "#3d7ea6",
+    "flap": "#5a9367",
+}
+
+
+@contextmanager
+def _figure(path: Path, width: float = 7, height: float = 4.2) -> Iterator[tuple[Any, Any]]:
+    from matplotlib.figure import Figure  # takes a second to import; no global state
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    yield figure, axes
+    figure.savefig(path, dpi=150)
+
+
+def accuracy(
+    table: pd.DataFrame, dense: Mapping[str, Any], titles: Mapping[str, str], path: Path
+) -> None:
+    """Accuracy against ratio, a line a method, error bars of one standard error."""
+    with _figure(path) as (_, axes):
+        axes.axhline(100 * dense["accuracy"], color="black", lw=0.8, ls=":", label="Dense")
+        for method, rows in table.groupby("method", sort=False):
+            axes.errorbar(
+                100 * rows["ratio"],
+                100 * rows["accuracy"],
+                100 * rows["stderr"],
+                label=titles[str(method)],
+                color=COLOURS[str(method)],
+                lw=2.4 if method == "lop" else 1.4,
+                marker="o",
+                ms=4,
+                capsize=2,
+                zorder=3 if method == "lop" else 2,
+            )
+        axes.set(xlabel="FFN neurons removed (%)", ylabel="Benchmark accuracy (%)")
+        handles, labels = axes.get_legend_handles_labels()
+        order = sorted(
+            range(len(labels)), key=lambda i: [*titles.values(), "Dense"].index(labels[i])
+        )
+        axes.legend([handles[i] for i in order], [labels[i] for i in order], frameon=False)
+
+
+def plan_heat_map(rows: pd.DataFrame, path: Path) -> None:
+    """LOP's plans: share of neurons pruned, a row a ratio, a column a layer."""
+    plans = 100 * np.stack(rows["plan"].to_list())
+    with _figure(path, height=0.9 + 0.45 * len(plans)) as (figure, axes):
+        image = axes.imshow(plans, cmap="magma_r", vmin=0, vmax=100, aspect="auto")
+        axes.set_xticks(range(plans.shape[1]))
+        axes.set_yticks(range(len(plans)), [f"{100 * r:g} %" for r in rows["ratio"]])
+        axes.set(xlabel="Decoder layer", ylabel="FFN neurons removed")
+        if plans.shape[1] <= 16:
+            for (y, x), value in np.ndenumerate(plans):
+                colour = "white" if value > 55 else "black"
+                axes.text(x, y, f"{value:.0f}", ha="center", va="center", color=colour, size=8)
+        figure.colorbar(image, ax=axes, label="% of the layer")
+
+
+def search_progress(progress: pd.DataFrame, path: Path) -> None:
+    """Best reward so far against simulations, a line a target, the mean over its seeds."""
+    with _figure(path) as (_, axes):
+        for target, rows in progress.groupby("target"):
+            gain = rows.groupby("simulation")["best"].mean()
+            axes.plot(gain.index + 1, gain - gain.iloc[0], label=f"{100 * float(target):g} %")
+        axes.set(xlabel="Plans evaluated", ylabel="Best reward, above the uniform plan's")
+        axes.legend(title="Target", frameon=False, ncols=2, fontsize=8)
+
+
+def times(seconds: Mapping[str, float], path: Path) -> None:
+    """Seconds to a plan on a logarithmic axis."""
+    with _figure(path, height=1.9) as (_, axes):
+        labels = [f"{name} ({_time(value)})" for name, value in seconds.items()]
+        axes.barh(labels, list(seconds.values()), color=["#6c757d", COLOURS["lop"]])
+        axes.set(xscale="log", xlabel="Seconds to a plan")
+        axes.invert_yaxis()
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"

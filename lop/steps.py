@@ -1,0 +1,243 @@
+"""The pipeline's steps as functions from files to files; flows and the command line call them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lop.errors import LopError
+from lop.files import replacing, replacing_dir
+from lop.importance import collect, load_all_scores, load_scores, made_for, save_scores
+from lop.methods import method, prune_checkpoint
+from lop.models.checkpoint import fingerprint, load, load_processor
+from lop.models.ffn import ffn_widths
+from lop.plan import Plan, check_ratio
+from lop.predictor import Predictor, PredictorConfig
+from lop.predictor.training import good_samples, latency_ms, samples_fingerprint
+from lop.predictor.training import train as fit
+from lop.reward import Reward
+from lop.search import read_search, run_shard, write_index
+from lop.tasks.encoding import encode
+from lop.tasks.prepare import prepare_samples
+from lop.tasks.samples import read_samples, write_samples
+from lop.workers import Each, at_once, processes
+
+
+def prepare(out: Path, source: str, seed: int, **sizes: int | None) -> None:
+    """Write a table of samples a purpose: calibration, reward, validation, benchmark."""
+    tables = prepare_samples(source, seed, **sizes)
+    with replacing_dir(out) as tmp:
+        for name, table in tables.items():
+            write_samples(table, tmp / f"{name}.parquet")
+
+
+def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) -> None:
+    """Write every score of `lop.importance.SCORES` from one pass over calibration samples."""
+    model, processor = load(model_path), load_processor(model_path)
+    samples = read_samples(samples_path)
+    batches = encode(samples, model, processor, batch_size)
+    scores = collect(model, batches, total=-(-len(samples) // batch_size))
+    with replacing_dir(out) as tmp:
+        for name, layers in scores.items():
+            save_scores(layers, tmp / f"{name}.safetensors", fingerprint(model))
+
+
+def search(
+    out: Path,
+    model_path: str,
+    samples_path: Path,
+    scores_path: Path,
+    targets: Sequence[float],
+    seeds: Sequence[int],
+    settings: Mapping[str, Any],
+    reward: str = "loglik",
+    batch_size: int = 100,
+    workers: int = 1,
+    each: Each[Path] | None = None,
+) -> list[Path]:
+    """Write one shard of search samples a (target, seed); finished shards are kept.
+
+    `settings` go to `lop.search.search`. The searches run in `workers` processes; `each` calls
+    them (flows put in their tasks here).
+    """
+    rewards = _reward(model_path, samples_path, scores_path, reward, batch_size)
+    for target in targets:
+        check_ratio(rewards.widths, target)
+    place = (model_path, samples_path, scores_path, reward, batch_size)
+    with processes(workers, ["lop.steps"]) as run:
+
+        def one(target: float, seed: int) -> Path:
+            return run(_search_one, place, out, target, seed, dict(settings))
+
+        shards = (each or at_once(workers, "searches"))(one, product(targets, seeds))
+    write_index(out, shards)
+    return shards
+
+
+def _search_one(
+    place: tuple[Any, ...], out: Path, target: float, seed: int, settings: dict[str, Any]
+) -> Path:
+    with _reward(*place) as reward:
+        return run_shard(out, reward, target, seed, **settings)
+
+
+@lru_cache(maxsize=1)
+def _reward(
+    model_path: str, samples_path: Path, scores_path: Path, kind: str, batch_size: int
+) -> Reward:
+    """The reward of a search; each process makes it once."""
+    model, processor = load(model_path), load_processor(model_path)
+    scores = load_scores(scores_path, fingerprint(model))
+    return Reward(model, processor, read_samples(samples_path), scores, kind, batch_size)
+
+
+def train(
+    out: Path,
+    curve_out: Path,
+    search_dir: Path,
+    scores_path: Path,
+    seed: int,
+    top: int,
+    network: Mapping[str, Any],
+    fit_options: Mapping[str, Any],
+) -> tuple[dict[str, float], str]:
+    """Write a predictor, its learning curve and metrics.
+
+    Returns the metrics, and the fingerprint of the samples it learned from.
+    """
+    samples = good_samples(read_search(search_dir), top)
+    config = PredictorConfig(
+        widths=tuple(len(layer) for layer in load_scores(scores_path)),
+        model_fingerprint=made_for(scores_path),
+        min_ratio=float(samples["target"].min()),
+        max_ratio=float(samples["target"].max()),
+        **network,
+    )
+    curve: dict[int, dict[str, float]] = {}
+
+    def log(name: str, value: float, epoch: int) -> None:
+        curve.setdefault(epoch, {"epoch": epoch})[name] = value
+
+    predictor = fit(samples, config, seed, log=log, **fit_options)
+    predictor.save_pretrained(out)
+    table = pd.DataFrame(curve.values())
+    metrics = {"samples": len(samples), "predict_ms": latency_ms(predictor)}
+    metrics |= table.ffill().iloc[-1].drop("epoch").to_dict()
+    with replacing_dir(curve_out) as tmp:
+        table.to_csv(tmp / "curve.csv", index=False)
+        (tmp / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    return metrics, samples_fingerprint(samples)
+
+
+def prune_one(
+    out: Path,
+    model_path: str,
+    predictor_path: Path,
+    scores_dir: Path,
+    score: str,
+    name: str,
+    ratio: float,
+) -> Plan:
+    """Write the checkpoint that method `name` cuts out of a model at `ratio`."""
+    cut = _cutter(model_path, predictor_path, scores_dir, score)
+    return cut(name, ratio, out)
+
+
+def prune_grid(
+    out: Path,
+    model_path: str,
+    predictor_path: Path,
+    scores_dir: Path,
+    score: str,
+    methods: Sequence[str],
+    ratios: Sequence[float],
+) -> None:
+    """Write a checkpoint a (method, ratio), `<method>-<ratio>/`, and plans.json."""
+    cut = _cutter(model_path, predictor_path, scores_dir, score)
+    plans = []
+    with replacing_dir(out) as tmp:
+        for name, ratio in product(methods, ratios):
+            plan = cut(name, ratio, tmp / f"{name}-{ratio:g}")
+            plans.append({"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios})
+        (tmp / "plans.json").write_text(json.dumps(plans, indent=2) + "\n")
+
+
+def evaluate(
+    out: Path,
+    model_path: str,
+    pruned_dir: Path,
+    samples_path: Path,
+    batch_size: int = 64,
+    latency_samples: int = 20,
+    workers: int = 1,
+    each: Each[dict[str, Any]] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Evaluate and measure the dense model and all in `pruned_dir`; answers and metrics.json.
+
+    Returns the metrics by model name; the dense model is called `dense`. Every model gets a
+    process of its own, `workers` at a time.
+    """
+    models = {"dense": Path(model_path)}
+    models |= {path.name: path for path in sorted(pruned_dir.iterdir()) if path.is_dir()}
+    with replacing_dir(out) as tmp, processes(workers, ["lop.evaluation"], fresh=True) as run:
+
+        def one(name: str) -> dict[str, Any]:
+            options = (samples_path, batch_size, latency_samples)
+            return run(evaluate_one, tmp / name, models[name], *options)
+
+        results = (each or at_once(workers, "models"))(one, [(name,) for name in models])
+        metrics = dict(zip(models, results, strict=True))
+        (tmp / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def evaluate_one(
+    out: Path | None,
+    model_path: str | Path,
+    samples_path: Path,
+    batch_size: int,
+    latency_samples: int,
+) -> dict[str, Any]:
+    """What one model costs and how it answers; its answers go to `out`.json and `out`.parquet."""
+    from lop.evaluation import evaluate as ask
+    from lop.evaluation import measure
+
+    footprint = measure(model_path, samples_path, latency_samples)
+    result = ask(model_path, samples_path, batch_size)
+    if out:
+        result.save(out)
+    return result.summary() | footprint.summary()
+
+
+def report(out: Path, evaluation: Path, pruned: Path, search_dir: Path, training: Path) -> None:
+    """Write report.md with plots and tables to `out`, and its numbers to `<out>.json`."""
+    from lop.report import write_report
+
+    with replacing_dir(out) as tmp:
+        metrics = write_report(evaluation, pruned, search_dir, training, tmp)
+    with replacing(out.with_suffix(".json")) as tmp:
+        tmp.write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def _cutter(
+    model_path: str, predictor_path: Path, scores_dir: Path, score: str
+) -> Callable[[str, float, Path], Plan]:
+    """What writes one checkpoint after another of the same model, predictor and scores."""
+    predictor = Predictor.from_pretrained(predictor_path)
+    model, processor = load(model_path), load_processor(model_path)
+    predictor.check_fits(ffn_widths(model), fingerprint(model))
+    scores = load_all_scores(scores_dir, fingerprint(model))
+
+    def cut(name: str, ratio: float, out: Path) -> Plan:
+        if out.exists() and not (out / "config.json").exists() and any(out.iterdir()):
+            raise LopError(f"{out}: is there already and is no model directory; not replacing it")
+        chosen = method(name, predictor, score)
+        return prune_checkpoint(model, processor, model_path, chosen, name, ratio, scores, out)
+
+    return cut

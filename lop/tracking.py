@@ -1,0 +1,107 @@
+"""Everything lop says to MLflow: runs, metrics, and the registry of predictors.
+
+Tracking never costs a stage its result: when the server cannot be reached, one warning says so and
+the work goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lop.predictor import Predictor
+
+EXPERIMENT = "lop"
+PREDICTOR_NAME = "lop-predictor"
+
+
+class Run:
+    """An MLflow run, or nothing when tracking is out of reach; the calls are the same."""
+
+    def __init__(self, active: bool) -> None:
+        self.active = active
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers, keyed by name."""
+        if self.active:
+            import mlflow
+
+            mlflow.log_metrics(dict(values), step=step)
+
+    def curve(self, table: pd.DataFrame, step: str) -> None:
+        """Log every column of `table` as a metric over its column `step`, in one call."""
+        if not self.active:
+            return
+        import mlflow
+        from mlflow.entities import Metric
+
+        run = mlflow.active_run()
+        assert run is not None
+        points = [
+            Metric(name, float(value), 0, int(row[step]))
+            for row in table.to_dict("records")
+            for name, value in row.items()
+            if name != step and pd.notna(value)
+        ]
+        client = mlflow.MlflowClient()
+        for start in range(0, len(points), 1000):
+            client.log_batch(run.info.run_id, metrics=points[start : start + 1000])
+
+    def artifact(self, path: str | Path) -> None:
+        """Attach a file or a directory to the run."""
+        if self.active:
+            import mlflow
+
+            (mlflow.log_artifacts if Path(path).is_dir() else mlflow.log_artifact)(str(path))
+
+    def register_predictor(self, path: str | Path) -> str | None:
+        """Log the predictor directory as a pyfunc model and register it; returns its version.
+
+        The model is code plus safetensors, no pickle: ratios in, plans out.
+        """
+        if not self.active:
+            return None
+        import mlflow
+
+        config = Predictor.from_pretrained(path).config
+        example = pd.DataFrame({"ratio": [config.min_ratio, config.max_ratio]})
+        plan = [[1.0 / 3] * len(config.widths)] * 2
+        output = pd.DataFrame({"ratios": plan, "kept": [list(config.widths)] * 2})
+        info = mlflow.pyfunc.log_model(
+            name="predictor",
+            python_model=str(Path(__file__).parent / "predictor" / "pyfunc.py"),
+            artifacts={"predictor": str(path)},
+            signature=mlflow.models.infer_signature(example, output),
+            pip_requirements=["lop"],
+            registered_model_name=PREDICTOR_NAME,
+            metadata={"model_fingerprint": config.model_fingerprint},
+        )
+        return str(info.registered_model_version)
+
+
+@contextmanager
+def run(stage: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[Run]:
+    """A run of `stage` in the experiment `lop`; MLFLOW_TRACKING_URI, else sqlite here."""
+    os.environ.setdefault("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        import mlflow
+
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        mlflow.set_experiment(EXPERIMENT)
+        active = mlflow.start_run(run_name=stage, tags={"stage": stage, **tags})
+        mlflow.log_params({k: str(v) for k, v in params.items()})
+    except Exception as error:  # any failure of a tracking server must not fail the stage
+        uri = os.environ["MLFLOW_TRACKING_URI"].split("@")[-1]
+        warnings.warn(f"MLflow at {uri} is out of reach, not tracking: {error}", stacklevel=3)
+        yield Run(active=False)
+        return
+    with active:
+        yield Run(active=True)

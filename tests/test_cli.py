@@ -1,0 +1,119 @@
+"""The command line on a real tiny model: the steps by hand, and one clear line for bad input."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lop.cli import main
+from lop.models.checkpoint import load
+from lop.models.ffn import ffn_widths
+from lop.tasks.samples import write_samples
+
+
+@pytest.fixture
+def made(model_dir, samples, tmp_path, capsys):
+    """Scores, search samples and a predictor, made by the commands themselves."""
+    write_samples(samples, tmp_path / "samples.parquet")
+    data = ["--model", str(model_dir), "--samples", str(tmp_path / "samples.parquet")]
+    scores = str(tmp_path / "scores" / "activation_l2.safetensors")
+    steps = [
+        ["importance", *data, "--out", str(tmp_path / "scores")],
+        ["search", *data, "--scores", scores, "--out", str(tmp_path / "search")]
+        + ["--target", "0.2", "0.6", "--simulations", "6"],
+        ["train", "--search", str(tmp_path / "search"), "--scores", scores]
+        + ["--out", str(tmp_path / "predictor"), "--epochs", "5"],
+    ]
+    for step in steps:
+        assert main(step) == 0
+    capsys.readouterr()
+    return tmp_path
+
+
+def cut(made, *changes):
+    options = {
+        "--model": made / "model",
+        "--predictor": made / "predictor",
+        "--scores": made / "scores",
+        "--ratio": "0.37",
+        "--out": made / "small",
+    } | dict(zip(changes[::2], changes[1::2], strict=True))
+    return main(["prune", *(str(x) for pair in options.items() for x in pair)])
+
+
+def test_predict_prints_the_plan(made, capsys):
+    assert main(["predict", "--predictor", str(made / "predictor"), "--ratio", "0.37"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == (
+        ["total", "keeps", "76", "of", "120", "pruned", "36.7%"]
+    )
+    assert (
+        main(["predict", "--predictor", str(made / "predictor"), "--ratio", "0.5", "--json"]) == 0
+    )
+    assert sum(json.loads(capsys.readouterr().out)["kept"]) == 60
+
+
+@pytest.mark.parametrize("method", ["lop", "flap"])
+def test_prune_writes_a_checkpoint_that_can_be_evaluated(made, capsys, method):
+    assert cut(made, "--method", method) == 0
+    said = capsys.readouterr().out
+    assert "of the whole model" in said
+    assert sum(ffn_widths(load(made / "small"))) == 76
+    card = (made / "small" / "README.md").read_text()
+    assert "37.0% of its FFN neurons pruned" in card
+    record = json.loads((made / "small" / "pruning.json").read_text())
+    assert f"{record['dense_parameters']:,} -> {record['parameters']:,}" in said
+    samples = str(made / "samples.parquet")
+    assert main(["evaluate", "--model", str(made / "small"), "--samples", samples]) == 0
+    assert "on 12 samples" in capsys.readouterr().out
+
+
+def bad_cases():
+    def corrupt(path):
+        return lambda made: (made / path).write_bytes(b"\x08")
+
+    def other_model(made):
+        config = made / "predictor" / "config.json"
+        values = json.loads(config.read_text()) | {"model_fingerprint": "someone-else"}
+        config.write_text(json.dumps(values))
+
+    def nothing(made):
+        pass
+
+    return [
+        ("ratio", nothing, ("--ratio", "1.2"), "pruning ratio 1.2 is out of reach"),
+        ("model", nothing, ("--model", "nowhere/at/all"), "no such model directory"),
+        ("hub", nothing, ("--model", "org/model"), "the hub is switched off"),
+        ("predictor", nothing, ("--predictor", "nowhere"), "no such predictor directory"),
+        ("method", nothing, ("--method", "magic"), "expected one of lop"),
+        ("score", corrupt("scores/flap.safetensors"), (), "cannot read neuron scores"),
+        ("weights", corrupt("model/model.safetensors"), (), "cannot load the weights"),
+        ("config", corrupt("model/config.json"), (), "cannot read a model config"),
+        ("other", other_model, (), "predictor trained for model someone-else, this model is"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("_", "damage", "changes", "message"), bad_cases(), ids=lambda c: str(c)[:9]
+)
+def test_bad_input_ends_in_one_line_and_nothing_written(made, capsys, _, damage, changes, message):
+    damage(made)
+    before = sorted(made.rglob("*"))
+    assert cut(made, *changes) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("lop: ")
+    assert error.count("\n") == 1
+    assert sorted(made.rglob("*")) == before
+
+
+def test_help_reads_well_and_needs_no_torch():
+    code = """
+import sys, lop.cli
+try: lop.cli.main(["--help"])
+finally: assert "torch" not in sys.modules
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for command in ("prepare", "importance", "search", "train", "predict", "prune", "evaluate"):
+        assert f"  {command}" in run.stdout

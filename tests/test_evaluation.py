@@ -1,0 +1,216 @@
+"""Figures from lm-eval must be what the model really says, and what stock lm-eval would report."""
+
+import math
+import shutil
+import socket
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lop import evaluation
+from lop.errors import LopError
+from lop.evaluation import Evaluation, evaluate, measure, paired_difference
+from lop.models.checkpoint import load, load_processor, save
+from lop.models.ffn import ffn_widths
+from lop.plan import Plan
+from lop.pruning import prune
+from lop.tasks.encoding import IGNORE, encode, prompt
+from lop.tasks.samples import write_samples
+
+REFERENCE = "data/reference"
+
+
+def table(correct, ids=None):
+    """A per-sample table with the given outcomes."""
+    n = len(correct)
+    return pd.DataFrame(
+        {
+            "id": ids or [f"s{i}" for i in range(n)],
+            "category": ["a", "b"] * (n // 2) + ["a"] * (n % 2),
+            "answer": "yes",
+            "prediction": ["yes" if c else "no" for c in correct],
+            "correct": correct,
+        }
+    )
+
+
+def stock_lm_eval(model, path):
+    """lm-eval's own model class, and a manager that knows the task over the samples at `path`."""
+    from lm_eval.models.hf_vlms import HFMultimodalLM
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(
+        include_path=evaluation.TASK_DIR, include_defaults=False, metadata={"samples": str(path)}
+    )
+    return HFMultimodalLM(pretrained=model, batch_size=8), manager
+
+
+def teacher_forced(model, processor, samples):
+    """Whether every token of each answer, and then the end, is the most likely next one."""
+    outcomes = []
+    with torch.no_grad():
+        for batch in encode(samples, model, processor, batch_size=16):
+            found = model(**batch.inputs).logits.argmax(-1)
+            outcomes += ((found == batch.targets) | (batch.targets == IGNORE)).all(1).tolist()
+    return outcomes
+
+
+@pytest.fixture
+def path(samples, tmp_path):
+    write_samples(samples, tmp_path / "samples.parquet")
+    return tmp_path / "samples.parquet"
+
+
+def test_accuracy_is_what_teacher_forcing_says(reference_model, reference_samples, tmp_path):
+    write_samples(reference_samples, tmp_path / "samples.parquet")
+    result = evaluate(REFERENCE, tmp_path / "samples.parquet", batch_size=16)
+    expected = teacher_forced(*reference_model, reference_samples)
+    assert result.samples["correct"].tolist() == expected
+    assert result.accuracy == np.mean(expected)
+    assert 0 < result.accuracy < 1
+
+
+def test_stock_lm_eval_gives_the_same_answers(reference_samples, tmp_path):
+    from lm_eval import simple_evaluate
+
+    write_samples(reference_samples, tmp_path / "samples.parquet")
+    stock, manager = stock_lm_eval(load(REFERENCE), tmp_path / "samples.parquet")
+    expected = simple_evaluate(
+        stock, tasks=["lop_vqa"], task_manager=manager, apply_chat_template=True
+    )
+    result = evaluate(REFERENCE, tmp_path / "samples.parquet", batch_size=8)
+    answers = [sample["filtered_resps"][0] for sample in expected["samples"]["lop_vqa"]]
+    assert result.samples["prediction"].tolist() == answers
+    assert result.accuracy == pytest.approx(expected["results"]["lop_vqa"]["exact_match,none"])
+    assert result.stderr == pytest.approx(expected["results"]["lop_vqa"]["exact_match_stderr,none"])
+
+
+def test_every_sample_has_its_row(model_dir, samples, path):
+    result = evaluate(model_dir, path, batch_size=5)
+    assert result.count == len(samples)
+    assert list(result.samples.columns) == evaluation.COLUMNS
+    for column in ("id", "category", "answer"):
+        assert result.samples[column].tolist() == samples[column].tolist()
+    assert set(result.by_category) == {"a", "b"}
+
+
+def test_a_pruned_checkpoint_is_evaluated_as_it_is(model_dir, model, processor, scores, path):
+    plan = Plan.uniform(ffn_widths(model), 0.5)
+    save(prune(model, plan, scores), processor, model_dir.with_name("pruned"))
+    dense, pruned = (measure(d, path, 2, 1, 2) for d in (model_dir, model_dir.with_name("pruned")))
+    assert pruned.ffn_neurons == sum(plan.kept) == dense.ffn_neurons // 2
+    assert pruned.parameters < dense.parameters
+    assert pruned.disk_bytes < dense.disk_bytes
+    # other weights, other answers: nothing comes from a cache
+    answers = [
+        evaluate(d, path).samples["prediction"].tolist()
+        for d in (model_dir, model_dir.with_name("pruned"))
+    ]
+    assert answers[0] != answers[1]
+
+
+def test_prompts_are_the_chat_templates(model_dir, model, processor, samples, tmp_path):
+    rows = samples.copy()
+    rows["choices"] = [["yes", "no"] if i % 3 == 0 else None for i in range(len(rows))]
+    rows["images"] = [i * (1 + n % 2) for n, i in enumerate(rows["images"])]
+    write_samples(rows, tmp_path / "samples.parquet")
+    lm, manager = stock_lm_eval(load(model_dir), tmp_path / "samples.parquet")
+    task = manager.load(["lop_vqa"])["tasks"]["lop_vqa"]
+    task.build_all_requests(apply_chat_template=True, chat_template=lm.apply_chat_template)
+    assert len(task.instances) == len(rows)
+    for instance, row in zip(task.instances, rows.to_dict("records"), strict=True):
+        assert instance.args[0] == prompt(processor, row)
+        assert len(instance.args[2]["visual"]) == len(row["images"])
+
+
+def test_a_changed_file_is_read_again_and_nothing_is_left(model_dir, samples, path):
+    before = sorted(path.parent.iterdir())
+    evaluate(model_dir, path)
+    write_samples(samples.head(3), path)
+    assert evaluate(model_dir, path).count == 3
+    assert sorted(path.parent.iterdir()) == before
+
+
+def test_no_network_and_no_noise(model_dir, path, monkeypatch, capfd):
+    tried = []
+
+    def refuse(*args):
+        tried.append(args)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    evaluate(model_dir, path)
+    assert not tried
+    assert capfd.readouterr() == ("", "")
+
+
+def test_answers_match_but_for_case_and_space():
+    from lop.tasks.vqa.utils import process_results
+
+    assert process_results({"answer": " Red"}, ["red \n"]) == {"exact_match": 1.0}
+    assert process_results({"answer": "red"}, ["red."]) == {"exact_match": 0.0}
+
+
+def test_standard_error_and_categories():
+    result = Evaluation(table([True, True, True, False]))
+    assert result.accuracy == 0.75
+    assert result.stderr == pytest.approx(math.sqrt(0.75 * 0.25 / 3))
+    assert result.by_category == {"a": 1.0, "b": 0.5}
+    assert Evaluation(table([True])).summary()["stderr"] is None
+
+
+def test_reload_equals_memory(tmp_path):
+    result = Evaluation(table([True, False, True]))
+    result.save(tmp_path / "dense-0.5")
+    pd.testing.assert_frame_equal(Evaluation.load(tmp_path / "dense-0.5").samples, result.samples)
+    assert {f.name for f in tmp_path.iterdir()} == {"dense-0.5.json", "dense-0.5.parquet"}
+    with pytest.raises(LopError, match=r"none\.parquet"):
+        Evaluation.load(tmp_path / "none")
+
+
+def test_paired_difference_by_hand():
+    a, b = table([True, True, True, False]), table([True, False, False, False])
+    # differences 0, 1, 1, 0: mean 1/2, variance 1/3, standard error √(1/3 / 4)
+    difference, error = paired_difference(a, b.sample(frac=1, random_state=1))
+    assert difference == 0.5
+    assert error == pytest.approx(math.sqrt(1 / 12))
+    assert paired_difference(a, a) == (0, 0)
+
+
+@pytest.mark.parametrize("ids", [["s0", "x"], ["s0", "s0"], ["s0", "s1", "s2"]])
+def test_unequal_ids_cannot_be_paired(ids):
+    with pytest.raises(LopError, match="cannot pair"):
+        paired_difference(table([True, False]), table([True] * len(ids), ids))
+
+
+def test_footprint_counts_and_times(model_dir, model, path):
+    footprint = measure(model_dir, path, repeats=3, warmup=1, tokens=2)
+    assert footprint.parameters == sum(p.numel() for p in model.parameters())
+    assert footprint.disk_bytes == (model_dir / "model.safetensors").stat().st_size
+    assert footprint.latency_ms > 0
+    assert footprint.peak_bytes >= 0
+
+
+@pytest.mark.parametrize("ask", [evaluate, measure])
+def test_bad_input_is_named(ask, model_dir, path, tmp_path):
+    with pytest.raises(LopError, match="no such model directory"):
+        ask(tmp_path / "none", path)
+    with pytest.raises(LopError, match="none"):
+        ask(model_dir, tmp_path / "none.parquet")
+    write_samples(pd.read_parquet(path).head(0), tmp_path / "empty.parquet")
+    with pytest.raises(LopError, match=r"empty\.parquet: expected rows"):
+        ask(model_dir, tmp_path / "empty.parquet")
+    mute = shutil.copytree(model_dir, tmp_path / "mute")
+    (mute / "chat_template.jinja").unlink()
+    assert not load_processor(mute).chat_template
+    with pytest.raises(LopError, match="no chat template"):
+        ask(mute, path)
+
+
+def test_a_question_must_not_hold_a_placeholder(model_dir, samples, tmp_path):
+    write_samples(samples.assign(question="what is <image>?"), tmp_path / "samples.parquet")
+    with pytest.raises(LopError, match="sample s0"):
+        evaluate(model_dir, tmp_path / "samples.parquet")
