@@ -1,0 +1,17 @@
+"""Stage 2: scores of every FFN neuron from one pass over the calibration set."""
+
+from prefect import flow
+
+from flows.common import IMPORTANCE, SAMPLES, params, run_stage
+from lop import steps
+
+
+@flow
+def importance() -> None:
+    """Write one safetensors file a score to data/importance."""
+    calibration = SAMPLES / "calibration.parquet"
+    steps.importance(IMPORTANCE, params("model")["path"], calibration, **params("importance"))
+
+
+if __name__ == "__main__":
+    run_stage(importance)

@@ -1,0 +1,16 @@
+"""Stage 1: calibration, reward, validation and benchmark samples from the source in params."""
+
+from prefect import flow
+
+from flows.common import SAMPLES, params, run_stage
+from lop import steps
+
+
+@flow
+def prepare() -> None:
+    """Write one Parquet table a purpose to data/samples."""
+    steps.prepare(SAMPLES, **params("prepare"))
+
+
+if __name__ == "__main__":
+    run_stage(prepare)

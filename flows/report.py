@@ -1,0 +1,16 @@
+"""Stage 7: one page with a table and plots, and the same numbers for `dvc metrics` and `plots`."""
+
+from prefect import flow
+
+from flows.common import EVALUATION, PRUNED, REPORT, SEARCH, TRAINING, run_stage
+from lop import steps
+
+
+@flow
+def report() -> None:
+    """Write data/report/ and data/report.json."""
+    steps.report(REPORT, EVALUATION, PRUNED, SEARCH, TRAINING)
+
+
+if __name__ == "__main__":
+    run_stage(report)

@@ -1,0 +1,25 @@
+"""Stage 4: the predictor, trained on the good samples, tracked and registered in MLflow."""
+
+import pandas as pd
+from prefect import flow
+
+from flows.common import PREDICTOR, SEARCH, TRAINING, git_commit, params, run_stage, scores_file
+from lop import steps, tracking
+
+
+@flow(name="train")
+def train_predictor() -> None:
+    """Write data/predictor and data/training; log and register the predictor."""
+    settings = params("train")
+    metrics, fingerprint = steps.train(PREDICTOR, TRAINING, SEARCH, scores_file(), **settings)
+    flat = settings["network"] | settings["fit_options"] | {"top": settings["top"]}
+    tags = {"git_commit": git_commit(), "samples": fingerprint}
+    with tracking.run("train", flat, tags) as run:
+        run.curve(pd.read_csv(TRAINING / "curve.csv"), step="epoch")
+        run.metrics(metrics)
+        run.artifact(TRAINING)
+        run.register_predictor(PREDICTOR)
+
+
+if __name__ == "__main__":
+    run_stage(train_predictor)
