@@ -1,0 +1,25 @@
+"""Copies the report of the last run to where git keeps it, with commit, command and date on top."""
+
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flows.common import REPORT, git_commit
+from lop.files import replacing_dir
+
+
+def publish(out: Path, command: str) -> None:
+    """Write data/report to `out`; its page begins with how it came about."""
+    date = datetime.now(UTC).date()
+    origin = f"Made by `{command}` at commit {git_commit()[:12]} on {date}."
+    page = (REPORT / "report.md").read_text()
+    title, rest = page.split("\n", 1)
+    with replacing_dir(out) as tmp:
+        shutil.copytree(REPORT, tmp, dirs_exist_ok=True)
+        shutil.copy("params.yaml", tmp / "params.yaml")
+        (tmp / "report.md").write_text(f"{title}\n\n{origin}\n{rest}")
+
+
+if __name__ == "__main__":
+    publish(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,21 @@
+"""Retrains the embedded reference model; a frozen stage, since its result lies in git."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.common import params, run_stage
+from lop.models.reference_card import write_card
+from lop.models.reference_training import train_reference
+
+
+@flow
+def reference() -> None:
+    """Write data/reference: the trained model and its card."""
+    out = Path(params("model")["path"])
+    train_reference(params("reference"), out)
+    write_card(out)
+
+
+if __name__ == "__main__":
+    run_stage(reference)

@@ -1,0 +1,73 @@
+"""A real MLflow registry on sqlite: the predictor is registered, loaded and asked for plans."""
+
+import json
+import os
+
+import pandas as pd
+import pytest
+import torch
+
+from lop import tracking
+from lop.plan import budget
+from lop.predictor import Predictor, PredictorConfig
+
+CONFIG = PredictorConfig((64,) * 4, "model-a", min_ratio=0.1, max_ratio=0.6)
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    import mlflow
+
+    root = tmp_path_factory.mktemp("mlflow")
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/mlflow.db"
+    before = os.getcwd()
+    os.chdir(root)  # artifacts land beside the database
+    torch.manual_seed(0)
+    predictor = Predictor(CONFIG)
+    torch.nn.init.normal_(predictor.network.head.weight, std=0.3)
+    predictor.save_pretrained(root / "predictor")
+    with tracking.run("train", {"lr": 1e-3}, {"samples": "abc"}) as run:
+        run.curve(pd.DataFrame({"epoch": [0, 1], "mse": [0.5, 0.25]}), step="epoch")
+        run.metrics({"final": 0.25})
+        version = run.register_predictor(root / "predictor")
+    yield mlflow, version, predictor
+    os.chdir(before)
+    del os.environ["MLFLOW_TRACKING_URI"]
+
+
+def test_the_registered_predictor_gives_the_same_plans(registered):
+    mlflow, version, predictor = registered
+    model = mlflow.pyfunc.load_model(f"models:/{tracking.PREDICTOR_NAME}/{version}")
+    plans = model.predict(pd.DataFrame({"ratio": [0.2, 0.37]}))
+    assert [tuple(k) for k in plans["kept"]] == [predictor.plan(r).kept for r in (0.2, 0.37)]
+    assert sum(plans["kept"][1]) == budget(CONFIG.widths, 0.37)
+
+
+def test_nothing_in_the_registry_is_a_pickle(registered):
+    mlflow, version, _ = registered
+    path = mlflow.artifacts.download_artifacts(f"models:/{tracking.PREDICTOR_NAME}/{version}")
+    names = [f for _, _, files in os.walk(path) for f in files]
+    assert "model.safetensors" in names
+    assert not [n for n in names if n.endswith((".pkl", ".pickle", ".bin", ".pt"))]
+
+
+def test_the_run_holds_params_curve_and_tags(registered):
+    mlflow, _, _ = registered
+    (run,) = mlflow.search_runs(experiment_names=[tracking.EXPERIMENT], output_format="list")
+    assert run.data.params == {"lr": "0.001"}
+    assert run.data.metrics == {"mse": 0.25, "final": 0.25}
+    assert run.data.tags["samples"] == "abc"
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "mse")
+    assert [(m.step, m.value) for m in history] == [(0, 0.5), (1, 0.25)]
+
+
+def test_a_missing_server_costs_a_warning_not_the_stage(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/such/place.db")
+    with (
+        pytest.warns(UserWarning, match="out of reach"),
+        tracking.run("train", {"a": 1}, {}) as run,
+    ):
+        run.metrics({"x": 1.0})
+        (tmp_path / "result").write_text(json.dumps("kept"))
+    assert not run.active
+    assert (tmp_path / "result").exists()

