@@ -9,8 +9,9 @@ from lop import steps
 @flow
 def prune() -> None:
     """Write data/pruned/<method>-<ratio>/ and plans.json."""
-    model, score = params("model")["path"], params("search")["score"]
-    steps.prune_grid(PRUNED, model, PREDICTOR, IMPORTANCE, score, **params("prune"))
+    model, searched = params("model")["path"], params("search")
+    which = (searched["score"], searched["compensate"])
+    steps.prune_grid(PRUNED, model, PREDICTOR, IMPORTANCE, *which, **params("prune"))
 
 
 if __name__ == "__main__":

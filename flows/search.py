@@ -2,17 +2,15 @@
 
 from prefect import flow
 
-from flows.common import SAMPLES, SEARCH, as_tasks, params, run_stage, scores_file
+from flows.common import IMPORTANCE, SAMPLES, SEARCH, as_tasks, params, run_stage
 from lop import steps
 
 
 @flow
 def search() -> None:
     """Write one shard of search samples a (target, seed) to data/search."""
-    settings = {k: v for k, v in params("search").items() if k != "score"}
-    reward_set = SAMPLES / "reward.parquet"
-    model = params("model")["path"]
-    steps.search(SEARCH, model, reward_set, scores_file(), each=as_tasks, **settings)
+    model, samples = params("model")["path"], SAMPLES / "reward.parquet"
+    steps.search(SEARCH, model, samples, IMPORTANCE, each=as_tasks, **params("search"))
 
 
 if __name__ == "__main__":

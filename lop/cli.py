@@ -14,8 +14,8 @@ EPILOG = """\
 a whole run by hand:
   lop prepare    --source DIR --out samples
   lop importance --model M --samples samples/calibration.parquet --out scores
-  lop search     --model M --samples samples/reward.parquet --target 0.2 0.3 0.5
-                 --scores scores/activation_l2.safetensors --out search
+  lop search     --model M --samples samples/reward.parquet --target 0.2 0.5
+                 --scores scores --out search
   lop train      --search search --scores scores/activation_l2.safetensors --out predictor
   lop predict    --predictor predictor --ratio 0.37
   lop prune      --model M --predictor predictor --scores scores --ratio 0.37 --out small
@@ -55,6 +55,8 @@ def search(
     model: str,
     samples: Path,
     scores: Path,
+    score: str,
+    compensate: bool,
     out: Path,
     target: list[float],
     seed: list[int],
@@ -66,7 +68,8 @@ def search(
     from lop.search import read_search
 
     settings = {"simulations": simulations}
-    steps.search(out, model, samples, scores, target, seed, settings, reward, batch_size)
+    options = (settings, compensate, reward, batch_size)
+    steps.search(out, model, samples, scores, score, target, seed, *options)
     for key, rows in read_search(out).groupby(["target", "seed"]):
         best, first = rows["reward"].max(), rows["reward"].iloc[0]
         print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (uniform {first:.4f})")
@@ -95,12 +98,19 @@ def predict(predictor: Path, ratio: float, as_json: bool) -> None:
 
 
 def prune(
-    model: str, predictor: Path, scores: Path, score: str, method: str, ratio: float, out: Path
+    model: str,
+    predictor: Path,
+    scores: Path,
+    score: str,
+    compensate: bool,
+    method: str,
+    ratio: float,
+    out: Path,
 ) -> None:
     from lop import steps
     from lop.models.checkpoint import read_json
 
-    steps.prune_one(out, model, predictor, scores, score, method, ratio)
+    steps.prune_one(out, model, predictor, scores, score, compensate, method, ratio)
     record = read_json(out / "pruning.json")
     dense, small = record["dense_parameters"], record["parameters"]
     print(
@@ -160,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     arg = add(search, "search good plans at target ratios; finished searches are kept")
     _add_model(arg)
     arg("--samples", type=Path, required=True, help="reward samples (Parquet)")
-    arg("--scores", type=Path, required=True, help="one score of every neuron (safetensors)")
+    _add_scores(arg)
     arg("--out", type=Path, required=True, help="directory for the search samples")
     arg("--target", type=float, nargs="+", required=True, help="pruning ratios, in [0, 1)")
     arg("--seed", type=int, nargs="+", default=[0])
@@ -183,8 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     arg = add(prune, "cut a checkpoint of a given pruning ratio out of a model")
     _add_model(arg)
     _add_predictor(arg)
-    arg("--scores", type=Path, required=True, help="directory of scores")
-    arg("--score", default="activation_l2", help="which of them (default activation_l2)")
+    _add_scores(arg)
     arg("--method", default="lop", help="lop (default), uniform, magnitude, wanda_sp or flap")
     arg("--out", type=Path, required=True, help="directory for the smaller checkpoint")
 
@@ -208,6 +217,12 @@ def _add_model(arg: Callable[..., argparse.Action]) -> None:
 def _add_predictor(arg: Callable[..., argparse.Action]) -> None:
     arg("--predictor", type=Path, required=True, help="predictor directory")
     arg("--ratio", type=float, required=True, help="share of FFN neurons to remove, in [0, 1)")
+
+
+def _add_scores(arg: Callable[..., argparse.Action]) -> None:
+    arg("--scores", type=Path, required=True, help="directory of scores")
+    arg("--score", default="activation_l2", help="which of them (default activation_l2)")
+    arg("--compensate", action="store_true", help="restore the pruned neurons' mean output")
 
 
 def _add_batch_size(arg: Callable[..., argparse.Action]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import resource
 import statistics
 import sys
@@ -23,7 +22,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import torch
-import transformers
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -32,6 +30,7 @@ from lop.files import replacing
 from lop.models.checkpoint import load as load_model
 from lop.models.checkpoint import load_processor
 from lop.models.ffn import find_ffns
+from lop.progress import quiet_libraries
 from lop.tasks.encoding import prompt
 from lop.tasks.samples import decode_images, read_samples
 
@@ -127,7 +126,7 @@ def evaluate(
 
     Raises LopError when model or samples cannot be read, or the processor has no chat template.
     """
-    _quiet()
+    quiet_libraries()
     try:
         from lm_eval.evaluator import evaluate as run
         from lm_eval.models.hf_vlms import HFMultimodalLM
@@ -166,7 +165,7 @@ def measure(
 
     Raises LopError as `evaluate` does, and when `model_dir` is not a directory.
     """
-    _quiet()
+    quiet_libraries()
     if not Path(model_dir).is_dir():
         raise LopError(f"{model_dir}: no such model directory")
     rows = read_samples(samples_path).to_dict("records")
@@ -287,12 +286,3 @@ def _status(field: str) -> int:
 
 def _max_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _quiet() -> None:
-    """Neither bars nor warnings of the libraries, unless somebody watches a terminal."""
-    if sys.stderr.isatty():
-        return
-    for name in ("lm_eval", "datasets", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    transformers.utils.logging.disable_progress_bar()

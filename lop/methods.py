@@ -56,19 +56,24 @@ def flap_plan(ratio: float, widths: Sequence[int], scores: Scores) -> Plan:
 
 
 BASELINES: Mapping[str, Method] = {
-    "uniform": Method("activation_l2", uniform_plan),
     "magnitude": Method("magnitude", uniform_plan),
     "wanda_sp": Method("wanda_sp", uniform_plan),
     "flap": Method("flap", flap_plan, compensate=True),
 }
+NAMES = ("lop", "uniform", *BASELINES)
 
 
-def method(name: str, predictor: Predictor, score: str) -> Method:
-    """The method called `name`; `lop` is the predictor's plan with the given score."""
+def method(name: str, predictor: Predictor, score: str, compensate: bool) -> Method:
+    """The method called `name`.
+
+    `lop` and `uniform` use the given score and compensation; they differ in their plans alone.
+    """
     if name == "lop":
-        return Method(score, lambda ratio, widths, scores: predictor.plan(ratio))
+        return Method(score, lambda ratio, widths, scores: predictor.plan(ratio), compensate)
+    if name == "uniform":
+        return Method(score, uniform_plan, compensate)
     if name not in BASELINES:
-        raise LopError(f"method {name!r}: expected one of lop, {', '.join(BASELINES)}")
+        raise LopError(f"method {name!r}: expected one of {', '.join(NAMES)}")
     return BASELINES[name]
 
 

@@ -60,7 +60,7 @@ def accuracy(
 def plan_heat_map(rows: pd.DataFrame, path: Path) -> None:
     """LOP's plans: share of neurons pruned, a row a ratio, a column a layer."""
     plans = 100 * np.stack(rows["plan"].to_list())
-    with _figure(path, height=0.9 + 0.45 * len(plans)) as (figure, axes):
+    with _figure(path, height=max(2.2, 0.9 + 0.45 * len(plans))) as (figure, axes):
         image = axes.imshow(plans, cmap="magma_r", vmin=0, vmax=100, aspect="auto")
         axes.set_xticks(range(plans.shape[1]))
         axes.set_yticks(range(len(plans)), [f"{100 * r:g} %" for r in rows["ratio"]])

@@ -44,8 +44,11 @@ class Reward:
     """Calling it with a plan gives that plan's reward on a set of samples; higher is better.
 
     `kind` is `loglik` (mean log-likelihood of the right answer, in nats) or `accuracy` (share of
-    samples that greedy generation would answer exactly). Use it as a context manager: inside, the
-    model's FFN neurons are reordered in place by descending score; on exit they are as before.
+    samples that greedy generation would answer exactly). With `mean_activation`, (d_l,) a layer,
+    the lost neurons' mean output is restored as in `lop.pruning.prune`.
+
+    Use it as a context manager: inside, the model's FFN neurons are reordered in place by
+    descending score; on exit they are as before.
 
     Raises LopError for an unknown kind, or scores that do not fit the model.
     """
@@ -58,6 +61,7 @@ class Reward:
         scores: Sequence[Tensor],
         kind: str = "loglik",
         batch_size: int = 100,
+        mean_activation: Sequence[Tensor] | None = None,
     ) -> None:
         if kind not in KINDS:
             raise LopError(f"reward kind {kind!r}: expected one of {', '.join(KINDS)}")
@@ -67,7 +71,10 @@ class Reward:
         self.widths = tuple(ffn.width for ffn in self.ffns)
         check_scores(scores, self.widths, "reward")
         self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]
-        self.fingerprint = _fingerprint(model, samples, self._orders, kind)
+        self._means = _in_order(mean_activation, self._orders, self.ffns)
+        self._output_biases = [ffn.down.bias for ffn in self.ffns]
+        parts = [*self._orders, *(self._means or [])]
+        self.fingerprint = _fingerprint(model, samples, parts, kind)
         self._batches = _capture(model, processor, samples, batch_size)
         self._full: list[dict[str, Tensor]] = []
         self._known: dict[tuple[int, ...], float] = {}
@@ -81,8 +88,9 @@ class Reward:
     def __exit__(self, *_: object) -> None:
         self._set_widths(self.widths)
         self._full.clear()
-        for ffn, order in zip(self.ffns, self._orders, strict=True):
+        for ffn, order, bias in zip(self.ffns, self._orders, self._output_biases, strict=True):
             _permute(ffn, torch.argsort(order))
+            ffn.down.bias = bias
 
     def __call__(self, plan: Plan) -> float:
         """The plan's reward; each plan is evaluated once and remembered."""
@@ -120,6 +128,22 @@ class Reward:
                 view = tensor[:, :k] if name == "down.weight" else tensor[:k]
                 linear, parameter = name.split(".")
                 setattr(getattr(ffn, linear), parameter, nn.Parameter(view, requires_grad=False))
+        for i, means in enumerate(self._means or []):
+            lost = self._full[i]["down.weight"][:, kept[i] :].float() @ means[kept[i] :]
+            bias = self._output_biases[i]
+            lost = lost.to(self.ffns[i].down.weight) + (0 if bias is None else bias)
+            self.ffns[i].down.bias = nn.Parameter(lost, requires_grad=False)
+
+
+def _in_order(
+    means: Sequence[Tensor] | None, orders: Sequence[Tensor], ffns: Sequence[FFN]
+) -> list[Tensor] | None:
+    """Mean activations in the order of the scores, on each layer's device."""
+    if means is None:
+        return None
+    check_scores(means, [ffn.width for ffn in ffns], "mean_activation")
+    triples = zip(means, orders, ffns, strict=True)
+    return [mean[order].float().to(ffn.down.weight.device) for mean, order, ffn in triples]
 
 
 def _neuron_tensors(ffn: FFN) -> dict[str, Tensor]:
@@ -174,10 +198,10 @@ def _capture(
 
 
 def _fingerprint(
-    model: PreTrainedModel, samples: pd.DataFrame, orders: Sequence[Tensor], kind: str
+    model: PreTrainedModel, samples: pd.DataFrame, parts: Sequence[Tensor], kind: str
 ) -> str:
     digest = hashlib.sha256(f"{model_fingerprint(model)} {kind}".encode())
     digest.update(samples_fingerprint(samples).encode())
-    for order in orders:
-        digest.update(order.numpy().tobytes())
+    for part in parts:
+        digest.update(part.cpu().numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -52,10 +52,12 @@ def search(
     out: Path,
     model_path: str,
     samples_path: Path,
-    scores_path: Path,
+    scores_dir: Path,
+    score: str,
     targets: Sequence[float],
     seeds: Sequence[int],
     settings: Mapping[str, Any],
+    compensate: bool = False,
     reward: str = "loglik",
     batch_size: int = 100,
     workers: int = 1,
@@ -66,10 +68,9 @@ def search(
     `settings` go to `lop.search.search`. The searches run in `workers` processes; `each` calls
     them (flows put in their tasks here).
     """
-    rewards = _reward(model_path, samples_path, scores_path, reward, batch_size)
+    place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     for target in targets:
-        check_ratio(rewards.widths, target)
-    place = (model_path, samples_path, scores_path, reward, batch_size)
+        check_ratio(_reward(*place).widths, target)
     with processes(workers, ["lop.steps"]) as run:
 
         def one(target: float, seed: int) -> Path:
@@ -89,12 +90,22 @@ def _search_one(
 
 @lru_cache(maxsize=1)
 def _reward(
-    model_path: str, samples_path: Path, scores_path: Path, kind: str, batch_size: int
+    model_path: str,
+    samples_path: Path,
+    scores_dir: Path,
+    score: str,
+    compensate: bool,
+    kind: str,
+    batch_size: int,
 ) -> Reward:
     """The reward of a search; each process makes it once."""
     model, processor = load(model_path), load_processor(model_path)
-    scores = load_scores(scores_path, fingerprint(model))
-    return Reward(model, processor, read_samples(samples_path), scores, kind, batch_size)
+    scores = load_all_scores(scores_dir, fingerprint(model))
+    if score not in scores:
+        raise LopError(f"score {score!r}: expected one of {', '.join(scores)}")
+    means = scores["mean_activation"] if compensate else None
+    samples = read_samples(samples_path)
+    return Reward(model, processor, samples, scores[score], kind, batch_size, means)
 
 
 def train(
@@ -141,11 +152,12 @@ def prune_one(
     predictor_path: Path,
     scores_dir: Path,
     score: str,
+    compensate: bool,
     name: str,
     ratio: float,
 ) -> Plan:
     """Write the checkpoint that method `name` cuts out of a model at `ratio`."""
-    cut = _cutter(model_path, predictor_path, scores_dir, score)
+    cut = _cutter(model_path, predictor_path, scores_dir, score, compensate)
     return cut(name, ratio, out)
 
 
@@ -155,11 +167,12 @@ def prune_grid(
     predictor_path: Path,
     scores_dir: Path,
     score: str,
+    compensate: bool,
     methods: Sequence[str],
     ratios: Sequence[float],
 ) -> None:
     """Write a checkpoint a (method, ratio), `<method>-<ratio>/`, and plans.json."""
-    cut = _cutter(model_path, predictor_path, scores_dir, score)
+    cut = _cutter(model_path, predictor_path, scores_dir, score, compensate)
     plans = []
     with replacing_dir(out) as tmp:
         for name, ratio in product(methods, ratios):
@@ -226,7 +239,7 @@ def report(out: Path, evaluation: Path, pruned: Path, search_dir: Path, training
 
 
 def _cutter(
-    model_path: str, predictor_path: Path, scores_dir: Path, score: str
+    model_path: str, predictor_path: Path, scores_dir: Path, score: str, compensate: bool
 ) -> Callable[[str, float, Path], Plan]:
     """What writes one checkpoint after another of the same model, predictor and scores."""
     predictor = Predictor.from_pretrained(predictor_path)
@@ -237,7 +250,7 @@ def _cutter(
     def cut(name: str, ratio: float, out: Path) -> Plan:
         if out.exists() and not (out / "config.json").exists() and any(out.iterdir()):
             raise LopError(f"{out}: is there already and is no model directory; not replacing it")
-        chosen = method(name, predictor, score)
+        chosen = method(name, predictor, score, compensate)
         return prune_checkpoint(model, processor, model_path, chosen, name, ratio, scores, out)
 
     return cut

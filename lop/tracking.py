@@ -74,15 +74,17 @@ class Run:
         example = pd.DataFrame({"ratio": [config.min_ratio, config.max_ratio]})
         plan = [[1.0 / 3] * len(config.widths)] * 2
         output = pd.DataFrame({"ratios": plan, "kept": [list(config.widths)] * 2})
-        info = mlflow.pyfunc.log_model(
-            name="predictor",
-            python_model=str(Path(__file__).parent / "predictor" / "pyfunc.py"),
-            artifacts={"predictor": str(path)},
-            signature=mlflow.models.infer_signature(example, output),
-            pip_requirements=["lop"],
-            registered_model_name=PREDICTOR_NAME,
-            metadata={"model_fingerprint": config.model_fingerprint},
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's advice on type hints and examples
+            info = mlflow.pyfunc.log_model(
+                name="predictor",
+                python_model=str(Path(__file__).parent / "predictor" / "pyfunc.py"),
+                artifacts={"predictor": str(path)},
+                signature=mlflow.models.infer_signature(example, output),
+                pip_requirements=["lop"],
+                registered_model_name=PREDICTOR_NAME,
+                metadata={"model_fingerprint": config.model_fingerprint},
+            )
         return str(info.registered_model_version)
 
 
@@ -90,6 +92,7 @@ class Run:
 def run(stage: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[Run]:
     """A run of `stage` in the experiment `lop`; MLFLOW_TRACKING_URI, else sqlite here."""
     os.environ.setdefault("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         import mlflow

@@ -1,8 +1,10 @@
 """The command line on a real tiny model: the steps by hand, and one clear line for bad input."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -20,7 +22,7 @@ def made(model_dir, samples, tmp_path, capsys):
     scores = str(tmp_path / "scores" / "activation_l2.safetensors")
     steps = [
         ["importance", *data, "--out", str(tmp_path / "scores")],
-        ["search", *data, "--scores", scores, "--out", str(tmp_path / "search")]
+        ["search", *data, "--scores", str(tmp_path / "scores"), "--out", str(tmp_path / "search")]
         + ["--target", "0.2", "0.6", "--simulations", "6"],
         ["train", "--search", str(tmp_path / "search"), "--scores", scores]
         + ["--out", str(tmp_path / "predictor"), "--epochs", "5"],
@@ -117,3 +119,18 @@ finally: assert "torch" not in sys.modules
     assert run.returncode == 0, run.stderr
     for command in ("prepare", "importance", "search", "train", "predict", "prune", "evaluate"):
         assert f"  {command}" in run.stdout
+
+
+def test_a_hub_that_does_not_answer_is_one_line_at_once(made):
+    command = [sys.executable, "-m", "lop.cli", "importance", "--model", "org/model"]
+    command += ["--samples", str(made / "samples.parquet"), "--out", str(made / "x")]
+    nowhere = os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    begun = time.monotonic()
+    run = subprocess.run(command, env=nowhere, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.startswith("lop: org/model: no such directory, and not on the hub:")
+    assert run.stderr.count("\n") == 1
+    assert (
+        time.monotonic() - begun < 60
+    )  # imports included; transformers alone would try for longer
+    assert not (made / "x").exists()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lop.errors import LopError
-from lop.methods import BASELINES, flap_plan, method
+from lop.methods import NAMES, flap_plan, method
 
 WIDTHS = (4, 4)
 
@@ -26,14 +26,20 @@ def test_every_baseline_keeps_the_same_number_of_neurons():
     generator = torch.Generator().manual_seed(0)
     scores = {"flap": [torch.rand(40, generator=generator) for _ in widths]}
     for ratio in (0.2, 0.37, 0.9):
-        kept = {sum(m.plan(ratio, widths, scores).kept) for m in BASELINES.values()}
+        methods = [method(name, None, "activation_l2", False) for name in NAMES if name != "lop"]
+        kept = {sum(m.plan(ratio, widths, scores).kept) for m in methods}
         assert kept == {120 - round(ratio * 120)}
 
 
-def test_only_flap_compensates():
-    assert [name for name, m in BASELINES.items() if m.compensate] == ["flap"]
+def test_lop_and_uniform_share_score_and_compensation():
+    for compensate in (False, True):
+        ours, uniform = (method(name, None, "wanda_sp", compensate) for name in NAMES[:2])
+        assert (ours.score, ours.compensate) == (uniform.score, uniform.compensate)
+        assert ours.compensate == compensate
+    others = {name: method(name, None, "wanda_sp", False).compensate for name in NAMES[2:]}
+    assert others == {"magnitude": False, "wanda_sp": False, "flap": True}
 
 
 def test_unknown_method_is_refused():
     with pytest.raises(LopError, match="expected one of lop, uniform, magnitude, wanda_sp, flap"):
-        method("sparsegpt", None, "activation_l2")
+        method("sparsegpt", None, "activation_l2", False)

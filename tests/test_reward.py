@@ -34,6 +34,16 @@ def test_reward_equals_a_full_forward_of_the_masked_model(model, processor, samp
     np.testing.assert_allclose(loglik, expected, atol=1e-4)
 
 
+def test_compensation_is_that_of_the_pruned_model(model, processor, samples, scores):
+    means = [torch.rand(40, generator=torch.Generator().manual_seed(2)) for _ in scores]
+    small = prune(copy.deepcopy(model), PLAN, scores, means)
+    expected = reference_loglik(small, processor, samples)
+    with Reward(model, processor, samples, scores, mean_activation=means) as reward:
+        assert reward(PLAN) == pytest.approx(expected.mean(), abs=1e-5)
+        dense = reward(Plan(PLAN.widths, PLAN.widths))
+    assert dense == pytest.approx(reference_loglik(model, processor, samples).mean(), abs=1e-5)
+
+
 def test_accuracy_is_what_greedy_generation_gets(reference_model, reference_samples):
     model, processor = reference_model
     scores = [torch.arange(float(d)) for d in ffn_widths(model)]

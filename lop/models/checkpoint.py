@@ -27,6 +27,7 @@ from transformers import (
 from lop.errors import LopError
 from lop.files import replacing_dir
 from lop.models.ffn import find_ffns, resize
+from lop.progress import quiet_libraries
 
 
 def load(
@@ -38,6 +39,7 @@ def load(
 
     Raises LopError when there is no such model, or when its weights do not fit its config.
     """
+    quiet_libraries()
     config = _read_config(path)
     cls = _model_class(config)
     if config.get_text_config().is_heterogeneous:
