@@ -27,7 +27,7 @@ def budget(widths: Sequence[int], ratio: float) -> int:
 
 def min_kept(widths: Sequence[int], min_keep: float = MIN_KEEP) -> np.ndarray:
     """The fewest neurons each layer may keep, shape (L,); at least one."""
-    return np.maximum(1, np.ceil(np.asarray(widths) * min_keep - 1e-9)).astype(int)
+    return np.maximum(1, np.floor(np.asarray(widths) * min_keep + 1e-9)).astype(int)
 
 
 def max_ratio(widths: Sequence[int], min_keep: float = MIN_KEEP) -> float:
@@ -42,7 +42,7 @@ def check_ratio(widths: Sequence[int], ratio: float, min_keep: float = MIN_KEEP)
         top = np.floor(max_ratio(widths, min_keep) * 1e4) / 1e4
         raise LopError(
             f"pruning ratio {ratio:g} cannot be met: this model reaches 0 to {top:g} "
-            f"(each layer keeps at least {min_keep:.0%} of its FFN neurons)"
+            f"(each layer keeps at least {min_keep:.0%} of its FFN neurons, rounded down)"
         )
 
 

@@ -49,5 +49,5 @@ def test_wrong_number_of_layers_is_refused():
 
 
 def test_min_kept_is_a_tenth_and_at_least_one():
-    assert min_kept([100, 64, 3]).tolist() == [10, 7, 1]
+    assert min_kept([100, 64, 3]).tolist() == [10, 6, 1]
     assert MIN_KEEP == 0.1
