@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,20 +50,21 @@ def train(
     steps = epochs * math.ceil(len(plans) / batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
-    for epoch in progress(range(epochs), "predictor", epochs, "epoch"):
-        order = torch.randperm(len(plans), generator=generator)
-        losses = []
-        for rows in order.split(batch_size):
-            loss = F.mse_loss(network(budgets[rows], plans[rows]), plans[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        if log:
-            log("train_mse", float(np.mean(losses)), epoch)
-            if epoch % 10 == 9:
-                log("free_running_mse", _free_running_mse(predictor, budgets, plans), epoch)
+    with one_thread():
+        for epoch in progress(range(epochs), "predictor", epochs, "epoch"):
+            order = torch.randperm(len(plans), generator=generator)
+            losses = []
+            for rows in order.split(batch_size):
+                loss = F.mse_loss(network(budgets[rows], plans[rows]), plans[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses.append(loss.item())
+            if log:
+                log("train_mse", float(np.mean(losses)), epoch)
+                if epoch % 10 == 9:
+                    log("free_running_mse", _free_running_mse(predictor, budgets, plans), epoch)
     network.eval()
     return predictor
 
@@ -74,17 +76,24 @@ def _free_running_mse(predictor: Predictor, budgets: Tensor, plans: Tensor) -> f
 def latency_ms(predictor: Predictor, repeats: int = 50) -> float:
     """Median milliseconds from a ratio to a finished plan, on one core."""
     low, high = predictor.config.min_ratio, predictor.config.max_ratio
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        times = []
+    times = []
+    with one_thread():
         for ratio in np.linspace(low, high, repeats):
             begun = time.perf_counter()
             predictor.plan(float(ratio))
             times.append(1000 * (time.perf_counter() - begun))
+    return float(np.median(times))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A network this small is slower on several threads, and far slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
-    return float(np.median(times))
 
 
 def samples_fingerprint(samples: pd.DataFrame) -> str:

@@ -187,18 +187,15 @@ def _render(stem: str) -> np.ndarray | None:
 
 def _distinct(subjects: list[Subject]) -> list[Subject]:
     """Without subjects whose picture is missing or nearly that of an earlier one."""
-    kept: list[Subject] = []
-    pictures = np.empty((0, SIZE * SIZE * 3), dtype=np.float32)
-    for subject in subjects:
-        picture = _render(subject.stem)
-        if picture is None:
-            continue
-        flat = picture.reshape(1, -1).astype(np.float32)
-        if len(kept) and np.sqrt(((pictures - flat) ** 2).mean(axis=1)).min() < NEAR:
-            continue
-        kept.append(subject)
-        pictures = np.concatenate([pictures, flat])
-    return kept
+    drawn = [(s, picture) for s in subjects if (picture := _render(s.stem)) is not None]
+    flat = np.stack([picture for _, picture in drawn]).reshape(len(drawn), -1).astype(float)
+    squares = (flat**2).sum(axis=1)
+    distance = (squares[:, None] + squares - 2 * flat @ flat.T) / flat.shape[1]
+    kept: list[int] = []
+    for i in range(len(drawn)):
+        if not kept or distance[i, kept].min() >= NEAR**2:
+            kept.append(i)
+    return [drawn[i][0] for i in kept]
 
 
 @cache

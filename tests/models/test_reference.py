@@ -62,6 +62,15 @@ def processor(folder):
     return AutoProcessor.from_pretrained(folder)
 
 
+@pytest.fixture
+def one_thread():
+    """Tiny matrices: threads would only wait for each other, long where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def picture_of(row) -> Image.Image:
     return Image.open(BytesIO(row["images"][0]["bytes"])).convert("RGB")
 
@@ -122,7 +131,7 @@ def test_augmentation_keeps_flags_upright_and_moves_shapes_whole_pixels():
     known = torch.tensor([True, False])
     for seed in range(8):
         flag, shape = augment(pixels, known, np.random.default_rng(seed))
-        assert shape.unique().tolist() == pytest.approx([0.0, 255.0], abs=0.5)
+        assert shape.round().unique().tolist() == [0.0, 255.0]
         assert (shape[0] < 1).sum() == 160  # flipped, turned, shifted, but never scaled or cut
         dark = (flag[0] < 128).nonzero()
         height, width = (dark.amax(0) - dark.amin(0) + 1).tolist()
@@ -159,7 +168,7 @@ def test_unknown_split_and_unknown_parameter_are_named():
         ReferenceParams.from_dict({"shape": {"widht": 3}})
 
 
-def test_a_short_training_learns_and_repeats_itself(frame, processor):
+def test_a_short_training_learns_and_repeats_itself(frame, processor, one_thread):
     pictures, prompts = read_pictures(frame, processor), Prompts.of(processor)
     name_shapes(pictures, frame)
     stage = Stage(steps=40, knowledge_share=0.5, shape_weight=1.0, warmup=5, stop=0.75)
