@@ -79,7 +79,9 @@ def search_progress(progress: pd.DataFrame, path: Path) -> None:
             gain = rows.groupby("simulation")["best"].mean()
             axes.plot(gain.index + 1, gain - gain.iloc[0], label=f"{100 * float(target):g} %")
         axes.set(xlabel="Plans evaluated", ylabel="Best reward, above the uniform plan's")
-        axes.legend(title="Target", frameon=False, ncols=2, fontsize=8)
+        axes.legend(
+            title="Target", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
 
 
 def times(seconds: Mapping[str, float], path: Path) -> None:

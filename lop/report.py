@@ -154,9 +154,8 @@ def page(results: Results, comparison: pd.DataFrame) -> str:
     targets = sorted(results.search["target"].unique())
     return f"""# lop report
 
-Dense model: {_percent(dense)} on {dense["count"]:,} benchmark questions,
-{dense["parameters"]:,} parameters, {_mb(dense["disk_bytes"])} MB,
-{dense["latency_ms"]:.1f} ms a sample.
+Dense model: {_percent(dense)} on {dense["count"]:,} benchmark questions, {dense["parameters"]:,}
+parameters, {_mb(dense["disk_bytes"])} MB, {dense["latency_ms"]:.1f} ms a sample.
 
 ## Accuracy at each ratio
 
@@ -189,9 +188,8 @@ says little.
 
 ## Search
 
-{searches} searches, {len(results.search):,} plans evaluated,
-{len(results.search) / results.search.groupby(["target", "seed"])["seconds"].max().sum():.1f}
-evaluations a second. Predictor trained on {results.training["samples"]:.0f} of the plans.
+{searches} searches evaluated {len(results.search):,} plans; the predictor learned from
+{results.training["samples"]:.0f} of them.
 
 ![search progress](search.png)
 

