@@ -25,6 +25,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
+def clear_leftovers(directory: str | Path) -> None:
+    """Remove what a killed process had half written in `directory`; no other may be writing."""
+    for path in Path(directory).glob(".*.*"):
+        path.unlink()
+
+
 @contextmanager
 def replacing_dir(path: str | Path) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success it takes the place of `path`."""

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from lop.errors import LopError
-from lop.files import replacing, replacing_dir
+from lop.files import clear_leftovers, replacing, replacing_dir
 from lop.importance import collect, load_all_scores, load_scores, made_for, save_scores
 from lop.methods import method, prune_checkpoint
 from lop.models.checkpoint import fingerprint, load, load_processor
@@ -71,6 +71,7 @@ def search(
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     for target in targets:
         check_ratio(_reward(*place).widths, target)
+    clear_leftovers(out)
     with processes(workers, ["lop.steps"]) as run:
 
         def one(target: float, seed: int) -> Path:

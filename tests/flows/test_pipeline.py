@@ -64,7 +64,9 @@ def test_repro_goes_from_samples_to_a_report(clone):
         assert (clone / "data" / "report" / f"{picture}.png").stat().st_size > 5000
     metrics = json.loads(sh(clone, "dvc", "metrics", "show", "--json").stdout)
     assert metrics[""]["data"]["data/report.json"]["data"]["predict_ms"] > 0
-    assert "accuracy.csv" in sh(clone, "dvc", "plots", "show", "--json").stdout
+    shown = json.loads(sh(clone, "dvc", "plots", "show", "--json").stdout)
+    assert shown["data"].keys() == {"accuracy", "search", "predictor"}
+    assert "errors" not in shown
 
 
 def test_a_second_repro_does_nothing(clone):
@@ -81,11 +83,11 @@ def test_new_ratios_leave_search_and_train_alone(clone):
 def test_a_killed_search_keeps_its_finished_shards(clone):
     """SIGKILL after the first of three new shards; the next run pays for the missing ones only."""
     search = clone / "data" / "search"
-    old = {p.name for p in search.glob("*.parquet")}
+    old = {p.name for p in search.glob("mcts-*.parquet")}
     set_params(clone, "search", seeds=[7, 8, 9], targets=[0.3])
     command = [sys.executable, "-m", "flows.search"]
     run = subprocess.Popen(command, cwd=clone, env=clone_env(clone), start_new_session=True)
-    while not (new := {p.name for p in search.glob("*.parquet")} - old):
+    while not (new := {p.name for p in search.glob("mcts-*.parquet")} - old):
         assert run.poll() is None
         time.sleep(0.02)
     os.killpg(run.pid, signal.SIGKILL)
@@ -96,6 +98,7 @@ def test_a_killed_search_keeps_its_finished_shards(clone):
     shards = json.loads((search / "index.json").read_text())
     assert len(shards) == 3
     assert new <= set(shards)
+    assert not list(search.glob(".*.*")), "a killed run's half-written files are cleared away"
 
 
 def test_a_stage_fails_with_one_line(clone):
