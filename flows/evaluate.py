@@ -12,8 +12,9 @@ def evaluate() -> None:
     settings, model = params("evaluate"), params("model")["path"]
     benchmark = SAMPLES / "benchmark.parquet"
     results = steps.evaluate(EVALUATION, model, PRUNED, benchmark, each=as_tasks, **settings)
+    commit = git_commit()
     for name, values in results.items():
-        tags = {"git_commit": git_commit(), "model": name}
+        tags = {"git_commit": commit, "model": name}
         with tracking.run(f"evaluate {name}", settings, tags) as run:
             run.metrics({k: v for k, v in values.items() if isinstance(v, int | float)})
 

@@ -6,7 +6,6 @@ Everything that proposes layer-wise ratios (searchers, predictors, baselines) co
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -99,10 +98,6 @@ class Plan:
     def ratio(self) -> float:
         """Global pruning ratio over all FFN neurons."""
         return 1 - sum(self.kept) / sum(self.widths)
-
-    def fingerprint(self) -> str:
-        """Twelve hex digits that name this plan; part of every cache key of a pruned model."""
-        return hashlib.sha256(repr((self.widths, self.kept)).encode()).hexdigest()[:12]
 
 
 def _shift_to_sum(keep: np.ndarray, high: np.ndarray, low: np.ndarray, total: int) -> np.ndarray:

