@@ -165,7 +165,8 @@ processor = AutoProcessor.from_pretrained("data/reference")
 ## Training
 
 Trained from scratch in {minutes:.0f} minutes on {threads} CPU threads: {steps:,} steps of {rows}
-pictures with about six questions each, first mostly easy-VQA, then mostly knowledge.
+pictures with about six questions each: first mostly easy-VQA, then mostly knowledge, last with up
+to {drop:.0%} of each FFN's neurons hidden at random, so that it misses them bit by bit.
 Vision tower: {vision}.
 Muon for the matrices, AdamW for the rest{precision}.
 Train pictures were changed on the fly: flips, quarter turns and shifts (easy-VQA); shifts, scales
@@ -218,6 +219,7 @@ def write_card(model_dir: str | Path, measured: dict[str, Any] | None = None) ->
         threads=params["threads"],
         steps=sum(round(stage["steps"] * stage["stop"]) for stage in params["stages"]),
         rows=params["rows"],
+        drop=params["stages"][-1]["ffn_drop"],
         vision=f"{shape['vision_layers']} layers, width {shape['vision_hidden']}, full attention",
         precision=", in bfloat16 over fp32 weights" if params["bf16"] else "",
         subjects=f"{flags} flags with seven facts each, {emoji} emoji with name and group",

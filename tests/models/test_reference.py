@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lop.errors import LopError
 from lop.models import reference
+from lop.models.ffn import find_ffns
 from lop.models.reference_rows import IGNORE, Prompts, pack, patchify, read, read_pictures, see
 from lop.models.reference_training import (
     Draw,
@@ -20,6 +21,7 @@ from lop.models.reference_training import (
     Trainee,
     augment,
     fit,
+    hiding_neurons,
     name_shapes,
     training_text,
 )
@@ -169,10 +171,31 @@ def test_unknown_split_and_unknown_parameter_are_named():
         ReferenceParams.from_dict({"shape": {"widht": 3}})
 
 
+def test_hidden_neurons_differ_by_row_and_come_back(model):
+    ffn = find_ffns(model)[0]
+    inputs = []
+    watch = ffn.down.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
+    x = torch.randn(64, 5, SHAPE.hidden, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    mlp = model.get_decoder().layers[0].mlp
+    with torch.no_grad():
+        with hiding_neurons(model, 0.6):
+            mlp(x)
+        mlp(x)
+    watch.remove()
+    some, none = ((seen == 0).all(1).float().mean(1) for seen in inputs)
+    assert not none.any()
+    assert some.mean().item() == pytest.approx(0.3, abs=0.05)
+    assert some.max() > 0.4
+    assert len(some.unique()) > 5
+
+
 def test_a_short_training_learns_and_repeats_itself(frame, processor, one_thread):
     pictures, prompts = read_pictures(frame, processor), Prompts.of(processor)
     name_shapes(pictures, frame)
-    stage = Stage(steps=40, knowledge_share=0.5, shape_weight=1.0, warmup=5, stop=0.75)
+    stage = Stage(
+        steps=40, knowledge_share=0.5, shape_weight=1.0, warmup=5, ffn_drop=0.2, stop=0.75
+    )
     params = ReferenceParams(shape=SHAPE, rows=8, row_tokens=60, bf16=False, compiled=False)
     losses = []
     for _ in range(2):
