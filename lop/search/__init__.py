@@ -7,9 +7,10 @@ all that decides its content, so that a killed or extended run pays only for wha
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,19 @@ from lop.models.checkpoint import read_json
 from lop.plan import MIN_KEEP, Plan
 from lop.progress import progress
 from lop.reward import Reward
-from lop.search.base import Evaluated
+from lop.search.base import Evaluated, Searcher
+from lop.search.evolution import evolution
+from lop.search.knapsack import knapsack
 from lop.search.mcts import mcts
+from lop.search.sampling import random, uniform
 
-SEARCHERS: Mapping[str, Callable[..., Iterable[Evaluated]]] = {"mcts": mcts}
+SEARCHERS: Mapping[str, Searcher] = {
+    searcher.__name__: searcher for searcher in (mcts, evolution, random, uniform, knapsack)
+}
 
 INDEX = "index.json"
 
-__all__ = ["SEARCHERS", "Evaluated", "best_plan", "read_search", "run_shard", "search"]
+__all__ = ["SEARCHERS", "Evaluated", "read_search", "run_shard", "search"]
 
 
 def search(
@@ -38,21 +44,20 @@ def search(
     seed: int,
     simulations: int,
     searcher: str = "mcts",
+    root: Plan | None = None,
     min_keep: float = MIN_KEEP,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Run one search; a row for every plan evaluated.
+    """Run one search from `root` (default: the uniform plan); a row for every plan evaluated.
 
     Columns: target, plan (ratios), kept (neurons), reward, searcher, seed, simulation, depth,
     seconds (since the search began), fingerprint.
     """
-    if searcher not in SEARCHERS:
-        raise LopError(f"searcher {searcher!r}: expected one of {', '.join(SEARCHERS)}")
+    key = shard_key(reward, target, seed, simulations, searcher, root, min_keep, settings)
     # seeded by its key, so that a resumed grid equals an uninterrupted one
     rng = np.random.default_rng([seed, round(target * 1_000_000)])
-    root = Plan.uniform(reward.widths, target, min_keep)
-    key = shard_key(reward, target, seed, simulations, searcher, min_keep, settings)
-    steps = SEARCHERS[searcher](reward, root, simulations, rng, min_keep=min_keep, **settings)
+    start = root or Plan.uniform(reward.widths, target, min_keep)
+    steps = SEARCHERS[searcher](reward, start, simulations, rng, min_keep=min_keep, **settings)
     rows, begun, best = [], time.perf_counter(), -np.inf
     bar = progress(steps, f"{searcher} {target:g} seed {seed}", simulations, "simulation")
     for step in bar:
@@ -81,11 +86,21 @@ def shard_key(
     seed: int,
     simulations: int,
     searcher: str,
+    root: Plan | None,
     min_keep: float,
     settings: Mapping[str, Any],
 ) -> str:
-    """Twelve hex digits over everything that decides a search's samples."""
-    parts = [reward.fingerprint, target, seed, simulations, searcher, min_keep, dict(settings)]
+    """Twelve hex digits over everything that decides a search's samples.
+
+    Raises LopError when there is no such searcher, or it has no such setting.
+    """
+    if searcher not in SEARCHERS:
+        raise LopError(f"searcher {searcher!r}: expected one of {', '.join(SEARCHERS)}")
+    known = list(inspect.signature(SEARCHERS[searcher]).parameters)[4:]
+    if unknown := set(settings) - set(known):
+        raise LopError(f"{searcher} has no setting {min(unknown)!r}; it has {', '.join(known)}")
+    start = root and root.kept
+    parts = [reward.fingerprint, target, seed, simulations, searcher, start, min_keep, settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -96,14 +111,15 @@ def run_shard(
     seed: int,
     simulations: int,
     searcher: str = "mcts",
+    root: Plan | None = None,
     min_keep: float = MIN_KEEP,
     **settings: Any,
 ) -> Path:
     """The shard of one search in directory `out`, searched for only if it is not there yet."""
-    key = shard_key(reward, target, seed, simulations, searcher, min_keep, settings)
+    key = shard_key(reward, target, seed, simulations, searcher, root, min_keep, settings)
     path = Path(out) / f"{searcher}-{target:g}-{seed}-{key}.parquet"
     if not path.exists():
-        samples = search(reward, target, seed, simulations, searcher, min_keep, **settings)
+        samples = search(reward, target, seed, simulations, searcher, root, min_keep, **settings)
         with replacing(path) as tmp:
             samples.to_parquet(tmp, index=False)
     return path
@@ -130,9 +146,3 @@ def read_search(directory: str | Path) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             raise LopError(f"{directory / name}: cannot read search samples: {error}") from error
     return pd.concat(tables, ignore_index=True)
-
-
-def best_plan(samples: pd.DataFrame, widths: Iterable[int]) -> Plan:
-    """The plan with the highest reward in a table of search samples."""
-    kept = samples.loc[samples["reward"].idxmax(), "kept"]
-    return Plan(tuple(widths), tuple(int(k) for k in kept))

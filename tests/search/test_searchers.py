@@ -1,0 +1,68 @@
+"""What holds for every searcher, on a reward whose best plan is known."""
+
+import numpy as np
+import pytest
+
+from lop.plan import Plan, budget, min_kept
+from lop.search import SEARCHERS
+from lop.search.base import MOVES, new_plan, transfer
+
+WIDTHS = (50, 40, 50, 30)
+
+
+def reward(plan):
+    """Best where the first layers lose little; layers interact."""
+    a, b, c, d = plan.ratios
+    return -(4 * a + 2 * b + c + d + 3 * a * d)
+
+
+def run(name, seed=0, simulations=120, **settings):
+    root = Plan.uniform(WIDTHS, 0.4)
+    rng = np.random.default_rng(seed)
+    return list(SEARCHERS[name](reward, root, simulations, rng, **settings))
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_every_plan_meets_the_budget_and_seeds_repeat(name):
+    found = run(name)
+    assert found == run(name)
+    assert all(sum(e.plan.kept) == budget(WIDTHS, 0.4) for e in found)
+    assert all((np.array(e.plan.kept) >= min_kept(WIDTHS)).all() for e in found)
+    assert all(e.reward == reward(e.plan) for e in found)
+
+
+@pytest.mark.parametrize("name", ["mcts", "evolution", "random"])
+def test_a_search_starts_at_its_root_and_meets_no_plan_twice(name):
+    found = run(name)
+    assert [e.simulation for e in found] == list(range(120))
+    assert found[0].plan == Plan.uniform(WIDTHS, 0.4)
+    assert len({e.plan.kept for e in found}) == 120
+
+
+@pytest.mark.parametrize("name", ["mcts", "evolution"])
+def test_learning_from_rewards_beats_drawing_at_random(name):
+    def best(name):
+        return np.mean([max(e.reward for e in run(name, seed)) for seed in range(5)])
+
+    assert best(name) > best("random") > run("uniform")[0].reward
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("value", ["mean", "max"])
+def test_mcts_takes_every_move_and_value(move, value):
+    found = run("mcts", move=move, value=value)
+    assert max(e.reward for e in found) > found[0].reward + 0.2
+
+
+def test_a_transfer_changes_two_layers_and_no_budget():
+    plan, rng = Plan.uniform(WIDTHS, 0.4), np.random.default_rng(0)
+    for _ in range(50):
+        moved = np.subtract(transfer(plan, 0.3, rng, 0.1).kept, plan.kept)
+        assert moved.sum() == 0
+        assert (moved != 0).sum() == 2
+        assert 1 <= moved.max() <= 15
+
+
+def test_where_only_one_plan_is_left_it_is_given_again():
+    plan, seen = Plan(WIDTHS, WIDTHS), set()
+    assert [new_plan(lambda: plan, seen) for _ in range(2)] == [plan, plan]
