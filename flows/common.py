@@ -17,6 +17,7 @@ from lop.errors import LopError
 DATA = Path("data")
 SAMPLES = DATA / "samples"
 IMPORTANCE = DATA / "importance"
+PROFILE = DATA / "profile.parquet"
 SEARCH = DATA / "search"
 PREDICTOR = DATA / "predictor"
 TRAINING = DATA / "training"

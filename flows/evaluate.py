@@ -1,4 +1,4 @@
-"""Stage 6: dense and pruned checkpoints on the benchmark, with their size, memory and latency."""
+"""Stage 7: dense and pruned checkpoints on the benchmark, with their size, memory and latency."""
 
 from prefect import flow
 

@@ -1,8 +1,8 @@
-"""Stage 5: really smaller checkpoints, for every method and ratio in params."""
+"""Stage 6: really smaller checkpoints, for every method and ratio in params."""
 
 from prefect import flow
 
-from flows.common import IMPORTANCE, PREDICTOR, PRUNED, params, run_stage
+from flows.common import IMPORTANCE, PREDICTOR, PROFILE, PRUNED, params, run_stage
 from lop import steps
 
 
@@ -10,8 +10,9 @@ from lop import steps
 def prune() -> None:
     """Write data/pruned/<method>-<ratio>/ and plans.json."""
     model, searched = params("model")["path"], params("search")
-    which = (searched["score"], searched["compensate"])
-    steps.prune_grid(PRUNED, model, PREDICTOR, IMPORTANCE, *which, **params("prune"))
+    score, compensate = searched["score"], searched["compensate"]
+    cutter = steps.Cutter(model, IMPORTANCE, score, compensate, PREDICTOR, PROFILE)
+    steps.prune_grid(PRUNED, **params("prune"), cutter=cutter)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 7: one page with a table and plots, and the same numbers for `dvc metrics` and `plots`."""
+"""Stage 8: one page with a table and plots, and the same numbers for `dvc metrics` and `plots`."""
 
 from prefect import flow
 

@@ -1,8 +1,8 @@
-"""Stage 3: search for good plans at each (target, seed) of the grid."""
+"""Stage 4: search for good plans at each (target, seed) of the grid."""
 
 from prefect import flow
 
-from flows.common import IMPORTANCE, SAMPLES, SEARCH, as_tasks, params, run_stage
+from flows.common import IMPORTANCE, PROFILE, SAMPLES, SEARCH, as_tasks, params, run_stage
 from lop import steps
 
 
@@ -10,7 +10,9 @@ from lop import steps
 def search() -> None:
     """Write one shard of search samples a (target, seed) to data/search."""
     model, samples = params("model")["path"], SAMPLES / "reward.parquet"
-    steps.search(SEARCH, model, samples, IMPORTANCE, each=as_tasks, **params("search"))
+    settings = params("search")
+    start = PROFILE if settings.pop("start") == "knapsack" else None
+    steps.search(SEARCH, model, samples, IMPORTANCE, profile_path=start, each=as_tasks, **settings)
 
 
 if __name__ == "__main__":

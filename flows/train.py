@@ -1,4 +1,4 @@
-"""Stage 4: the predictor, trained on the good samples, tracked and registered in MLflow."""
+"""Stage 5: the predictor, trained on the good samples, tracked and registered in MLflow."""
 
 import pandas as pd
 from prefect import flow

@@ -7,19 +7,27 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lop.errors import LopError
+
+METHODS = "knapsack, uniform, random, magnitude, wanda_sp, flap"
 
 EPILOG = """\
 a whole run by hand:
   lop prepare    --source DIR --out samples
   lop importance --model M --samples samples/calibration.parquet --out scores
+  lop profile    --model M --samples samples/reward.parquet --scores scores
+                 --out profile.parquet
   lop search     --model M --samples samples/reward.parquet --target 0.2 0.5
-                 --scores scores --out search
+                 --scores scores --profile profile.parquet --out search
   lop train      --search search --scores scores/activation_l2.safetensors --out predictor
   lop predict    --predictor predictor --ratio 0.37
   lop prune      --model M --predictor predictor --scores scores --ratio 0.37 --out small
   lop evaluate   --model small --samples samples/benchmark.parquet
+  lop compare    --model M --scores scores --predictor predictor --profile profile.parquet
+                 --methods lop knapsack flap --ratios 0.2 0.5
+                 --samples samples/benchmark.parquet --out comparison
 """
 
 
@@ -51,15 +59,34 @@ def importance(model: str, samples: Path, out: Path, batch_size: int) -> None:
     print(f"{out}: {', '.join(sorted(path.stem for path in out.iterdir()))}")
 
 
-def search(
+def profile(
     model: str,
     samples: Path,
     scores: Path,
     score: str,
     compensate: bool,
     out: Path,
+    reward: str,
+    batch_size: int,
+) -> None:
+    from lop import steps
+
+    options = {"compensate": compensate, "reward": reward, "batch_size": batch_size}
+    steps.profile(out, model, samples, scores, score, **options)
+    print(out)
+
+
+def search(
+    model: str,
+    samples: Path,
+    scores: Path,
+    score: str,
+    compensate: bool,
+    profile: Path | None,
+    out: Path,
     target: list[float],
     seed: list[int],
+    searcher: str,
     simulations: int,
     reward: str,
     batch_size: int,
@@ -67,12 +94,12 @@ def search(
     from lop import steps
     from lop.search import read_search
 
-    settings = {"simulations": simulations}
-    options = (settings, compensate, reward, batch_size)
+    settings = {"searcher": searcher, "simulations": simulations}
+    options = (settings, profile, compensate, reward, batch_size)
     steps.search(out, model, samples, scores, score, target, seed, *options)
     for key, rows in read_search(out).groupby(["target", "seed"]):
         best, first = rows["reward"].max(), rows["reward"].iloc[0]
-        print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (uniform {first:.4f})")
+        print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})")
 
 
 def train(search: Path, scores: Path, out: Path, top: int, epochs: int, seed: int) -> None:
@@ -97,20 +124,11 @@ def predict(predictor: Path, ratio: float, as_json: bool) -> None:
     )
 
 
-def prune(
-    model: str,
-    predictor: Path,
-    scores: Path,
-    score: str,
-    compensate: bool,
-    method: str,
-    ratio: float,
-    out: Path,
-) -> None:
+def prune(method: str, ratio: float, out: Path, **places: Any) -> None:
     from lop import steps
     from lop.models.checkpoint import read_json
 
-    steps.prune_one(out, model, predictor, scores, score, compensate, method, ratio)
+    steps.prune_one(out, method, ratio, _cutter(**places))
     record = read_json(out / "pruning.json")
     dense, small = record["dense_parameters"], record["parameters"]
     print(
@@ -129,6 +147,33 @@ def evaluate(model: str, samples: Path, out: Path | None, batch_size: int) -> No
         print(f"  {category}: {accuracy:.4f}")
     print(f"parameters {found['parameters']:,}, {found['disk_bytes'] / 1e6:.2f} MB on disk")
     print(f"latency {found['latency_ms']:.1f} ms a sample of {found['tokens']} tokens")
+
+
+def compare(
+    methods: list[str],
+    ratios: list[float],
+    samples: Path,
+    out: Path,
+    batch_size: int,
+    workers: int,
+    **places: Any,
+) -> None:
+    from lop import steps
+
+    print(steps.compare(out, _cutter(**places), methods, ratios, samples, batch_size, workers))
+
+
+def _cutter(
+    model: str,
+    scores: Path,
+    score: str,
+    compensate: bool,
+    predictor: Path | None,
+    profile: Path | None,
+) -> Any:
+    from lop import steps
+
+    return steps.Cutter(model, scores, score, compensate, predictor, profile)
 
 
 def report(evaluation: Path, pruned: Path, search: Path, training: Path, out: Path) -> None:
@@ -167,6 +212,13 @@ def _parser() -> argparse.ArgumentParser:
     arg("--out", type=Path, required=True, help="directory for the scores")
     _add_batch_size(arg)
 
+    arg = add(profile, "measure what each layer alone loses at a grid of widths")
+    _add_model(arg)
+    arg("--samples", type=Path, required=True, help="reward samples (Parquet)")
+    _add_scores(arg)
+    arg("--out", type=Path, required=True, help="file for the profile (Parquet)")
+    _add_reward(arg)
+
     arg = add(search, "search good plans at target ratios; finished searches are kept")
     _add_model(arg)
     arg("--samples", type=Path, required=True, help="reward samples (Parquet)")
@@ -174,9 +226,10 @@ def _parser() -> argparse.ArgumentParser:
     arg("--out", type=Path, required=True, help="directory for the search samples")
     arg("--target", type=float, nargs="+", required=True, help="pruning ratios, in [0, 1)")
     arg("--seed", type=int, nargs="+", default=[0])
+    arg("--profile", type=Path, help="start from the knapsack's plans, not from uniform ones")
+    arg("--searcher", default="mcts", help="mcts (default), evolution, random, uniform or knapsack")
     arg("--simulations", type=int, default=100, help="plans evaluated a search (default 100)")
-    arg("--reward", default="loglik", help="loglik (default) or accuracy")
-    _add_batch_size(arg)
+    _add_reward(arg)
 
     arg = add(train, "train a predictor on search samples")
     arg("--search", type=Path, required=True, help="directory of search samples")
@@ -187,20 +240,29 @@ def _parser() -> argparse.ArgumentParser:
     arg("--seed", type=int, default=0)
 
     arg = add(predict, "print the plan for a pruning ratio")
-    _add_predictor(arg)
+    arg("--predictor", type=Path, required=True, help="predictor directory")
+    _add_ratio(arg)
     arg("--json", dest="as_json", action="store_true", help="one line of JSON")
 
     arg = add(prune, "cut a checkpoint of a given pruning ratio out of a model")
-    _add_model(arg)
-    _add_predictor(arg)
-    _add_scores(arg)
-    arg("--method", default="lop", help="lop (default), uniform, magnitude, wanda_sp or flap")
+    _add_cutter(arg)
+    _add_ratio(arg)
+    arg("--method", default="lop", help=f"lop (default) or one of {METHODS}")
     arg("--out", type=Path, required=True, help="directory for the smaller checkpoint")
 
     arg = add(evaluate, "ask a dense or pruned model a benchmark, and measure it")
     _add_model(arg)
     arg("--samples", type=Path, required=True, help="benchmark samples (Parquet)")
     arg("--out", type=Path, help="also write <out>.json and <out>.parquet with every answer")
+    _add_batch_size(arg)
+
+    arg = add(compare, "cut and evaluate several methods at several ratios, and write the table")
+    _add_cutter(arg)
+    arg("--methods", nargs="+", required=True, help=f"lop, {METHODS}")
+    arg("--ratios", type=float, nargs="+", required=True, help="pruning ratios, in [0, 1)")
+    arg("--samples", type=Path, required=True, help="benchmark samples (Parquet)")
+    arg("--out", type=Path, required=True, help="directory for checkpoints, answers and tables")
+    arg("--workers", type=int, default=1, help="models evaluated at once (default 1)")
     _add_batch_size(arg)
 
     arg = add(report, "write the report of a pipeline run")
@@ -214,8 +276,19 @@ def _add_model(arg: Callable[..., argparse.Action]) -> None:
     arg("--model", required=True, help="Hugging Face model directory, dense or pruned")
 
 
-def _add_predictor(arg: Callable[..., argparse.Action]) -> None:
-    arg("--predictor", type=Path, required=True, help="predictor directory")
+def _add_cutter(arg: Callable[..., argparse.Action]) -> None:
+    _add_model(arg)
+    _add_scores(arg)
+    arg("--predictor", type=Path, help="predictor directory, for method lop")
+    arg("--profile", type=Path, help="profile, for method knapsack")
+
+
+def _add_reward(arg: Callable[..., argparse.Action]) -> None:
+    arg("--reward", default="loglik", help="loglik (default) or accuracy")
+    _add_batch_size(arg)
+
+
+def _add_ratio(arg: Callable[..., argparse.Action]) -> None:
     arg("--ratio", type=float, required=True, help="share of FFN neurons to remove, in [0, 1)")
 
 

@@ -169,7 +169,7 @@ def measure(
     if not Path(model_dir).is_dir():
         raise LopError(f"{model_dir}: no such model directory")
     rows = read_samples(samples_path).to_dict("records")
-    peak_of, peak = _memory_meter(device)
+    peak_of, peak = memory_meter(device)
     model, processor = _load(model_dir, device)
     times = [
         _time_answer(model, processor, rows[i % len(rows)], tokens) for i in range(warmup + repeats)
@@ -262,7 +262,7 @@ def _time_answer(
     return time.perf_counter() - start
 
 
-def _memory_meter(device: str | None) -> tuple[str, Callable[[], int]]:
+def memory_meter(device: str | None) -> tuple[str, Callable[[], int]]:
     """What memory is measured, and a function that tells its peak from now on, in bytes."""
     if device != "cpu" and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats(device)

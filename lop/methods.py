@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
@@ -23,9 +24,13 @@ from lop.models.ffn import ffn_widths
 from lop.plan import MIN_KEEP, Plan, budget
 from lop.predictor import Predictor
 from lop.pruning import prune
+from lop.search.base import shake
+from lop.search.knapsack import Profile, solve
 
 Scores = Mapping[str, Sequence[Tensor]]
 PlanRule = Callable[[float, Sequence[int], Scores], Plan]
+
+RANDOM_STEP = 0.3
 
 
 @dataclass(frozen=True)
@@ -55,23 +60,55 @@ def flap_plan(ratio: float, widths: Sequence[int], scores: Scores) -> Plan:
     return Plan.from_ratios(ratios, widths, ratio, MIN_KEEP)
 
 
+def random_plan(ratio: float, widths: Sequence[int], scores: Scores) -> Plan:
+    """The uniform plan shaken by up to ±`RANDOM_STEP`; the same ratio gives the same plan."""
+    rng = np.random.default_rng(round(ratio * 1_000_000))
+    return shake(Plan.uniform(widths, ratio), RANDOM_STEP, rng, MIN_KEEP)
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What plans are made from: the score that our own methods share, and what search left."""
+
+    score: str
+    compensate: bool = False
+    predictor: Predictor | None = None
+    profile: Profile | None = None
+
+
+def _learned(kit: Kit) -> PlanRule:
+    if kit.predictor is None:
+        raise LopError("method 'lop' needs a predictor")
+    predictor = kit.predictor
+    return lambda ratio, widths, scores: predictor.plan(ratio)
+
+
+def _solved(kit: Kit) -> PlanRule:
+    if kit.profile is None:
+        raise LopError("method 'knapsack' needs a profile")
+    profile = kit.profile
+    return lambda ratio, widths, scores: solve(profile, ratio)
+
+
+# These have the kit's score and compensation and differ in their plans alone.
+OURS: Mapping[str, Callable[[Kit], PlanRule]] = {
+    "lop": _learned,
+    "knapsack": _solved,
+    "uniform": lambda kit: uniform_plan,
+    "random": lambda kit: random_plan,
+}
 BASELINES: Mapping[str, Method] = {
     "magnitude": Method("magnitude", uniform_plan),
     "wanda_sp": Method("wanda_sp", uniform_plan),
     "flap": Method("flap", flap_plan, compensate=True),
 }
-NAMES = ("lop", "uniform", *BASELINES)
+NAMES = (*OURS, *BASELINES)
 
 
-def method(name: str, predictor: Predictor, score: str, compensate: bool) -> Method:
-    """The method called `name`.
-
-    `lop` and `uniform` use the given score and compensation; they differ in their plans alone.
-    """
-    if name == "lop":
-        return Method(score, lambda ratio, widths, scores: predictor.plan(ratio), compensate)
-    if name == "uniform":
-        return Method(score, uniform_plan, compensate)
+def method(name: str, kit: Kit) -> Method:
+    """The method called `name`; LopError when there is none, or the kit lacks what it needs."""
+    if name in OURS:
+        return Method(kit.score, OURS[name](kit), kit.compensate)
     if name not in BASELINES:
         raise LopError(f"method {name!r}: expected one of {', '.join(NAMES)}")
     return BASELINES[name]

@@ -12,6 +12,8 @@ import pandas as pd
 
 COLOURS = {
     "lop": "#d1495b",
+    "knapsack": "#e3a72f",
+    "random": "#b5a7c9",
     "uniform": "#6c757d",
     "magnitude": "#b08968",
     "wanda_sp": "#3d7ea6",
@@ -82,6 +84,28 @@ def search_progress(progress: pd.DataFrame, path: Path) -> None:
         axes.legend(
             title="Target", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
         )
+
+
+def searchers(results: pd.DataFrame, path: Path) -> None:
+    """Validation reward of the best plan so far by evaluations, a panel a target, seeds as band."""
+    from matplotlib.figure import Figure
+
+    targets = sorted(results["target"].unique())
+    figure = Figure(figsize=(5.2 * len(targets) + 2, 4.4), layout="constrained")
+    panels = figure.subplots(1, len(targets), squeeze=False)[0]
+    for axes, target in zip(panels, targets, strict=True):
+        for name, rows in results[results["target"] == target].groupby("variant", sort=False):
+            by_count = rows.groupby("evaluations")["reward"]
+            mean, spread = by_count.mean(), by_count.std(ddof=0)
+            (line,) = axes.plot(mean.index, mean, marker="o", ms=3, lw=1.5, label=str(name))
+            axes.fill_between(
+                mean.index, mean - spread, mean + spread, alpha=0.12, color=line.get_color()
+            )
+        axes.set(xscale="log", xlabel="Plans evaluated", title=f"{100 * target:g} % removed")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("Validation reward of the best plan so far")
+    panels[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=150)
 
 
 def times(seconds: Mapping[str, float], path: Path) -> None:

@@ -25,6 +25,7 @@ from lop.models.ffn import FFN, find_ffns
 from lop.plan import Plan
 from lop.tasks.encoding import IGNORE, encode
 from lop.tasks.samples import fingerprint as samples_fingerprint
+from lop.tasks.samples import pixels, prompt_text
 
 KINDS = ("loglik", "accuracy")
 
@@ -75,7 +76,8 @@ class Reward:
         self._output_biases = [ffn.down.bias for ffn in self.ffns]
         parts = [*self._orders, *(self._means or [])]
         self.fingerprint = _fingerprint(model, samples, parts, kind)
-        self._batches = _capture(model, processor, samples, batch_size)
+        self._order = _by_length(samples)
+        self.batches = _capture(model, processor, samples.iloc[self._order], batch_size)
         self._full: list[dict[str, Tensor]] = []
         self._known: dict[tuple[int, ...], float] = {}
 
@@ -108,8 +110,9 @@ class Reward:
         if not self._full:
             raise LopError("a Reward works inside its `with` block only")
         self._set_widths(plan.kept)
-        results = [self._score(batch) for batch in self._batches]
-        correct, loglik = (np.concatenate(parts) for parts in zip(*results, strict=True))
+        results = [self._score(batch) for batch in self.batches]
+        back = np.argsort(self._order)
+        correct, loglik = (np.concatenate(parts)[back] for parts in zip(*results, strict=True))
         return correct, loglik
 
     def _score(self, batch: _Cached) -> tuple[np.ndarray, np.ndarray]:
@@ -162,6 +165,16 @@ def _permute(ffn: FFN, order: Tensor) -> None:
     order = order.to(ffn.down.weight.device)
     for name, tensor in _neuron_tensors(ffn).items():
         tensor.copy_(tensor[:, order] if name == "down.weight" else tensor[order])
+
+
+def _by_length(samples: pd.DataFrame) -> np.ndarray:
+    """An order in which neighbours are about equally long, so that batches hold little padding.
+
+    By pictures first: where their sizes differ, their tokens outnumber the text's.
+    """
+    rows = samples.to_dict("records")
+    texts = [len(prompt_text(row)) + len(row["answer"]) for row in rows]
+    return np.lexsort((texts, [pixels(row) for row in rows]))
 
 
 class _Reached(Exception):

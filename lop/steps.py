@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from lop.comparison import TITLES, Comparison, differences_markdown
 from lop.errors import LopError
 from lop.files import clear_leftovers, replacing, replacing_dir
 from lop.importance import collect, load_all_scores, load_scores, made_for, save_scores
-from lop.methods import method, prune_checkpoint
+from lop.methods import Kit, method, prune_checkpoint
 from lop.models.checkpoint import fingerprint, load, load_processor
 from lop.models.ffn import ffn_widths
 from lop.plan import Plan, check_ratio
@@ -23,6 +25,8 @@ from lop.predictor.training import good_samples, latency_ms, samples_fingerprint
 from lop.predictor.training import train as fit
 from lop.reward import Reward
 from lop.search import read_search, run_shard, write_index
+from lop.search.knapsack import SHARES, Profile, solve
+from lop.search.knapsack import profile as profile_layers
 from lop.tasks.encoding import encode
 from lop.tasks.prepare import prepare_samples
 from lop.tasks.samples import read_samples, write_samples
@@ -49,6 +53,40 @@ def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) 
             save_scores(layers, tmp / f"{name}.safetensors", name_of_model)
 
 
+def profile(
+    out: Path,
+    model_path: str,
+    samples_path: Path,
+    scores_dir: Path,
+    score: str,
+    shares: Sequence[float] = SHARES,
+    compensate: bool = False,
+    reward: str = "loglik",
+    batch_size: int = 100,
+    workers: int = 1,
+    each: Each[Profile] | None = None,
+) -> None:
+    """Write the profile of a model: its reward with each layer alone cut by each of `shares`.
+
+    The layers are measured in `workers` processes; `each` calls them (flows put in their tasks).
+    """
+    place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
+    layers = range(len(_widths(scores_dir)))
+    with processes(workers, ["lop.steps"]) as run:
+
+        def one(layer: int) -> Profile:
+            return run(_profile_one, place, tuple(shares), layer)
+
+        parts = (each or at_once(workers, "profile"))(one, [(layer,) for layer in layers])
+    table = pd.concat([part.table for part in parts], ignore_index=True)
+    Profile(parts[0].widths, table, parts[0].fingerprint).save(out)
+
+
+def _profile_one(place: tuple[Any, ...], shares: tuple[float, ...], layer: int) -> Profile:
+    with reward_of(*place) as reward:
+        return profile_layers(reward, reward.widths, shares, layers=[layer])
+
+
 def search(
     out: Path,
     model_path: str,
@@ -58,6 +96,7 @@ def search(
     targets: Sequence[float],
     seeds: Sequence[int],
     settings: Mapping[str, Any],
+    profile_path: Path | None = None,
     compensate: bool = False,
     reward: str = "loglik",
     batch_size: int = 100,
@@ -66,19 +105,21 @@ def search(
 ) -> list[Path]:
     """Write one shard of search samples a (target, seed); finished shards are kept.
 
+    Searches start from the knapsack's plan where a profile is given, else from the uniform plan.
     `settings` go to `lop.search.search`. The searches run in `workers` processes; `each` calls
     them (flows put in their tasks here).
     """
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     # the widths stand in the scores: with several workers, only those need the model
-    widths = [len(layer) for layer in load_scores(scores_dir / "mean_activation.safetensors")]
+    widths = _widths(scores_dir)
     for target in targets:
         check_ratio(widths, target)
+    start = Profile.load(profile_path) if profile_path else None
     clear_leftovers(out)
     with processes(workers, ["lop.steps"]) as run:
 
         def one(target: float, seed: int) -> Path:
-            return run(_search_one, place, out, target, seed, dict(settings))
+            return run(_search_one, place, out, target, seed, start, dict(settings))
 
         shards = (each or at_once(workers, "searches"))(one, product(targets, seeds))
     write_index(out, shards)
@@ -86,14 +127,29 @@ def search(
 
 
 def _search_one(
-    place: tuple[Any, ...], out: Path, target: float, seed: int, settings: dict[str, Any]
+    place: tuple[Any, ...],
+    out: Path,
+    target: float,
+    seed: int,
+    start: Profile | None,
+    settings: dict[str, Any],
 ) -> Path:
-    with _reward(*place) as reward:
-        return run_shard(out, reward, target, seed, **settings)
+    with reward_of(*place) as reward:
+        if start and start.fingerprint != reward.fingerprint:
+            raise LopError(
+                f"profile of reward {start.fingerprint}, the search's is {reward.fingerprint}: "
+                "measure it with the same model, scores, samples and settings"
+            )
+        root = solve(start, target) if start else None
+        return run_shard(out, reward, target, seed, root=root, **settings)
+
+
+def _widths(scores_dir: Path) -> list[int]:
+    return [len(layer) for layer in load_scores(scores_dir / "mean_activation.safetensors")]
 
 
 @lru_cache(maxsize=1)
-def _reward(
+def reward_of(
     model_path: str,
     samples_path: Path,
     scores_dir: Path,
@@ -102,7 +158,10 @@ def _reward(
     kind: str,
     batch_size: int,
 ) -> Reward:
-    """The reward of a search; each process makes it once."""
+    """The reward of a search; each process makes it once.
+
+    Raises LopError when there is no such score.
+    """
     model, processor = load(model_path), load_processor(model_path)
     scores = load_all_scores(scores_dir, fingerprint(model))
     if score not in scores:
@@ -150,39 +209,92 @@ def train(
     return metrics, samples_fingerprint(samples)
 
 
-def prune_one(
-    out: Path,
-    model_path: str,
-    predictor_path: Path,
-    scores_dir: Path,
-    score: str,
-    compensate: bool,
-    name: str,
-    ratio: float,
-) -> Plan:
+def prune_one(out: Path, name: str, ratio: float, cutter: Cutter) -> Plan:
     """Write the checkpoint that method `name` cuts out of a model at `ratio`."""
-    cut = _cutter(model_path, predictor_path, scores_dir, score, compensate)
-    return cut(name, ratio, out)
+    return cutter.ready([name])(name, ratio, out)
 
 
-def prune_grid(
-    out: Path,
-    model_path: str,
-    predictor_path: Path,
-    scores_dir: Path,
-    score: str,
-    compensate: bool,
-    methods: Sequence[str],
-    ratios: Sequence[float],
-) -> None:
+def prune_grid(out: Path, methods: Sequence[str], ratios: Sequence[float], cutter: Cutter) -> None:
     """Write a checkpoint a (method, ratio), `<method>-<ratio>/`, and plans.json."""
-    cut = _cutter(model_path, predictor_path, scores_dir, score, compensate)
+    cut = cutter.ready(methods)
     plans = []
     with replacing_dir(out) as tmp:
         for name, ratio in product(methods, ratios):
             plan = cut(name, ratio, tmp / f"{name}-{ratio:g}")
             plans.append({"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios})
         (tmp / "plans.json").write_text(json.dumps(plans, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Where everything lies that cuts checkpoints out of one model.
+
+    Only what the methods need is read: lop a predictor, knapsack a profile.
+    """
+
+    model_path: str
+    scores_dir: Path
+    score: str
+    compensate: bool = False
+    predictor_path: Path | None = None
+    profile_path: Path | None = None
+
+    def ready(self, methods: Sequence[str]) -> Callable[[str, float, Path], Plan]:
+        """Load all of it; returns what cuts by method and ratio to a directory.
+
+        Raises LopError when something is missing, broken, or made for another model.
+        """
+        predictor = profile = None
+        if "lop" in methods and self.predictor_path:
+            predictor = Predictor.from_pretrained(self.predictor_path)
+        if "knapsack" in methods and self.profile_path:
+            profile = Profile.load(self.profile_path)
+        kit = Kit(self.score, self.compensate, predictor, profile)
+        chosen = {name: method(name, kit) for name in methods}
+        model, processor = load(self.model_path), load_processor(self.model_path)
+        name_of_model = fingerprint(model)
+        if predictor:
+            predictor.check_fits(ffn_widths(model), name_of_model)
+        scores = load_all_scores(self.scores_dir, name_of_model)
+
+        def cut(name: str, ratio: float, out: Path) -> Plan:
+            if out.exists() and not (out / "config.json").exists() and any(out.iterdir()):
+                raise LopError(f"{out}: is there already and is no model directory")
+            which = chosen[name]
+            return prune_checkpoint(
+                model, processor, self.model_path, which, name, ratio, scores, out
+            )
+
+        return cut
+
+
+def compare(
+    out: Path,
+    cutter: Cutter,
+    methods: Sequence[str],
+    ratios: Sequence[float],
+    samples_path: Path,
+    batch_size: int = 64,
+    workers: int = 1,
+) -> str:
+    """Cut and evaluate every (method, ratio) and write the tables; returns comparison.md's text.
+
+    In `out`: pruned/, evaluation/, comparison.csv and comparison.md, in which the first method is
+    set against each other one.
+    """
+    prune_grid(out / "pruned", methods, ratios, cutter)
+    places = (cutter.model_path, out / "pruned", samples_path)
+    evaluate(out / "evaluation", *places, batch_size, workers=workers)
+    compared = Comparison.read(out / "evaluation", out / "pruned")
+    page = compared.accuracy_markdown() + "\n"
+    if len(methods) > 1:
+        title = f"{TITLES[methods[0]]} minus each other, points ± paired standard error:"
+        page += f"\n{title}\n\n{differences_markdown(compared.differences(methods[0]))}\n"
+    with replacing(out / "comparison.csv") as tmp:
+        compared.table.drop(columns=["plan", "kept", "by_category"]).to_csv(tmp, index=False)
+    with replacing(out / "comparison.md") as tmp:
+        tmp.write_text(page)
+    return page
 
 
 def evaluate(
@@ -240,22 +352,3 @@ def report(out: Path, evaluation: Path, pruned: Path, search_dir: Path, training
         metrics = write_report(evaluation, pruned, search_dir, training, tmp)
     with replacing(out.with_suffix(".json")) as tmp:
         tmp.write_text(json.dumps(metrics, indent=2) + "\n")
-
-
-def _cutter(
-    model_path: str, predictor_path: Path, scores_dir: Path, score: str, compensate: bool
-) -> Callable[[str, float, Path], Plan]:
-    """What writes one checkpoint after another of the same model, predictor and scores."""
-    predictor = Predictor.from_pretrained(predictor_path)
-    model, processor = load(model_path), load_processor(model_path)
-    name_of_model = fingerprint(model)
-    predictor.check_fits(ffn_widths(model), name_of_model)
-    scores = load_all_scores(scores_dir, name_of_model)
-
-    def cut(name: str, ratio: float, out: Path) -> Plan:
-        if out.exists() and not (out / "config.json").exists() and any(out.iterdir()):
-            raise LopError(f"{out}: is there already and is no model directory; not replacing it")
-        chosen = method(name, predictor, score, compensate)
-        return prune_checkpoint(model, processor, model_path, chosen, name, ratio, scores, out)
-
-    return cut

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 
 from lop.cli import main
@@ -20,10 +21,12 @@ def made(model_dir, samples, tmp_path, capsys):
     write_samples(samples, tmp_path / "samples.parquet")
     data = ["--model", str(model_dir), "--samples", str(tmp_path / "samples.parquet")]
     scores = str(tmp_path / "scores" / "activation_l2.safetensors")
+    search = ["--scores", str(tmp_path / "scores")]
     steps = [
         ["importance", *data, "--out", str(tmp_path / "scores")],
-        ["search", *data, "--scores", str(tmp_path / "scores"), "--out", str(tmp_path / "search")]
-        + ["--target", "0.2", "0.6", "--simulations", "6"],
+        ["profile", *data, *search, "--out", str(tmp_path / "profile.parquet")],
+        ["search", *data, *search, "--out", str(tmp_path / "search"), "--target", "0.2", "0.6"]
+        + ["--simulations", "6", "--profile", str(tmp_path / "profile.parquet")],
         ["train", "--search", str(tmp_path / "search"), "--scores", scores]
         + ["--out", str(tmp_path / "predictor"), "--epochs", "5"],
     ]
@@ -37,6 +40,7 @@ def cut(made, *changes):
     options = {
         "--model": made / "model",
         "--predictor": made / "predictor",
+        "--profile": made / "profile.parquet",
         "--scores": made / "scores",
         "--ratio": "0.37",
         "--out": made / "small",
@@ -55,7 +59,7 @@ def test_predict_prints_the_plan(made, capsys):
     assert sum(json.loads(capsys.readouterr().out)["kept"]) == 60
 
 
-@pytest.mark.parametrize("method", ["lop", "flap"])
+@pytest.mark.parametrize("method", ["lop", "knapsack", "flap"])
 def test_prune_writes_a_checkpoint_that_can_be_evaluated(made, capsys, method):
     assert cut(made, "--method", method) == 0
     said = capsys.readouterr().out
@@ -68,6 +72,29 @@ def test_prune_writes_a_checkpoint_that_can_be_evaluated(made, capsys, method):
     samples = str(made / "samples.parquet")
     assert main(["evaluate", "--model", str(made / "small"), "--samples", samples]) == 0
     assert "on 12 samples" in capsys.readouterr().out
+
+
+def test_compare_sets_methods_side_by_side(made, capsys):
+    places = [f"--{name}={made / name}" for name in ("model", "scores", "predictor")]
+    places += [f"--profile={made / 'profile.parquet'}", f"--samples={made / 'samples.parquet'}"]
+    methods = ["lop", "knapsack", "uniform", "random", "magnitude", "wanda_sp", "flap"]
+    grid = ["--methods", *methods, "--ratios", "0.3", "0.5", "--out", str(made / "all")]
+    assert main(["compare", *places, *grid]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("| FFN | model | LOP | Knapsack | Uniform | Random | Magnitude |")
+    assert "LOP minus each other" in said
+    assert said.strip() == (made / "all" / "comparison.md").read_text().strip()
+    table = pd.read_csv(made / "all" / "comparison.csv")
+    assert len(table) == 14
+    assert table.groupby("ratio")["ffn_neurons"].nunique().eq(1).all()
+
+
+def test_compare_needs_a_predictor_for_lop_alone(made, capsys):
+    places = [f"--{name}={made / name}" for name in ("model", "scores")]
+    places += [f"--samples={made / 'samples.parquet'}", f"--out={made / 'all'}", "--ratios", "0.4"]
+    assert main(["compare", *places, "--methods", "uniform"]) == 0
+    assert main(["compare", *places, "--methods", "uniform", "lop"]) == 2
+    assert "method 'lop' needs a predictor" in capsys.readouterr().err
 
 
 def bad_cases():
@@ -88,6 +115,7 @@ def bad_cases():
         ("hub", nothing, ("--model", "org/model"), "the hub is switched off"),
         ("predictor", nothing, ("--predictor", "nowhere"), "no such predictor directory"),
         ("method", nothing, ("--method", "magic"), "expected one of lop"),
+        ("profile", corrupt("profile.parquet"), ("--method", "knapsack"), "cannot read a profile"),
         ("score", corrupt("scores/flap.safetensors"), (), "cannot read neuron scores"),
         ("weights", corrupt("model/model.safetensors"), (), "cannot load the weights"),
         ("config", corrupt("model/config.json"), (), "cannot read a model config"),
@@ -117,7 +145,10 @@ finally: assert "torch" not in sys.modules
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    for command in ("prepare", "importance", "search", "train", "predict", "prune", "evaluate"):
+    for command in (
+        "prepare", "importance", "profile", "search", "train", "predict", "prune", "evaluate",
+        "compare",
+    ):  # fmt: skip
         assert f"  {command}" in run.stdout
 
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from lop.errors import LopError
-from lop.methods import NAMES, flap_plan, method
+from lop.methods import NAMES, Kit, flap_plan, method
+from lop.predictor import Predictor, PredictorConfig
+from lop.search.knapsack import profile as search_profile
 
 WIDTHS = (4, 4)
 
@@ -25,21 +27,36 @@ def test_every_baseline_keeps_the_same_number_of_neurons():
     widths = (40, 40, 40)
     generator = torch.Generator().manual_seed(0)
     scores = {"flap": [torch.rand(40, generator=generator) for _ in widths]}
+    profile = search_profile(lambda plan: -sum(r * r for r in plan.ratios), widths)
+    kit = Kit("activation_l2", profile=profile)
     for ratio in (0.2, 0.37, 0.9):
-        methods = [method(name, None, "activation_l2", False) for name in NAMES if name != "lop"]
+        methods = [method(name, kit) for name in NAMES if name != "lop"]
         kept = {sum(m.plan(ratio, widths, scores).kept) for m in methods}
         assert kept == {120 - round(ratio * 120)}
 
 
-def test_lop_and_uniform_share_score_and_compensation():
+def test_our_methods_share_score_and_compensation():
+    profile = search_profile(lambda plan: 0.0, WIDTHS)
+    predictor = Predictor(PredictorConfig(WIDTHS, "model", 0.1, 0.9))
     for compensate in (False, True):
-        ours, uniform = (method(name, None, "wanda_sp", compensate) for name in NAMES[:2])
-        assert (ours.score, ours.compensate) == (uniform.score, uniform.compensate)
-        assert ours.compensate == compensate
-    others = {name: method(name, None, "wanda_sp", False).compensate for name in NAMES[2:]}
-    assert others == {"magnitude": False, "wanda_sp": False, "flap": True}
+        kit = Kit("wanda_sp", compensate, predictor, profile)
+        for name in ("lop", "knapsack", "uniform", "random"):
+            assert method(name, kit).score == "wanda_sp"
+            assert method(name, kit).compensate == compensate
+        others = {name: method(name, kit).compensate for name in NAMES[4:]}
+        assert others == {"magnitude": False, "wanda_sp": False, "flap": True}
 
 
-def test_unknown_method_is_refused():
-    with pytest.raises(LopError, match="expected one of lop, uniform, magnitude, wanda_sp, flap"):
-        method("sparsegpt", None, "activation_l2", False)
+def test_a_random_plan_is_the_same_each_time_and_not_uniform():
+    random, uniform = (method(name, Kit("flap")).plan for name in ("random", "uniform"))
+    widths = (40, 40, 40)
+    assert random(0.5, widths, {}) == random(0.5, widths, {}) != uniform(0.5, widths, {})
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(LopError, match="expected one of lop, knapsack, uniform, random, magnitude"):
+        method("sparsegpt", Kit("flap"))
+    with pytest.raises(LopError, match="'lop' needs a predictor"):
+        method("lop", Kit("flap"))
+    with pytest.raises(LopError, match="'knapsack' needs a profile"):
+        method("knapsack", Kit("flap"))

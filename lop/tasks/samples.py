@@ -81,6 +81,12 @@ def decode_images(sample: Mapping[str, Any]) -> list[Image.Image]:
     return [Image.open(io.BytesIO(i["bytes"])).convert("RGB") for i in sample["images"]]
 
 
+def pixels(sample: Mapping[str, Any]) -> int:
+    """How many pixels the sample's pictures have together; nothing is decoded."""
+    sizes = [Image.open(io.BytesIO(image["bytes"])).size for image in sample["images"]]
+    return sum(width * height for width, height in sizes)
+
+
 def prompt_text(sample: Mapping[str, Any]) -> str:
     """The question, with its choices lettered below it when it has any."""
     choices = sample["choices"]

@@ -77,6 +77,13 @@ def test_settings_name_the_shard(reward, tmp_path):
     pd.testing.assert_frame_equal(read_search(tmp_path), pd.read_parquet(first))
 
 
+def test_a_search_starts_from_the_plan_it_is_given(reward, tmp_path):
+    root = Plan.from_ratios([0.2, 0.6, 0.7], reward.widths, 0.5)
+    path = run_shard(tmp_path, reward, 0.5, 0, 3, root=root)
+    assert pd.read_parquet(path)["kept"].iloc[0].tolist() == list(root.kept)
+    assert run_shard(tmp_path, reward, 0.5, 0, 3) != path
+
+
 def test_broken_searches_are_refused(reward, tmp_path):
     with pytest.raises(LopError, match=r"no index\.json"):
         read_search(tmp_path)
@@ -87,3 +94,5 @@ def test_broken_searches_are_refused(reward, tmp_path):
         read_search(tmp_path)
     with pytest.raises(LopError, match="expected one of mcts"):
         search(reward, 0.5, 0, 3, searcher="hope")
+    with pytest.raises(LopError, match="mcts has no setting 'sped'; it has children"):
+        search(reward, 0.5, 0, 3, sped=2)

@@ -1,0 +1,41 @@
+"""What the benchmarks share: the reference model's samples and scores, and how a page begins."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flows.common import git_commit
+from lop import steps
+
+MODEL = "data/reference"
+DATA = Path("data/benchmarks")
+RESULTS = Path("docs/results")
+SIZES = {"calibration": 500, "reward": 200, "validation": 600, "benchmark": 2}
+
+
+def place(samples: str = "reward", score: str = "flap", kind: str = "loglik") -> tuple:
+    """What `lop.steps.reward_of` needs, for the reference model and the samples of one purpose.
+
+    Benchmark samples are never used here: nothing is chosen by them.
+    """
+    if not (DATA / "samples").exists():
+        steps.prepare(DATA / "samples", "reference", seed=0, **SIZES)
+    if not (DATA / "importance").exists():
+        steps.importance(DATA / "importance", MODEL, DATA / "samples/calibration.parquet", 100)
+    return (
+        MODEL,
+        DATA / f"samples/{samples}.parquet",
+        DATA / "importance",
+        score,
+        False,
+        kind,
+        100,
+    )
+
+
+def origin() -> str:
+    """The line under a page's title that says how to make it again."""
+    command = f"python -m {sys.modules['__main__'].__spec__.name} {' '.join(sys.argv[1:])}".strip()  # type: ignore[union-attr]
+    return f"Made by `{command}` at commit {git_commit()[:12]} on {datetime.now(UTC).date()}."

@@ -1,0 +1,181 @@
+"""How fast a plan is judged: lop's reward against the straightforward way of the paper's code.
+
+`python -m benchmarks.reward` takes a few minutes, one thread, and writes docs/results/reward.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks.common import RESULTS, origin, place
+from lop.comparison import markdown
+from lop.evaluation import memory_meter
+from lop.files import replacing
+from lop.importance import load_scores
+from lop.models import reference
+from lop.models.checkpoint import load, load_processor
+from lop.models.ffn import ffn_widths, find_ffns
+from lop.plan import Plan
+from lop.pruning import kept_neurons
+from lop.reward import Reward
+from lop.tasks.encoding import prompt
+from lop.tasks.samples import decode_images, read_samples
+
+RATIOS = (0.2, 0.5)
+
+
+def straightforward(
+    model: Any, processor: Any, samples: pd.DataFrame, plan: Plan, scores: Sequence[Tensor]
+) -> float:
+    """Accuracy of a plan the way of the paper's code: clone all weights, zero the pruned neurons,
+    then processor and `generate` for each sample, then put the weights back."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        for ffn, kept in zip(find_ffns(model), kept_neurons(scores, plan), strict=True):
+            pruned = torch.ones(ffn.width, dtype=torch.bool)
+            pruned[kept] = False
+            ffn.gate.weight[pruned] = 0
+            ffn.up.weight[pruned] = 0
+            ffn.down.weight[:, pruned] = 0
+    right = 0
+    for row in samples.to_dict("records"):
+        text, images = prompt(processor, row), decode_images(row)
+        inputs = processor(text=[text], images=[images], return_tensors="pt")
+        with torch.inference_mode():
+            tokens = model.generate(**inputs, max_new_tokens=16)
+        answer = processor.decode(
+            tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        right += answer == row["answer"]
+    model.load_state_dict(before)
+    return right / len(samples)
+
+
+def seconds(work: Callable[[], Any], repeats: int = 5) -> float:
+    """The median time of a call."""
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return float(np.median(times))
+
+
+def plain_forward(reward: Reward) -> Callable[[], Any]:
+    """The dense decoder over the very batches of the reward, nothing else."""
+
+    @torch.inference_mode()
+    def run() -> None:
+        for batch in reward.batches:
+            reward.model.get_decoder()(**batch.decoder_inputs)
+
+    return run
+
+
+def against_the_paper(count: int) -> list[str]:
+    """The same plans and samples judged both ways: rewards must agree."""
+    model_path, samples_path, scores_dir, score, *_ = place()
+    model, processor = load(model_path), load_processor(model_path)
+    scores = load_scores(scores_dir / f"{score}.safetensors")
+    samples = read_samples(samples_path).head(count)
+    plans = [Plan.uniform(ffn_widths(model), ratio) for ratio in RATIOS]
+    begun = time.perf_counter()
+    theirs = [straightforward(model, processor, samples, plan, scores) for plan in plans]
+    slow = (time.perf_counter() - begun) / len(plans)
+    begun = time.perf_counter()
+    with Reward(model, processor, samples, scores, "accuracy") as reward:
+        prepared = time.perf_counter() - begun
+        ours = [reward(plan) for plan in plans]
+        if not np.allclose(ours, theirs, atol=1e-6):
+            raise SystemExit(f"the two ways disagree: {theirs} and {ours}")
+        fast = seconds(lambda: [reward.per_sample(plan) for plan in plans]) / len(plans)
+    rows = [
+        ["", "seconds a plan", "plans a second"],
+        ["---"] * 3,
+        ["straightforward", f"{slow:.2f}", f"{1 / slow:.3f}"],
+        ["lop", f"{fast:.3f}", f"{1 / fast:.1f}"],
+    ]
+    text = (
+        f"{len(plans)} plans on {len(samples)} samples, reward: accuracy, and both ways give the "
+        f"same ({', '.join(f'{r:.3f}' for r in ours)}). lop is **{slow / fast:.0f}×** as fast, "
+        f"after {prepared:.1f} s once for a reward set."
+    )
+    return ["## Against the paper's way", text, markdown(rows)]
+
+
+def against_a_forward() -> list[str]:
+    """One evaluation in units of a plain dense decoder forward; its memory in bytes."""
+    model_path, samples_path, scores_dir, score, *_ = place()
+    model, processor = load(model_path), load_processor(model_path)
+    scores = load_scores(scores_dir / f"{score}.safetensors")
+    samples, widths = read_samples(samples_path), ffn_widths(model)
+    with Reward(model, processor, samples, scores) as reward:
+        dense = Plan(widths, widths)
+        reward.per_sample(dense)  # dense widths, warm caches
+        forward = plain_forward(reward)
+        plain, rows = seconds(forward, 9), []
+        for ratio in (0.0, 0.3, 0.5, 0.8):
+            plan = Plan.uniform(widths, ratio)
+            once = seconds(lambda plan=plan: reward.per_sample(plan), 9)  # type: ignore[misc]
+            rows.append([f"{100 * ratio:g} %", f"{once:.3f}", f"{once / plain:.2f}"])
+        reward.per_sample(dense)
+        _, peak = memory_meter("cpu")
+        reward.per_sample(Plan.uniform(widths, 0.5))
+        ours = peak()
+        _, peak = memory_meter("cpu")
+        reward.per_sample(dense)
+        largest = peak()
+    head = [["FFN removed", "seconds", "÷ plain forward"], ["---"] * 3]
+    text = (
+        f"A plain forward pass of the dense decoder over the same tokens takes {plain:.3f} s. "
+        f"Memory above what was held before: {ours / 1e6:.1f} MB for a plan at 50 %, "
+        f"{largest / 1e6:.1f} MB for the dense one; batches of 100 samples."
+    )
+    return ["## Against one forward pass", text, markdown(head + rows)]
+
+
+def growth() -> list[str]:
+    """Seconds an evaluation by layers and by samples; untrained models of the reference's shape."""
+    _, samples_path, *_ = place()
+    samples = read_samples(samples_path)
+    tokenizer = load_processor(place()[0]).tokenizer
+    processor, rows = reference.build_processor(tokenizer), []
+    for layers, count in ((4, 200), (8, 200), (16, 200), (8, 50), (8, 100)):
+        shape = reference.Shape(layers=layers, vocab=len(tokenizer))
+        model = reference.build_model(tokenizer, shape, seed=0).eval()
+        scores = [torch.arange(float(shape.ffn)) for _ in range(layers)]
+        with Reward(model, processor, samples.head(count), scores) as reward:
+            plan = Plan.uniform(reward.widths, 0.5)
+            once = seconds(lambda r=reward, p=plan: r.per_sample(p))  # type: ignore[misc]
+        rows.append([str(layers), str(count), f"{once:.3f}"])
+    head = [["layers", "samples", "seconds"], ["---"] * 3]
+    text = (
+        "Linear in layers and in samples, and so is a search in simulations: each costs one "
+        "evaluation, and choosing the next plan well under a millisecond."
+    )
+    return ["## Growth", text, markdown(head + rows)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=200, help="for the paper's way")
+    count = parser.parse_args().samples
+    torch.set_num_threads(1)
+    parts = ["# Fast reward", origin() + " One thread; judge by ratios, machines differ."]
+    parts += against_the_paper(count) + against_a_forward() + growth()
+    page = "\n\n".join(parts) + "\n"
+    with replacing(RESULTS / "reward.md") as tmp:
+        tmp.write_text(page)
+    print(page)
+
+
+if __name__ == "__main__":
+    main()

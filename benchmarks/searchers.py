@@ -1,0 +1,151 @@
+"""Which searcher finds the best plans at equal numbers of reward evaluations?
+
+`python -m benchmarks.searchers` writes docs/results/searchers/. Plans are searched on the reward
+samples; what is compared is the reward of the best plan so far on validation samples, which no
+search has seen. Finished searches in data/benchmarks/searchers are reused.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common import DATA, RESULTS, origin, place
+from lop import plots, steps
+from lop.comparison import markdown
+from lop.files import replacing
+from lop.methods import flap_plan
+from lop.plan import Plan
+from lop.search import run_shard
+from lop.search.knapsack import Profile, solve
+from lop.workers import at_once, processes
+
+MCTS = {"searcher": "mcts"}
+# name -> (root, settings); a root from the profile costs the profile, counted in the table
+VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "mcts (paper)": ("uniform", MCTS | {"exploration": 1.414, "step": 0.1, "move": "shake"}),
+    "mcts": ("uniform", MCTS),
+    "mcts, shake": ("uniform", MCTS | {"move": "shake"}),
+    "mcts, transfer": ("uniform", MCTS | {"move": "transfer"}),
+    "mcts, mixed": ("uniform", MCTS | {"move": "mixed"}),
+    "mcts, max": ("uniform", MCTS | {"value": "max"}),
+    "mcts, importance root": ("importance", MCTS),
+    "mcts, knapsack root": ("knapsack", MCTS),
+    "evolution": ("uniform", {"searcher": "evolution"}),
+    "evolution, knapsack root": ("knapsack", {"searcher": "evolution"}),
+    "random": ("uniform", {"searcher": "random"}),
+    "uniform": ("uniform", {"searcher": "uniform"}),
+    "knapsack": ("knapsack", {"searcher": "uniform"}),  # replaced by its root, see `root_of`
+}
+COUNTS = (1, 10, 25, 50, 100, 200, 300)
+SEARCHES = DATA / "searchers"
+
+
+def root_of(kind: str, target: float, profile: Profile, scores: Any) -> Plan:
+    """The plan that a variant starts from."""
+    if kind == "knapsack":
+        return solve(profile, target)
+    if kind == "importance":
+        return flap_plan(target, profile.widths, {"flap": scores})
+    return Plan.uniform(profile.widths, target)
+
+
+def one_search(
+    spot: tuple, root: Plan, target: float, seed: int, simulations: int, settings: dict[str, Any]
+) -> Path:
+    """The shard of one search."""
+    with steps.reward_of(*spot) as reward:
+        return run_shard(SEARCHES, reward, target, seed, simulations, root=root, **settings)
+
+
+def judge(spot: tuple, plans: list[Plan]) -> list[float]:
+    """Rewards of plans on the validation samples."""
+    with steps.reward_of(*spot) as reward:
+        return [reward(plan) for plan in plans]
+
+
+def incumbents(shard: Path, widths: tuple[int, ...]) -> list[Plan]:
+    """The best plan by the search's own reward after each of `COUNTS` evaluations."""
+    table = pd.read_parquet(shard)
+    best = [table["reward"].head(count).idxmax() for count in COUNTS]
+    return [Plan(widths, tuple(int(k) for k in table["kept"][i])) for i in best]
+
+
+def run(names: list[str], targets: list[float], seeds: list[int], simulations: int) -> pd.DataFrame:
+    """Validation reward by variant, target, seed and evaluations."""
+    spot, score = place(), place()[3]
+    path = DATA / "profile.parquet"
+    if not path.exists():
+        steps.profile(path, *spot[:4], workers=2)
+    profile = Profile.load(path)
+    scores = steps.load_scores(DATA / f"importance/{score}.safetensors")
+    keys = list(product(names, targets, seeds))
+    with processes(2, ["lop.steps"]) as call:
+
+        def search(name: str, target: float, seed: int) -> list[Plan]:
+            kind, settings = VARIANTS[name]
+            root = root_of(kind, target, profile, scores)
+            if name == "knapsack":
+                return [root] * len(COUNTS)
+            shard = call(one_search, spot, root, target, seed, simulations, settings)
+            return incumbents(shard, profile.widths)
+
+        found = at_once(2, "searches")(search, keys)
+        half = [found[::2], found[1::2]]
+        distinct = [
+            sorted({p for plans in part for p in plans}, key=lambda p: p.kept) for part in half
+        ]
+        rewards: dict[Plan, float] = {}
+        judged = at_once(2, "validation")(
+            lambda plans: call(judge, place("validation"), plans), [(plans,) for plans in distinct]
+        )
+        for plans, values in zip(distinct, judged, strict=True):
+            rewards |= dict(zip(plans, values, strict=True))
+    rows = [
+        {"variant": n, "target": t, "seed": s, "evaluations": count, "reward": rewards[plan]}
+        for (n, t, s), plans in zip(keys, found, strict=True)
+        for count, plan in zip(COUNTS, plans, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def table(results: pd.DataFrame, target: float) -> str:
+    """Mean ± standard deviation over seeds, a row a variant, a column a number of evaluations."""
+    lines = [["searcher", *map(str, COUNTS)], ["---"] * (1 + len(COUNTS))]
+    chosen = results[results["target"] == target]
+    means = chosen.pivot_table("reward", "variant", "evaluations", "mean", sort=False)
+    spread = chosen.pivot_table("reward", "variant", "evaluations", lambda x: np.std(x), sort=False)
+    for name in means.index:
+        cells = zip(means.loc[name], spread.loc[name], strict=True)
+        lines.append([str(name), *(f"{mean:.3f} ± {std:.3f}" for mean, std in cells)])
+    return markdown(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.3, 0.5])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--simulations", type=int, default=max(COUNTS))
+    parser.add_argument("--out", type=Path, default=RESULTS / "searchers")
+    args = parser.parse_args()
+    results = run(args.variants, args.targets, args.seeds, args.simulations)
+    tables = [f"## {100 * t:g} % of FFN neurons\n\n{table(results, t)}" for t in args.targets]
+    page = "\n\n".join(["# Searchers", origin(), *tables]) + "\n"
+    args.out.mkdir(parents=True, exist_ok=True)
+    with replacing(args.out / "searchers.md") as tmp:
+        tmp.write_text(page)
+    with replacing(args.out / "searchers.csv") as tmp:
+        results.to_csv(tmp, index=False)
+    plots.searchers(results, args.out / "searchers.png")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
