@@ -8,7 +8,7 @@ search has seen. Finished searches in data/benchmarks/searchers are reused.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,7 @@ MCTS = {"searcher": "mcts"}
 # name -> (root, settings); a root from the profile costs the profile, counted in the table
 VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mcts (paper)": ("uniform", MCTS | {"exploration": 1.414, "step": 0.1, "move": "shake"}),
-    "mcts": ("uniform", MCTS),
-    "mcts, shake": ("uniform", MCTS | {"move": "shake"}),
+    "mcts": ("uniform", MCTS | {"move": "shake"}),
     "mcts, transfer": ("uniform", MCTS | {"move": "transfer"}),
     "mcts, mixed": ("uniform", MCTS | {"move": "mixed"}),
     "mcts, max": ("uniform", MCTS | {"value": "max"}),
@@ -70,10 +69,10 @@ def judge(spot: tuple, plans: list[Plan]) -> list[float]:
         return [reward(plan) for plan in plans]
 
 
-def incumbents(shard: Path, widths: tuple[int, ...]) -> list[Plan]:
-    """The best plan by the search's own reward after each of `COUNTS` evaluations."""
+def incumbents(shard: Path, widths: tuple[int, ...], counts: Sequence[int]) -> list[Plan]:
+    """The best plan by the search's own reward after each of `counts` evaluations."""
     table = pd.read_parquet(shard)
-    best = [table["reward"].head(count).idxmax() for count in COUNTS]
+    best = [table["reward"].head(count).idxmax() for count in counts]
     return [Plan(widths, tuple(int(k) for k in table["kept"][i])) for i in best]
 
 
@@ -86,15 +85,16 @@ def run(names: list[str], targets: list[float], seeds: list[int], simulations: i
     profile = Profile.load(path)
     scores = steps.load_scores(DATA / f"importance/{score}.safetensors")
     keys = list(product(names, targets, seeds))
+    counts = [count for count in COUNTS if count <= simulations]
     with processes(2, ["lop.steps"]) as call:
 
         def search(name: str, target: float, seed: int) -> list[Plan]:
             kind, settings = VARIANTS[name]
             root = root_of(kind, target, profile, scores)
             if name == "knapsack":
-                return [root] * len(COUNTS)
+                return [root] * len(counts)
             shard = call(one_search, spot, root, target, seed, simulations, settings)
-            return incumbents(shard, profile.widths)
+            return incumbents(shard, profile.widths, counts)
 
         found = at_once(2, "searches")(search, keys)
         half = [found[::2], found[1::2]]
@@ -110,15 +110,16 @@ def run(names: list[str], targets: list[float], seeds: list[int], simulations: i
     rows = [
         {"variant": n, "target": t, "seed": s, "evaluations": count, "reward": rewards[plan]}
         for (n, t, s), plans in zip(keys, found, strict=True)
-        for count, plan in zip(COUNTS, plans, strict=True)
+        for count, plan in zip(counts, plans, strict=True)
     ]
     return pd.DataFrame(rows)
 
 
 def table(results: pd.DataFrame, target: float) -> str:
     """Mean ± standard deviation over seeds, a row a variant, a column a number of evaluations."""
-    lines = [["searcher", *map(str, COUNTS)], ["---"] * (1 + len(COUNTS))]
     chosen = results[results["target"] == target]
+    counts = sorted(chosen["evaluations"].unique())
+    lines = [["searcher", *map(str, counts)], ["---"] * (1 + len(counts))]
     means = chosen.pivot_table("reward", "variant", "evaluations", "mean", sort=False)
     spread = chosen.pivot_table("reward", "variant", "evaluations", lambda x: np.std(x), sort=False)
     for name in means.index:
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--targets", type=float, nargs="+", default=[0.3, 0.5])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--simulations", type=int, default=max(COUNTS))
+    parser.add_argument("--simulations", type=int, default=300)
     parser.add_argument("--out", type=Path, default=RESULTS / "searchers")
     args = parser.parse_args()
     results = run(args.variants, args.targets, args.seeds, args.simulations)
