@@ -25,7 +25,7 @@ lint: $(VENV)/.installed
 	ruff format --check
 	mypy
 
-FULL := -S prepare.reward=400 -S prepare.benchmark=null \
+FULL := -S prepare.benchmark=null \
 	-S 'search.targets=[0.1,0.125,0.15,0.175,0.2,0.225,0.275,0.3,0.325,0.35,0.375,0.425,0.45,0.475,0.5,0.525,0.55,0.575,0.6]' \
 	-S 'search.seeds=[0,1,2]' -S search.settings.simulations=300
 

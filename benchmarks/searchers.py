@@ -36,6 +36,8 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mcts, max": ("uniform", MCTS | {"value": "max"}),
     "mcts, importance root": ("importance", MCTS),
     "mcts, knapsack root": ("knapsack", MCTS),
+    "mcts, knapsack root, mixed": ("knapsack", MCTS | {"move": "mixed"}),
+    "mcts, knapsack root, small": ("knapsack", MCTS | {"move": "mixed", "step": 0.1}),
     "evolution": ("uniform", {"searcher": "evolution"}),
     "evolution, knapsack root": ("knapsack", {"searcher": "evolution"}),
     "random": ("uniform", {"searcher": "random"}),
