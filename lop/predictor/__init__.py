@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from lop.errors import LopError
 from lop.files import replacing_dir
 from lop.models.checkpoint import read_json
 from lop.plan import MIN_KEEP, Plan
+from lop.predictor.base import PlanNetwork
+from lop.predictor.bilstm import PlanBiLSTM
+from lop.predictor.mlp import PlanMLP
 from lop.predictor.transformer import PlanTransformer
 
 
@@ -26,10 +30,17 @@ class PredictorConfig:
     min_ratio: float  # the range of searched targets
     max_ratio: float
     min_keep: float = MIN_KEEP
-    kind: str = "transformer"
+    kind: str = "transformer"  # one of NETWORKS
     hidden: int = 128
     depth: int = 2
-    heads: int = 4
+    heads: int = 4  # of the transformer
+
+
+NETWORKS: Mapping[str, Callable[[PredictorConfig], PlanNetwork]] = {
+    "transformer": lambda c: PlanTransformer(len(c.widths), c.hidden, c.depth, c.heads),
+    "bilstm": lambda c: PlanBiLSTM(len(c.widths), c.hidden, c.depth),
+    "mlp": lambda c: PlanMLP(len(c.widths), c.hidden, c.depth),
+}
 
 
 class Predictor:
@@ -38,14 +49,11 @@ class Predictor:
     >>> Predictor.from_pretrained("data/predictor").plan(0.37)
     """
 
-    def __init__(self, config: PredictorConfig, network: PlanTransformer | None = None) -> None:
-        if config.kind != "transformer":
-            raise LopError(f"predictor kind {config.kind!r}: expected transformer")
+    def __init__(self, config: PredictorConfig) -> None:
+        if config.kind not in NETWORKS:
+            raise LopError(f"predictor kind {config.kind!r}: expected one of {', '.join(NETWORKS)}")
         self.config = config
-        self.network = network or PlanTransformer(
-            len(config.widths), config.hidden, config.depth, config.heads
-        )
-        self.network.eval()
+        self.network = NETWORKS[config.kind](config).eval()
 
     def plan(self, ratio: float) -> Plan:
         """The plan for a global pruning ratio, exact to the neuron.

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lop.errors import LopError
+from lop.predictor.base import PlanNetwork, from_uniform, zero_head
+
 Cache = list[tuple[Tensor, Tensor]]
 
 
@@ -38,15 +41,13 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x)), (k, v)
 
 
-class PlanTransformer(nn.Module):
-    """Maps a budget to layer-wise pruning ratios, one layer after another.
-
-    The output is sigmoid(logit(b) + f): an untrained predictor says "uniform", and training learns
-    only how layers differ from that, which carries over to budgets between those searched.
-    """
+class PlanTransformer(PlanNetwork):
+    """Maps a budget to layer-wise pruning ratios, one layer after another."""
 
     def __init__(self, layers: int, hidden: int = 128, depth: int = 2, heads: int = 4) -> None:
         super().__init__()
+        if hidden % heads:
+            raise LopError(f"transformer: hidden {hidden} cannot be split among {heads} heads")
         self.layers = layers
         self.budget = nn.Linear(1, hidden)
         self.ratio = nn.Linear(1, hidden)
@@ -54,9 +55,7 @@ class PlanTransformer(nn.Module):
         self.position = nn.Embedding(layers, hidden)
         self.blocks = nn.ModuleList(Block(hidden, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(hidden)
-        self.head = nn.Linear(hidden, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_head(hidden, 1)
 
     def forward(self, budget: Tensor, plans: Tensor) -> Tensor:
         """Teacher forcing: budget (B,), true plans (B, L) -> predicted ratios (B, L)."""
@@ -82,5 +81,4 @@ class PlanTransformer(nn.Module):
         for i, block in enumerate(self.blocks):
             x, kept = block(x, cache[i] if cache else None)
             new.append(kept)
-        base = torch.logit(budget.clamp(1e-4, 1 - 1e-4))[:, None]
-        return torch.sigmoid(base + self.head(self.norm(x))[..., 0]), new
+        return from_uniform(budget, self.head(self.norm(x))[..., 0]), new

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,7 +7,7 @@ import torch
 
 from lop.errors import LopError
 from lop.plan import Plan, budget
-from lop.predictor import Predictor, PredictorConfig
+from lop.predictor import NETWORKS, Predictor, PredictorConfig
 from lop.predictor.training import good_samples, latency_ms, train
 from lop.predictor.transformer import PlanTransformer
 
@@ -18,13 +20,14 @@ def truth(ratio):
     return Plan.from_ratios(ratio + np.linspace(-0.1, 0.1, 8), WIDTHS, ratio)
 
 
-@pytest.fixture(scope="module")
-def trained():
+@pytest.fixture(scope="module", params=NETWORKS)
+def trained(request):
     targets = [0.1, 0.2, 0.3, 0.5, 0.6]
     samples = pd.DataFrame({"target": targets * 4})
     samples["plan"] = [list(truth(t).ratios) for t in samples["target"]]
     log = {}
-    predictor = train(samples, CONFIG, seed=0, log=lambda n, v, e: log.setdefault(n, []).append(v))
+    config = replace(CONFIG, kind=request.param)
+    predictor = train(samples, config, seed=0, log=lambda n, v, e: log.setdefault(n, []).append(v))
     return predictor, log
 
 
@@ -64,13 +67,27 @@ def test_it_is_causal():
     assert not torch.allclose(a[4:], b[4:])
 
 
-def test_untrained_it_says_uniform():
-    assert Predictor(CONFIG).plan(0.5).kept == (32,) * 8
+@pytest.mark.parametrize("kind", ["bilstm", "mlp"])
+def test_the_others_are_parallel(kind):
+    network = NETWORKS[kind](CONFIG)
+    torch.nn.init.normal_(network.head.weight, std=0.5)
+    budgets = torch.tensor([0.2, 0.5])
+    with torch.inference_mode():
+        taught = network(budgets, torch.rand(2, 8))
+    assert torch.equal(taught, network.generate(budgets))
+    assert not torch.allclose(taught, budgets[:, None].expand(2, 8))
 
 
-def test_same_seed_same_predictor(trained):
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_untrained_it_says_uniform(kind):
+    assert Predictor(replace(CONFIG, kind=kind)).plan(0.5).kept == (32,) * 8
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_same_seed_same_predictor(kind):
     samples = pd.DataFrame({"target": [0.2, 0.5], "plan": [[0.2] * 8, [0.5] * 8]})
-    one, two = (train(samples, CONFIG, seed=1, epochs=3).network.state_dict() for _ in range(2))
+    config = replace(CONFIG, kind=kind)
+    one, two = (train(samples, config, seed=1, epochs=3).network.state_dict() for _ in range(2))
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
@@ -81,7 +98,7 @@ def test_saved_equals_loaded(trained, tmp_path):
         "model.safetensors",
     ]
     loaded = Predictor.from_pretrained(tmp_path / "p")
-    assert loaded.config == CONFIG
+    assert loaded.config == trained[0].config
     assert loaded.plan(0.37) == trained[0].plan(0.37)
 
 
@@ -114,6 +131,13 @@ def test_broken_predictors_are_refused(trained, tmp_path):
     (tmp_path / "p" / "config.json").write_text("{")
     with pytest.raises(LopError, match="cannot read JSON"):
         Predictor.from_pretrained(tmp_path / "p")
+
+
+def test_a_network_that_cannot_be_is_refused():
+    with pytest.raises(LopError, match="'gru': expected one of transformer, bilstm, mlp"):
+        Predictor(replace(CONFIG, kind="gru"))
+    with pytest.raises(LopError, match="hidden 10 cannot be split among 4 heads"):
+        Predictor(replace(CONFIG, hidden=10))
 
 
 def test_good_samples_are_the_best_distinct_plans_of_each_target():

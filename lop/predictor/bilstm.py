@@ -1,0 +1,27 @@
+"""A Bi-LSTM over the layers of the model to be pruned (an ablation in LOP)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lop.predictor.base import ParallelNetwork, zero_head
+
+
+class PlanBiLSTM(ParallelNetwork):
+    """Position l sees the budget, and what its neighbours on both sides carry to it.
+
+    It reads from both ends, so it cannot be taught with the ratios it is to predict: it is not
+    autoregressive, unlike the Transformer.
+    """
+
+    def __init__(self, layers: int, hidden: int = 128, depth: int = 2) -> None:
+        super().__init__()
+        self.budget = nn.Linear(1, hidden)
+        self.position = nn.Embedding(layers, hidden)
+        self.lstm = nn.LSTM(hidden, hidden, depth, batch_first=True, bidirectional=True)
+        self.head = zero_head(2 * hidden, 1)
+
+    def difference(self, budget: Tensor) -> Tensor:
+        """budget (B,) -> f (B, L)."""
+        x = self.budget(budget[:, None, None]) + self.position.weight
+        return self.head(self.lstm(x)[0])[..., 0]
