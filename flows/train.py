@@ -12,7 +12,7 @@ def train_predictor() -> None:
     """Write data/predictor and data/training; log and register the predictor."""
     settings = params("train")
     metrics, fingerprint = steps.train(PREDICTOR, TRAINING, SEARCH, scores_file(), **settings)
-    flat = settings["network"] | settings["fit_options"] | {"top": settings["top"]}
+    flat = settings["network"] | settings["fit_options"] | settings["samples"]
     tags = {"git_commit": git_commit(), "samples": fingerprint}
     with tracking.run("train", flat, tags) as run:
         run.curve(pd.read_csv(TRAINING / "curve.csv"), step="epoch")

@@ -102,11 +102,21 @@ def search(
         print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})")
 
 
-def train(search: Path, scores: Path, out: Path, top: int, epochs: int, seed: int) -> None:
+def train(
+    search: Path,
+    scores: Path,
+    out: Path,
+    kind: str,
+    epochs: int,
+    smooth: int,
+    seed: int,
+    **samples: Any,
+) -> None:
     from lop import steps
 
     curve = out.with_name(out.name + "-training")
-    metrics, _ = steps.train(out, curve, search, scores, seed, top, {}, {"epochs": epochs})
+    options = (samples, {"kind": kind}, {"epochs": epochs, "smooth": smooth})
+    metrics, _ = steps.train(out, curve, search, scores, seed, *options)
     print(f"{out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
@@ -236,6 +246,10 @@ def _parser() -> argparse.ArgumentParser:
     arg("--scores", type=Path, required=True, help="the score that the search used")
     arg("--out", type=Path, required=True, help="directory for the predictor")
     arg("--top", type=int, default=10, help="best plans a target to learn from (default 10)")
+    arg("--per-seed", action="store_true", help="the best of each seed's search, not of all")
+    arg("--weight", default="equal", help="equal (default), or reward: better plans count more")
+    arg("--smooth", type=int, default=0, help="budgets mixed between neighbouring targets")
+    arg("--kind", default="transformer", help="transformer (default), bilstm or mlp")
     arg("--epochs", type=int, default=200)
     arg("--seed", type=int, default=0)
 

@@ -177,20 +177,22 @@ def train(
     search_dir: Path,
     scores_path: Path,
     seed: int,
-    top: int,
+    samples: Mapping[str, Any],
     network: Mapping[str, Any],
     fit_options: Mapping[str, Any],
 ) -> tuple[dict[str, float], str]:
     """Write a predictor, its learning curve and metrics.
 
-    Returns the metrics, and the fingerprint of the samples it learned from.
+    `samples` are the options of `good_samples`, `network` those of `PredictorConfig`,
+    `fit_options` those of `lop.predictor.training.train`. Returns the metrics, and the fingerprint
+    of the samples it learned from.
     """
-    samples = good_samples(read_search(search_dir), top)
+    good = good_samples(read_search(search_dir), **samples)
     config = PredictorConfig(
         widths=tuple(len(layer) for layer in load_scores(scores_path)),
         model_fingerprint=made_for(scores_path),
-        min_ratio=float(samples["target"].min()),
-        max_ratio=float(samples["target"].max()),
+        min_ratio=float(good["target"].min()),
+        max_ratio=float(good["target"].max()),
         **network,
     )
     curve: dict[int, dict[str, float]] = {}
@@ -198,15 +200,15 @@ def train(
     def log(name: str, value: float, epoch: int) -> None:
         curve.setdefault(epoch, {"epoch": epoch})[name] = value
 
-    predictor = fit(samples, config, seed, log=log, **fit_options)
+    predictor = fit(good, config, seed, log=log, **fit_options)
     predictor.save_pretrained(out)
     table = pd.DataFrame(curve.values())
-    metrics = {"samples": len(samples), "predict_ms": latency_ms(predictor)}
+    metrics = {"samples": len(good), "predict_ms": latency_ms(predictor)}
     metrics |= table.ffill().iloc[-1].drop("epoch").to_dict()
     with replacing_dir(curve_out) as tmp:
         table.to_csv(tmp / "curve.csv", index=False)
         (tmp / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    return metrics, samples_fingerprint(samples)
+    return metrics, samples_fingerprint(good)
 
 
 def prune_one(out: Path, name: str, ratio: float, cutter: Cutter) -> Plan:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,59 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lop.errors import LopError
 from lop.predictor import Predictor, PredictorConfig
 from lop.progress import progress
 
+# a sample's weight by its rank 1 … count among its target's good samples
+WEIGHTS: Mapping[str, Callable[[pd.Series, pd.Series], pd.Series]] = {
+    "equal": lambda rank, count: rank * 0 + 1.0,
+    # the recombination weights of CMA-ES: they need no temperature and no unit of reward
+    "reward": lambda rank, count: np.log(count + 0.5) - np.log(rank),
+}
 
-def good_samples(samples: pd.DataFrame, top: int) -> pd.DataFrame:
-    """The `top` distinct plans of highest reward for each target, over all its searches."""
-    unique = samples.assign(key=samples["kept"].map(tuple)).drop_duplicates(["target", "key"])
-    ranked = unique.sort_values("reward", ascending=False, kind="stable")
-    return ranked.groupby("target").head(top).drop(columns="key").sort_values("target")
+
+def good_samples(
+    samples: pd.DataFrame, top: int, per_seed: bool = False, weight: str = "equal"
+) -> pd.DataFrame:
+    """The `top` distinct plans of highest reward for each target, best first, with a weight each.
+
+    They are the best of all the target's searches together; with `per_seed`, of each search.
+    `weight` is `equal` or `reward`: ln(top + ½) − ln(rank). Every target has the same total weight,
+    whatever its rewards: those of large ratios are low, and would vanish. Weights average 1.
+
+    Raises LopError for a `top` below 1 or an unknown `weight`.
+    """
+    if top < 1:
+        raise LopError(f"train.samples.top {top}: expected at least 1")
+    if weight not in WEIGHTS:
+        raise LopError(f"train.samples.weight {weight!r}: expected one of {', '.join(WEIGHTS)}")
+    search = ["target", "seed"] if per_seed else ["target"]
+    unique = samples.assign(key=samples["kept"].map(tuple)).drop_duplicates([*search, "key"])
+    ranked = unique.drop(columns="key").sort_values("reward", ascending=False, kind="stable")
+    good = ranked.groupby(search).head(top).sort_values("target", kind="stable")
+    peers = good.groupby(search)["reward"]
+    weights = WEIGHTS[weight](peers.cumcount() + 1, peers.transform("size"))
+    totals = weights.groupby(good["target"]).transform("sum")
+    return good.assign(weight=weights / totals * len(good) / good["target"].nunique())
+
+
+def mix_neighbours(samples: pd.DataFrame, between: int) -> pd.DataFrame:
+    """Smooth across targets: add plans at `between` budgets between any two neighbouring targets.
+
+    A budget is linear in the plan, Σ θ_l·d_l = b·Σ d, so (1−λ)θ + λθ' meets (1−λ)b + λb' when θ
+    meets b and θ' meets b': mixup (arXiv 1710.09412) along the budget. Plans are paired by rank.
+    """
+    if between < 0:
+        raise LopError(f"train.fit_options.smooth {between}: expected 0 or more")
+    table = samples[["target", "plan", "weight"]].assign(plan=samples["plan"].map(np.asarray))
+    targets = [rows.reset_index(drop=True) for _, rows in table.groupby("target")]
+    tables = [table]
+    for low, high in pairwise(targets):
+        pairs = range(min(len(low), len(high)))
+        for share in np.linspace(0, 1, between + 2)[1:-1]:
+            tables.append((1 - share) * low.loc[pairs] + share * high.loc[pairs])
+    return pd.concat(tables, ignore_index=True)
 
 
 def train(
@@ -34,18 +79,24 @@ def train(
     batch_size: int = 16,
     lr: float = 1e-3,
     weight_decay: float = 0.01,
+    smooth: int = 0,
     log: Callable[[str, float, int], Any] | None = None,
 ) -> Predictor:
-    """Fit a predictor to the plans in `samples` (columns target, plan) by MSE with teacher forcing.
+    """Fit a predictor to the plans in `samples` by MSE, an autoregressive one with teacher forcing.
 
-    AdamW with a cosine learning rate. `log(name, value, epoch)` is called with `train_mse` once an
-    epoch, and `free_running_mse` (no teacher) every tenth.
+    Columns: target, plan, and weight in the loss (else 1); `smooth` is how many budgets
+    `mix_neighbours` adds. AdamW with a cosine learning rate. `log(name, value, epoch)` is called
+    with `train_mse` once an epoch, and `free_running_mse` (no teacher) every tenth.
     """
+    if "weight" not in samples:
+        samples = samples.assign(weight=1.0)
+    samples = mix_neighbours(samples, smooth)
     torch.manual_seed(seed)
     predictor = Predictor(config)
     network = predictor.network.train()
     budgets = torch.tensor(samples["target"].to_numpy(), dtype=torch.float32)
     plans = torch.tensor(np.stack(samples["plan"].to_list()), dtype=torch.float32)
+    weights = torch.tensor(samples["weight"].to_numpy(), dtype=torch.float32)[:, None]
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
     steps = epochs * math.ceil(len(plans) / batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -55,7 +106,8 @@ def train(
             order = torch.randperm(len(plans), generator=generator)
             losses = []
             for rows in order.split(batch_size):
-                loss = F.mse_loss(network(budgets[rows], plans[rows]), plans[rows])
+                errors = network(budgets[rows], plans[rows]) - plans[rows]
+                loss = (weights[rows] * errors.square()).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

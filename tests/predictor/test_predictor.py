@@ -8,7 +8,7 @@ import torch
 from lop.errors import LopError
 from lop.plan import Plan, budget
 from lop.predictor import NETWORKS, Predictor, PredictorConfig
-from lop.predictor.training import good_samples, latency_ms, train
+from lop.predictor.training import good_samples, latency_ms, mix_neighbours, train
 from lop.predictor.transformer import PlanTransformer
 
 WIDTHS = (64,) * 8
@@ -140,9 +140,73 @@ def test_a_network_that_cannot_be_is_refused():
         Predictor(replace(CONFIG, hidden=10))
 
 
+ROWS = [
+    (0.2, 0, [8, 8], 1.0),
+    (0.2, 0, [8, 8], 1.0),
+    (0.2, 0, [7, 9], 2.0),
+    (0.2, 1, [9, 7], 0.0),
+    (0.5, 0, [5, 5], -1.0),
+]
+SEARCHED = pd.DataFrame(ROWS, columns=["target", "seed", "kept", "reward"])
+
+
 def test_good_samples_are_the_best_distinct_plans_of_each_target():
-    rows = [(0.2, [8, 8], 1.0), (0.2, [8, 8], 1.0), (0.2, [7, 9], 2.0), (0.2, [9, 7], 0.0)]
-    rows += [(0.5, [5, 5], -1.0)]
-    samples = pd.DataFrame(rows, columns=["target", "kept", "reward"])
-    good = good_samples(samples, top=2)
+    good = good_samples(SEARCHED, top=2)
     assert good[["target", "reward"]].values.tolist() == [[0.2, 2.0], [0.2, 1.0], [0.5, -1.0]]
+
+
+def test_they_may_be_the_best_of_each_seed():
+    good = good_samples(SEARCHED, top=1, per_seed=True)
+    assert good[["target", "seed", "reward"]].values.tolist() == [
+        [0.2, 0, 2.0],
+        [0.2, 1, 0.0],
+        [0.5, 0, -1.0],
+    ]
+
+
+@pytest.mark.parametrize("per_seed", [False, True])
+@pytest.mark.parametrize("weight", ["equal", "reward"])
+def test_every_target_has_the_same_weight(weight, per_seed):
+    good = good_samples(SEARCHED, 2, per_seed, weight)
+    totals = good.groupby("target")["weight"].sum()
+    np.testing.assert_allclose(totals, len(good) / 2)
+
+
+def test_better_plans_count_more_but_none_vanishes():
+    rows = [(b, 0, [i, 20 - i], r - i) for b, r in ((0.2, 0), (0.6, -90)) for i in range(1, 11)]
+    samples = pd.DataFrame(rows, columns=["target", "seed", "kept", "reward"])
+    weights = good_samples(samples, 5, weight="reward").groupby("target")["weight"].apply(list)
+    assert weights[0.2] == weights[0.6], "ranks decide, whatever the scale of the reward"
+    assert weights[0.2] == sorted(weights[0.2], reverse=True)
+    assert min(weights[0.2]) > 0
+
+
+def test_weights_decide_which_plan_is_learned():
+    plans = [list(truth(0.4).ratios), list(truth(0.4).ratios[::-1])]
+    samples = pd.DataFrame({"target": 0.4, "plan": plans, "weight": [1.99, 0.01]})
+    config = replace(CONFIG, kind="mlp", min_ratio=0.4, max_ratio=0.4)
+    learned = np.array(train(samples, config, seed=0).plan(0.4).ratios)
+    assert np.abs(learned - plans[0]).max() < 0.05
+
+
+def test_mixed_plans_meet_the_budgets_between():
+    samples = pd.DataFrame({"target": [0.1, 0.1, 0.2, 0.6], "weight": [1.5, 0.5, 1.0, 1.0]})
+    samples["plan"] = [list(truth(t).ratios) for t in samples["target"]]
+    assert len(mix_neighbours(samples, 0)) == 4
+    mixed = mix_neighbours(samples, 3)
+    assert len(mixed) == 4 + 3 + 3
+    np.testing.assert_allclose(mixed["target"][4:], [0.125, 0.15, 0.175, 0.3, 0.4, 0.5])
+    for row in mixed.itertuples():
+        exact = Plan.from_ratios(row.plan, WIDTHS, row.target).ratios
+        assert np.abs(row.plan - np.array(exact)).max() <= 1 / 64
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"top": 0}, "top 0: expected at least 1"), ({"top": 1, "weight": "x"}, "equal, reward")],
+)
+def test_sample_choices_that_cannot_be_are_refused(options, message):
+    with pytest.raises(LopError, match=message):
+        good_samples(SEARCHED, **options)
+    with pytest.raises(LopError, match="smooth -1: expected 0 or more"):
+        mix_neighbours(SEARCHED.assign(plan=SEARCHED["kept"], weight=1.0), -1)
