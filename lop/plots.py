@@ -22,7 +22,8 @@ COLOURS = {
 
 
 @contextmanager
-def _figure(path: Path, width: float = 7, height: float = 4.2) -> Iterator[tuple[Any, Any]]:
+def picture(path: Path, width: float = 7, height: float = 4.2) -> Iterator[tuple[Any, Any]]:
+    """Yield a figure and its axes; what is drawn on them is written to `path`."""
     from matplotlib.figure import Figure  # takes a second to import; no global state
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -36,7 +37,7 @@ def accuracy(
     table: pd.DataFrame, dense: Mapping[str, Any], titles: Mapping[str, str], path: Path
 ) -> None:
     """Accuracy against ratio, a line a method, error bars of one standard error."""
-    with _figure(path) as (_, axes):
+    with picture(path) as (_, axes):
         axes.axhline(100 * dense["accuracy"], color="black", lw=0.8, ls=":", label="Dense")
         for method, rows in table.groupby("method", sort=False):
             axes.errorbar(
@@ -62,7 +63,7 @@ def accuracy(
 def plan_heat_map(rows: pd.DataFrame, path: Path) -> None:
     """LOP's plans: share of neurons pruned, a row a ratio, a column a layer."""
     plans = 100 * np.stack(rows["plan"].to_list())
-    with _figure(path, height=max(2.2, 0.9 + 0.45 * len(plans))) as (figure, axes):
+    with picture(path, height=max(2.2, 0.9 + 0.45 * len(plans))) as (figure, axes):
         image = axes.imshow(plans, cmap="magma_r", vmin=0, vmax=100, aspect="auto")
         axes.set_xticks(range(plans.shape[1]))
         axes.set_yticks(range(len(plans)), [f"{100 * r:g} %" for r in rows["ratio"]])
@@ -76,7 +77,7 @@ def plan_heat_map(rows: pd.DataFrame, path: Path) -> None:
 
 def search_progress(progress: pd.DataFrame, path: Path) -> None:
     """Best reward so far against simulations, a line a target, the mean over its seeds."""
-    with _figure(path) as (_, axes):
+    with picture(path) as (_, axes):
         for target, rows in progress.groupby("target"):
             gain = rows.groupby("simulation")["best"].mean()
             axes.plot(gain.index + 1, gain - gain.iloc[0], label=f"{100 * float(target):g} %")
@@ -110,7 +111,7 @@ def searchers(results: pd.DataFrame, path: Path) -> None:
 
 def times(seconds: Mapping[str, float], path: Path) -> None:
     """Seconds to a plan on a logarithmic axis."""
-    with _figure(path, height=1.9) as (_, axes):
+    with picture(path, height=1.9) as (_, axes):
         labels = [f"{name} ({_time(value)})" for name, value in seconds.items()]
         axes.barh(labels, list(seconds.values()), color=["#6c757d", COLOURS["lop"]])
         axes.set(xscale="log", xlabel="Seconds to a plan")
