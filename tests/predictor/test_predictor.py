@@ -1,15 +1,20 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
+from lop import steps
 from lop.errors import LopError
+from lop.importance import save_scores
 from lop.plan import Plan, budget
 from lop.predictor import NETWORKS, Predictor, PredictorConfig
 from lop.predictor.training import good_samples, latency_ms, mix_neighbours, train
 from lop.predictor.transformer import PlanTransformer
+from lop.search import write_index
 
 WIDTHS = (64,) * 8
 CONFIG = PredictorConfig(WIDTHS, "model-a", min_ratio=0.1, max_ratio=0.6)
@@ -210,3 +215,20 @@ def test_sample_choices_that_cannot_be_are_refused(options, message):
         good_samples(SEARCHED, **options)
     with pytest.raises(LopError, match="smooth -1: expected 0 or more"):
         mix_neighbours(SEARCHED.assign(plan=SEARCHED["kept"], weight=1.0), -1)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
+    settings = yaml.safe_load(Path("params.yaml").read_text())["train"]
+    settings["network"]["kind"] = kind
+    settings["samples"] |= {"top": 2, "weight": "reward", "per_seed": True}
+    settings["fit_options"] |= {"epochs": 1, "smooth": 1}
+    scores = tmp_path / "scores.safetensors"
+    save_scores([torch.ones(16), torch.ones(16)], scores, "model-a")
+    searched = SEARCHED.assign(plan=[[1 - k / 16 for k in kept] for kept in SEARCHED["kept"]])
+    searched.to_parquet(tmp_path / "shard.parquet")
+    write_index(tmp_path, [tmp_path / "shard.parquet"])
+    out, curve = tmp_path / "predictor", tmp_path / "training"
+    metrics, _ = steps.train(out, curve, tmp_path, scores, **settings)
+    assert metrics["samples"] == 4, "what was mixed in is no sample of a search"
+    assert Predictor.from_pretrained(out).config.kind == kind
