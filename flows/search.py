@@ -10,9 +10,8 @@ from lop import steps
 def search() -> None:
     """Write one shard of search samples a (target, seed) to data/search."""
     model, samples = params("model")["path"], SAMPLES / "reward.parquet"
-    settings = params("search")
-    start = PROFILE if settings.pop("start") == "knapsack" else None
-    steps.search(SEARCH, model, samples, IMPORTANCE, profile_path=start, each=as_tasks, **settings)
+    places = (SEARCH, model, samples, IMPORTANCE)
+    steps.search(*places, profile_path=PROFILE, each=as_tasks, **params("search"))
 
 
 if __name__ == "__main__":

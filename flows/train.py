@@ -3,7 +3,16 @@
 import pandas as pd
 from prefect import flow
 
-from flows.common import PREDICTOR, SEARCH, TRAINING, git_commit, params, run_stage, scores_file
+from flows.common import (
+    PREDICTOR,
+    PROFILE,
+    SEARCH,
+    TRAINING,
+    git_commit,
+    params,
+    run_stage,
+    scores_file,
+)
 from lop import steps, tracking
 
 
@@ -11,8 +20,10 @@ from lop import steps, tracking
 def train_predictor() -> None:
     """Write data/predictor and data/training; log and register the predictor."""
     settings = params("train")
-    metrics, fingerprint = steps.train(PREDICTOR, TRAINING, SEARCH, scores_file(), **settings)
+    places = (PREDICTOR, TRAINING, SEARCH, scores_file())
+    metrics, fingerprint = steps.train(*places, profile_path=PROFILE, **settings)
     flat = settings["network"] | settings["fit_options"] | settings["samples"]
+    flat |= {"base": settings["base"]}
     tags = {"git_commit": git_commit(), "samples": fingerprint}
     with tracking.run("train", flat, tags) as run:
         run.curve(pd.read_csv(TRAINING / "curve.csv"), step="epoch")

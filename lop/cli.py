@@ -95,11 +95,15 @@ def search(
     from lop.search import read_search
 
     settings = {"searcher": searcher, "simulations": simulations}
-    options = (settings, profile, compensate, reward, batch_size)
+    options = (settings, _begin(profile), profile, compensate, reward, batch_size)
     steps.search(out, model, samples, scores, score, target, seed, *options)
     for key, rows in read_search(out).groupby(["target", "seed"]):
         best, first = rows["reward"].max(), rows["reward"].iloc[0]
         print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})")
+
+
+def _begin(profile: Path | None) -> str:
+    return "knapsack" if profile else "uniform"
 
 
 def train(
@@ -110,13 +114,14 @@ def train(
     epochs: int,
     smooth: int,
     seed: int,
+    profile: Path | None,
     **samples: Any,
 ) -> None:
     from lop import steps
 
     curve = out.with_name(out.name + "-training")
     options = (samples, {"kind": kind}, {"epochs": epochs, "smooth": smooth})
-    metrics, _ = steps.train(out, curve, search, scores, seed, *options)
+    metrics, _ = steps.train(out, curve, search, scores, seed, *options, _begin(profile), profile)
     print(f"{out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
@@ -249,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     arg("--per-seed", action="store_true", help="the best of each seed's search, not of all")
     arg("--weight", default="equal", help="equal (default), or reward: better plans count more")
     arg("--smooth", type=int, default=0, help="budgets mixed between neighbouring targets")
+    arg("--profile", type=Path, help="learn how plans differ from the knapsack's, not uniform ones")
     arg("--kind", default="transformer", help="transformer (default), bilstm or mlp")
     arg("--epochs", type=int, default=200)
     arg("--seed", type=int, default=0)

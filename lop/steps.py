@@ -96,6 +96,7 @@ def search(
     targets: Sequence[float],
     seeds: Sequence[int],
     settings: Mapping[str, Any],
+    start: str = "uniform",
     profile_path: Path | None = None,
     compensate: bool = False,
     reward: str = "loglik",
@@ -105,7 +106,7 @@ def search(
 ) -> list[Path]:
     """Write one shard of search samples a (target, seed); finished shards are kept.
 
-    Searches start from the knapsack's plan where a profile is given, else from the uniform plan.
+    Searches `start` from the `uniform` plan or from the `knapsack`'s, which needs a profile.
     `settings` go to `lop.search.search`. The searches run in `workers` processes; `each` calls
     them (flows put in their tasks here).
     """
@@ -114,12 +115,12 @@ def search(
     widths = _widths(scores_dir)
     for target in targets:
         check_ratio(widths, target)
-    start = Profile.load(profile_path) if profile_path else None
+    profile = _profile_of(start, profile_path)
     clear_leftovers(out)
     with processes(workers, ["lop.steps"]) as run:
 
         def one(target: float, seed: int) -> Path:
-            return run(_search_one, place, out, target, seed, start, dict(settings))
+            return run(_search_one, place, out, target, seed, profile, dict(settings))
 
         shards = (each or at_once(workers, "searches"))(one, product(targets, seeds))
     write_index(out, shards)
@@ -131,17 +132,28 @@ def _search_one(
     out: Path,
     target: float,
     seed: int,
-    start: Profile | None,
+    profile: Profile | None,
     settings: dict[str, Any],
 ) -> Path:
     with reward_of(*place) as reward:
-        if start and start.fingerprint != reward.fingerprint:
+        if profile and profile.fingerprint != reward.fingerprint:
             raise LopError(
-                f"profile of reward {start.fingerprint}, the search's is {reward.fingerprint}: "
+                f"profile of reward {profile.fingerprint}, the search's is {reward.fingerprint}: "
                 "measure it with the same model, scores, samples and settings"
             )
-        root = solve(start, target) if start else None
+        root = solve(profile, target) if profile else None
         return run_shard(out, reward, target, seed, root=root, **settings)
+
+
+def _profile_of(kind: str, path: Path | None) -> Profile | None:
+    """What is needed for plans of this kind to begin with: nothing if uniform, else a profile."""
+    if kind not in ("uniform", "knapsack"):
+        raise LopError(f"plans to begin with {kind!r}: expected uniform or knapsack")
+    if kind == "uniform":
+        return None
+    if path is None:
+        raise LopError("to begin with the knapsack's plans, give a profile")
+    return Profile.load(path)
 
 
 def _widths(scores_dir: Path) -> list[int]:
@@ -180,12 +192,16 @@ def train(
     samples: Mapping[str, Any],
     network: Mapping[str, Any],
     fit_options: Mapping[str, Any],
+    base: str = "uniform",
+    profile_path: Path | None = None,
 ) -> tuple[dict[str, float], str]:
     """Write a predictor, its learning curve and metrics.
 
     `samples` are the options of `good_samples`, `network` those of `PredictorConfig`,
-    `fit_options` those of `lop.predictor.training.train`. Returns the metrics, and the fingerprint
-    of the samples it learned from.
+    `fit_options` those of `lop.predictor.training.train`; `base` names the plans that it learns to
+    differ from, `uniform` or the `knapsack`'s.
+
+    Returns the metrics, and the fingerprint of the samples it learned from.
     """
     good = good_samples(read_search(search_dir), **samples)
     config = PredictorConfig(
@@ -193,14 +209,16 @@ def train(
         model_fingerprint=made_for(scores_path),
         min_ratio=float(good["target"].min()),
         max_ratio=float(good["target"].max()),
+        base=base,
         **network,
     )
+    profile = _profile_of(base, profile_path)
     curve: dict[int, dict[str, float]] = {}
 
     def log(name: str, value: float, epoch: int) -> None:
         curve.setdefault(epoch, {"epoch": epoch})[name] = value
 
-    predictor = fit(good, config, seed, log=log, **fit_options)
+    predictor = fit(good, config, seed, profile=profile, log=log, **fit_options)
     predictor.save_pretrained(out)
     table = pd.DataFrame(curve.values())
     metrics = {"samples": len(good), "predict_ms": latency_ms(predictor)}

@@ -34,6 +34,7 @@ class PredictorConfig:
     hidden: int = 128
     depth: int = 2
     heads: int = 4  # of the transformer
+    base: str = "uniform"  # what it learned to differ from, or knapsack; only said here
 
 
 NETWORKS: Mapping[str, Callable[[PredictorConfig], PlanNetwork]] = {

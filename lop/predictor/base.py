@@ -1,7 +1,7 @@
-"""What every predictor network shares: it learns only how a plan differs from the uniform one.
+"""What every predictor network shares: it learns only how a plan differs from a known one.
 
-θ = sigmoid(logit(b) + f) with f zero at first: an untrained predictor says "uniform", and what it
-learns on top of that carries over to budgets between those searched.
+θ = sigmoid(logit(base(b)) + f) with f zero at first: an untrained predictor says the base plan,
+and what it learns on top of that carries over to budgets between those searched.
 """
 
 from __future__ import annotations
@@ -9,9 +9,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+GRID = 101  # budgets 0, 0.01 … 1, between which a base is linear
+EDGE = 0.03  # base ratios stay so far from 0 and 1, where the sigmoid would not let f move them
+
 
 class PlanNetwork(nn.Module):
-    """Maps a budget to layer-wise pruning ratios."""
+    """Maps a budget to layer-wise pruning ratios.
+
+    `base` (GRID, L) holds the base plan of each budget: uniform at first, any other by assignment.
+    """
+
+    base: Tensor
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.register_buffer("base", torch.linspace(0, 1, GRID)[:, None].repeat(1, layers))
 
     def forward(self, budget: Tensor, plans: Tensor) -> Tensor:
         """For training: budget (B,) and the true plans (B, L) -> ratios (B, L)."""
@@ -20,6 +32,13 @@ class PlanNetwork(nn.Module):
     def generate(self, budget: Tensor) -> Tensor:
         """From the budget alone: (B,) -> ratios (B, L)."""
         raise NotImplementedError
+
+    def base_logits(self, budget: Tensor) -> Tensor:
+        """logit(base(b)): (B,) -> (B, L). A budget is linear in its plan, so mixes meet theirs."""
+        place = budget.clamp(0, 1) * (GRID - 1)
+        low = place.long().clamp(max=GRID - 2)
+        plan = torch.lerp(self.base[low], self.base[low + 1], (place - low)[:, None])
+        return torch.logit(plan.clamp(EDGE, 1 - EDGE))
 
 
 class ParallelNetwork(PlanNetwork):
@@ -31,17 +50,12 @@ class ParallelNetwork(PlanNetwork):
 
     def forward(self, budget: Tensor, plans: Tensor) -> Tensor:
         """budget (B,) -> ratios (B, L), whatever the true plans are."""
-        return from_uniform(budget, self.difference(budget))
+        return torch.sigmoid(self.base_logits(budget) + self.difference(budget))
 
     @torch.inference_mode()
     def generate(self, budget: Tensor) -> Tensor:
         """budget (B,) -> ratios (B, L)."""
-        return from_uniform(budget, self.difference(budget))
-
-
-def from_uniform(budget: Tensor, f: Tensor) -> Tensor:
-    """sigmoid(logit(b) + f): budget (B,), f (B, T) -> ratios (B, T)."""
-    return torch.sigmoid(torch.logit(budget.clamp(1e-4, 1 - 1e-4))[:, None] + f)
+        return self.forward(budget, budget)
 
 
 def zero_head(hidden: int, out: int) -> nn.Linear:

@@ -15,7 +15,7 @@ class PlanBiLSTM(ParallelNetwork):
     """
 
     def __init__(self, layers: int, hidden: int = 128, depth: int = 2) -> None:
-        super().__init__()
+        super().__init__(layers)
         self.budget = nn.Linear(1, hidden)
         self.position = nn.Embedding(layers, hidden)
         self.lstm = nn.LSTM(hidden, hidden, depth, batch_first=True, bidirectional=True)

@@ -13,7 +13,7 @@ class PlanMLP(ParallelNetwork):
     """`depth` hidden layers of GELU; an output for each layer of the model to be pruned."""
 
     def __init__(self, layers: int, hidden: int = 128, depth: int = 2) -> None:
-        super().__init__()
+        super().__init__(layers)
         widths = pairwise([1] + [hidden] * depth)
         self.body = nn.Sequential(*(m for a, b in widths for m in (nn.Linear(a, b), nn.GELU())))
         self.head = zero_head(hidden, layers)

@@ -17,8 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lop.errors import LopError
+from lop.plan import max_ratio
 from lop.predictor import Predictor, PredictorConfig
+from lop.predictor.base import GRID
 from lop.progress import progress
+from lop.search.knapsack import Profile, solve
 
 # a sample's weight by its rank 1 … count among its target's good samples
 WEIGHTS: Mapping[str, Callable[[pd.Series, pd.Series], pd.Series]] = {
@@ -80,12 +83,14 @@ def train(
     lr: float = 1e-3,
     weight_decay: float = 0.01,
     smooth: int = 0,
+    profile: Profile | None = None,
     log: Callable[[str, float, int], Any] | None = None,
 ) -> Predictor:
     """Fit a predictor to the plans in `samples` by MSE, an autoregressive one with teacher forcing.
 
     Columns: target, plan, and weight in the loss (else 1); `smooth` is how many budgets
-    `mix_neighbours` adds. AdamW with a cosine learning rate. `log(name, value, epoch)` is called
+    `mix_neighbours` adds. With a `profile` it learns how plans differ from the knapsack's, not from
+    uniform ones. AdamW with a cosine learning rate. `log(name, value, epoch)` is called
     with `train_mse` once an epoch, and `free_running_mse` (no teacher) every tenth.
     """
     if "weight" not in samples:
@@ -94,6 +99,8 @@ def train(
     torch.manual_seed(seed)
     predictor = Predictor(config)
     network = predictor.network.train()
+    if profile:
+        network.base.copy_(knapsack_base(profile, config.min_keep))
     budgets = torch.tensor(samples["target"].to_numpy(), dtype=torch.float32)
     plans = torch.tensor(np.stack(samples["plan"].to_list()), dtype=torch.float32)
     weights = torch.tensor(samples["weight"].to_numpy(), dtype=torch.float32)[:, None]
@@ -119,6 +126,13 @@ def train(
                     log("free_running_mse", _free_running_mse(predictor, budgets, plans), epoch)
     network.eval()
     return predictor
+
+
+def knapsack_base(profile: Profile, min_keep: float) -> Tensor:
+    """The knapsack's plans at the budgets of a network's base, (GRID, L); the last reachable on."""
+    most = max_ratio(profile.widths, min_keep) - 1e-9
+    plans = [solve(profile, min(b, most), min_keep).ratios for b in np.linspace(0, 1, GRID)]
+    return torch.tensor(plans)
 
 
 def _free_running_mse(predictor: Predictor, budgets: Tensor, plans: Tensor) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lop.errors import LopError
-from lop.predictor.base import PlanNetwork, from_uniform, zero_head
+from lop.predictor.base import PlanNetwork, zero_head
 
 Cache = list[tuple[Tensor, Tensor]]
 
@@ -45,7 +45,7 @@ class PlanTransformer(PlanNetwork):
     """Maps a budget to layer-wise pruning ratios, one layer after another."""
 
     def __init__(self, layers: int, hidden: int = 128, depth: int = 2, heads: int = 4) -> None:
-        super().__init__()
+        super().__init__(layers)
         if hidden % heads:
             raise LopError(f"transformer: hidden {hidden} cannot be split among {heads} heads")
         self.layers = layers
@@ -62,23 +62,23 @@ class PlanTransformer(PlanNetwork):
         before = self.ratio(plans[:, :-1, None])
         first = self.first.expand(len(plans), 1, -1)
         x = torch.cat([first, before], 1) + self.budget(budget[:, None, None])
-        return self._step(x + self.position.weight, budget, None)[0]
+        return self._step(x + self.position.weight, self.base_logits(budget), None)[0]
 
     @torch.inference_mode()
     def generate(self, budget: Tensor) -> Tensor:
         """Free running: budget (B,) -> ratios (B, L), each layer from its own predecessors."""
-        cache: Cache | None = None
+        base, cache = self.base_logits(budget), None
         token, ratios = self.first.expand(len(budget), 1, -1), []
         for layer in range(self.layers):
             x = token + self.budget(budget[:, None, None]) + self.position.weight[layer]
-            ratio, cache = self._step(x, budget, cache)
+            ratio, cache = self._step(x, base[:, layer : layer + 1], cache)
             ratios.append(ratio)
             token = self.ratio(ratio[..., None])
         return torch.cat(ratios, 1)
 
-    def _step(self, x: Tensor, budget: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+    def _step(self, x: Tensor, base: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
         new: Cache = []
         for i, block in enumerate(self.blocks):
             x, kept = block(x, cache[i] if cache else None)
             new.append(kept)
-        return from_uniform(budget, self.head(self.norm(x))[..., 0]), new
+        return torch.sigmoid(base + self.head(self.norm(x))[..., 0]), new

@@ -35,7 +35,7 @@ SEARCHERS: Mapping[str, Searcher] = {
 
 INDEX = "index.json"
 
-__all__ = ["SEARCHERS", "Evaluated", "read_search", "run_shard", "search"]
+__all__ = ["SEARCHERS", "Evaluated", "best_plan", "read_search", "run_shard", "search"]
 
 
 def search(
@@ -146,3 +146,9 @@ def read_search(directory: str | Path) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             raise LopError(f"{directory / name}: cannot read search samples: {error}") from error
     return pd.concat(tables, ignore_index=True)
+
+
+def best_plan(samples: pd.DataFrame, widths: Iterable[int]) -> Plan:
+    """The plan with the highest reward in a table of search samples."""
+    kept = samples.loc[samples["reward"].idxmax(), "kept"]
+    return Plan(tuple(widths), tuple(int(k) for k in kept))

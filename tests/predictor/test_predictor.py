@@ -15,6 +15,8 @@ from lop.predictor import NETWORKS, Predictor, PredictorConfig
 from lop.predictor.training import good_samples, latency_ms, mix_neighbours, train
 from lop.predictor.transformer import PlanTransformer
 from lop.search import write_index
+from lop.search.knapsack import profile as measure
+from lop.search.knapsack import solve
 
 WIDTHS = (64,) * 8
 CONFIG = PredictorConfig(WIDTHS, "model-a", min_ratio=0.1, max_ratio=0.6)
@@ -70,6 +72,19 @@ def test_it_is_causal():
         a, b = (network(torch.tensor([0.4]), p)[0] for p in (plans, changed))
     assert torch.equal(a[:4], b[:4])
     assert not torch.allclose(a[4:], b[4:])
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_with_a_profile_it_begins_at_the_knapsacks_plans(kind):
+    profile = measure(lambda p: -sum(w * r * r for w, r in enumerate(p.ratios, 1)), WIDTHS)
+    samples = pd.DataFrame({"target": [0.3], "plan": [truth(0.3).ratios]})
+    config = replace(CONFIG, kind=kind)
+    predictor = train(samples, config, seed=0, epochs=1, lr=1e-12, profile=profile)
+    for ratio in (0.3, 0.405):
+        error = np.subtract(predictor.plan(ratio).ratios, solve(profile, ratio).ratios)
+        assert np.abs(error).max() < 0.04
+    predictor = train(samples, config, seed=0, epochs=200, profile=profile)
+    assert np.abs(np.subtract(predictor.plan(0.3).ratios, truth(0.3).ratios)).max() < 0.05
 
 
 @pytest.mark.parametrize("kind", ["bilstm", "mlp"])
@@ -219,7 +234,7 @@ def test_sample_choices_that_cannot_be_are_refused(options, message):
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
-    settings = yaml.safe_load(Path("params.yaml").read_text())["train"]
+    settings = yaml.safe_load(Path("params.yaml").read_text())["train"] | {"base": "uniform"}
     settings["network"]["kind"] = kind
     settings["samples"] |= {"top": 2, "weight": "reward", "per_seed": True}
     settings["fit_options"] |= {"epochs": 1, "smooth": 1}

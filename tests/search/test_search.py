@@ -5,7 +5,7 @@ import pytest
 from lop.errors import LopError
 from lop.plan import Plan, budget
 from lop.reward import Reward
-from lop.search import read_search, run_shard, search, write_index
+from lop.search import best_plan, read_search, run_shard, search, write_index
 from lop.search.mcts import mcts
 
 WIDTHS = (50, 50, 50, 50)
@@ -59,6 +59,7 @@ def test_every_evaluated_plan_becomes_a_sample(reward):
     )
     assert samples["kept"].map(sum).eq(budget(reward.widths, 0.5)).all()
     assert samples["reward"].iloc[0] == reward(Plan.uniform(reward.widths, 0.5))
+    assert reward(best_plan(samples, reward.widths)) == samples["reward"].max()
 
 
 def test_a_finished_shard_is_not_searched_again(reward, tmp_path, monkeypatch):
