@@ -67,7 +67,7 @@ FULL = Scale(
     simulations=(12, 25, 50, 100, 200),
     many=50,
     seeds=(0, 1, 2),
-    seen=(0.2, 0.3, 0.5),
+    seen=(0.2, 0.5),
     unseen=(0.25, 0.4, 0.54),
     sizes={"calibration": 500, "reward": 200, "validation": 500, "benchmark": 2},
     fit_options={},
@@ -97,11 +97,12 @@ CHOICES = {
     "top 1": Choice(1),
     "top 3": Choice(3),
     "top 10": Choice(10),
-    "top 30": Choice(30),
-    "top 30, weighted by reward": Choice(30, weight="reward"),
+    "top 20": Choice(20),
+    "top 20, weighted by reward": Choice(20, weight="reward"),
     "top 10, smoothed": Choice(10, smooth=1),
-    "all seeds, top 10": Choice(10, all_seeds=True),
-    "all seeds, top 10 of each": Choice(10, all_seeds=True, per_seed=True),
+    # for three seeds, as many plans either way
+    "all seeds, top 15": Choice(15, all_seeds=True),
+    "all seeds, top 5 of each": Choice(5, all_seeds=True, per_seed=True),
 }
 
 

@@ -45,7 +45,8 @@ def choices(judged: pd.DataFrame, ratios: Sequence[float]) -> pd.DataFrame:
 def references(judged: pd.DataFrame, ratios: Sequence[float]) -> pd.DataFrame:
     """The same rows for full searches at the very ratios, and for uniform plans."""
     rows = judged[judged["part"].isin(["search", "uniform"])]
-    return summaries(rows.assign(kind=rows["part"], samples="", plans=0), ["kind"], judged, ratios)
+    rows = rows.assign(kind=rows["part"], samples="", plans=0)
+    return summaries(rows, ["kind", "samples"], judged, ratios).assign(aim="")
 
 
 def summaries(
@@ -112,6 +113,7 @@ def learning_curve(learning: pd.DataFrame, unseen: pd.DataFrame, path: Path) -> 
     """Validation reward at unseen ratios by plans searched in all, a line a number of targets."""
     search = unseen.set_index("kind").loc["search", "loglik"]
     colours = ("#6c757d", plots.COLOURS["lop"], "#3d7ea6", "#5a9367")
+    ticks = learning.loc[learning["targets"] == 5, "plans"].to_list()  # those of all would overlap
     with plots.picture(path) as (_, axes):
         axes.axhline(search, color="black", lw=0.8, ls=":", label="Full search at the ratio")
         for (count, rows), colour in zip(learning.groupby("targets"), colours, strict=False):
@@ -119,6 +121,8 @@ def learning_curve(learning: pd.DataFrame, unseen: pd.DataFrame, path: Path) -> 
             line = (rows["plans"], rows["loglik"], rows["loglik_spread"])
             axes.errorbar(*line, label=label, color=colour, **style)
         axes.set(xscale="log", xlabel="Plans searched in all")
+        axes.minorticks_off()
+        axes.set_xticks(ticks, ticks)
         axes.set(ylabel="Mean log-likelihood at unseen ratios")
         axes.legend(frameon=False, fontsize=8)
 
@@ -220,7 +224,7 @@ def _numbers(row: dict[str, Any]) -> list[str]:
 def _choice_rows(table: pd.DataFrame) -> str:
     rows = [
         [r["kind"], r["samples"], f"{r['plans']:,}" if r["plans"] else "", *_numbers(r)]
-        for r in table.fillna({"samples": ""}).to_dict("records")
+        for r in table.to_dict("records")
     ]
     return _markdown(["network", "samples", "plans searched", *_NUMBERS], rows)
 

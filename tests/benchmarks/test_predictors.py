@@ -45,8 +45,8 @@ def test_a_case_learns_from_its_own_searches_only():
     assert set(good["target"]) == set(FULL.targets[5])
     assert set(good["seed"]) == {1}
     assert good.groupby("target")["simulation"].apply(set).eq({9, 10, 11}).all()
-    both = Case("choices", "mlp", "", CHOICES["all seeds, top 10 of each"], 5, 12, seed=1)
-    assert select(searched, both, FULL).groupby(["target", "seed"]).size().eq(10).all()
+    both = Case("choices", "mlp", "", CHOICES["all seeds, top 5 of each"], 5, 12, seed=1)
+    assert select(searched, both, FULL).groupby(["target", "seed"]).size().eq(5).all()
 
 
 def judged():
@@ -91,3 +91,4 @@ def test_the_page_has_its_tables_and_plot(tmp_path):
     assert "| 5 | 50.00 / 66.67 | 0.00 / 0.00 |" in page
     assert "from: 60 plans (5 targets of 12)" in page
     assert "nan" not in page
+    assert page.count("| search |  |  | 100.00 ± 0.00 |") == 2, "among unseen and seen ratios"
