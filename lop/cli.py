@@ -21,6 +21,7 @@ a whole run by hand:
                  --out profile.parquet
   lop search     --model M --samples samples/reward.parquet --target 0.2 0.5
                  --scores scores --profile profile.parquet --out search
+  lop samples    --search search
   lop train      --search search --scores scores/activation_l2.safetensors --out predictor
   lop predict    --predictor predictor --ratio 0.37
   lop prune      --model M --predictor predictor --scores scores --ratio 0.37 --out small
@@ -100,6 +101,20 @@ def search(
     for key, rows in read_search(out).groupby(["target", "seed"]):
         best, first = rows["reward"].max(), rows["reward"].iloc[0]
         print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})")
+
+
+def samples(search: Path, as_json: bool) -> None:
+    from lop.search import list_searches
+
+    table = list_searches(search)
+    if as_json:
+        print(table.to_json(orient="records"))
+        return
+    table["current"] = table["current"].map({True: "current", False: "kept"})
+    formats = dict.fromkeys(("began", "best"), "{:.4f}".format) | {"target": "{:g}".format}
+    print(table.rename(columns={"current": ""}).to_string(index=False, formatters=formats))
+    plans = table["plans"].sum()
+    print(f"{len(table)} searches, {plans} plans; kept: of other settings, not trained on")
 
 
 def _begin(profile: Path | None) -> str:
@@ -245,6 +260,10 @@ def _parser() -> argparse.ArgumentParser:
     arg("--searcher", default="mcts", help="mcts (default), evolution, random, uniform or knapsack")
     arg("--simulations", type=int, default=100, help="plans evaluated a search (default 100)")
     _add_reward(arg)
+
+    arg = add(samples, "list what was searched: targets, seeds, counts, best rewards")
+    arg("--search", type=Path, required=True, help="directory of search samples")
+    arg("--json", dest="as_json", action="store_true", help="one line of JSON")
 
     arg = add(train, "train a predictor on search samples")
     arg("--search", type=Path, required=True, help="directory of search samples")

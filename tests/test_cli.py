@@ -48,6 +48,24 @@ def cut(made, *changes):
     return main(["prune", *(str(x) for pair in options.items() for x in pair)])
 
 
+def test_samples_lists_what_was_searched(made, capsys):
+    data = ["--model", str(made / "model"), "--samples", str(made / "samples.parquet")]
+    data += ["--scores", str(made / "scores"), "--out", str(made / "search")]
+    assert main(["search", *data, "--target", "0.2", "--seed", "7", "--simulations", "3"]) == 0
+    capsys.readouterr()
+    assert main(["samples", "--search", str(made / "search")]) == 0
+    _, first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.split()[:4] == ["mcts", "0.2", "7", "3"]
+    assert first.split()[-1] == "current"
+    assert last.startswith("3 searches, 15 plans")
+    assert main(["samples", "--search", str(made / "search"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["current"] for row in rows] == [True, False, False]
+    assert all(row["best"] >= row["began"] for row in rows)
+    assert main(["samples", "--search", str(made / "scores")]) == 2
+    assert "no search samples; run the search first" in capsys.readouterr().err
+
+
 def test_predict_prints_the_plan(made, capsys):
     assert main(["predict", "--predictor", str(made / "predictor"), "--ratio", "0.37"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == (
@@ -146,8 +164,8 @@ finally: assert "torch" not in sys.modules
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     for command in (
-        "prepare", "importance", "profile", "search", "train", "predict", "prune", "evaluate",
-        "compare",
+        "prepare", "importance", "profile", "search", "samples", "train", "predict", "prune",
+        "evaluate", "compare",
     ):  # fmt: skip
         assert f"  {command}" in run.stdout
 

@@ -1,7 +1,8 @@
 """Searches for good plans at a target ratio, and keeps every plan it evaluates as a sample.
 
-One search is one (target, seed); its samples are one Parquet shard, named after a fingerprint of
-all that decides its content, so that a killed or extended run pays only for what is missing.
+One search is one (searcher, target, seed); its samples are one Parquet shard, named after a
+fingerprint of all that decides its content, so that a killed or extended run pays only for what is
+missing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,16 @@ SEARCHERS: Mapping[str, Searcher] = {
 
 INDEX = "index.json"
 
-__all__ = ["SEARCHERS", "Evaluated", "best_plan", "read_search", "run_shard", "search"]
+__all__ = [
+    "SEARCHERS",
+    "Evaluated",
+    "best_plan",
+    "curve",
+    "list_searches",
+    "read_search",
+    "run_shard",
+    "search",
+]
 
 
 def search(
@@ -139,13 +149,52 @@ def read_search(directory: str | Path) -> pd.DataFrame:
     directory = Path(directory)
     if not (directory / INDEX).exists():
         raise LopError(f"{directory}: no {INDEX}; expected search samples, run the search first")
-    tables = []
-    for name in read_json(directory / INDEX):
-        try:
-            tables.append(pd.read_parquet(directory / name))
-        except (OSError, ValueError) as error:
-            raise LopError(f"{directory / name}: cannot read search samples: {error}") from error
-    return pd.concat(tables, ignore_index=True)
+    shards = [_read_shard(directory / name) for name in read_json(directory / INDEX)]
+    return pd.concat(shards, ignore_index=True)
+
+
+def list_searches(directory: str | Path) -> pd.DataFrame:
+    """What lies in a search directory: a row a shard, with the rewards it began at and ended at.
+
+    `current` shards are those that `read_search` gives; others were made with other settings.
+    Raises LopError when there is none or one is broken.
+    """
+    directory = Path(directory)
+    current = read_json(directory / INDEX) if (directory / INDEX).exists() else []
+    rows = []
+    for path in directory.glob("[!.]*.parquet"):
+        samples = _read_shard(path)
+        first = samples.iloc[0]
+        rows.append(
+            {name: first[name] for name in ("searcher", "target", "seed")}
+            | {"plans": len(samples), "began": first["reward"], "best": samples["reward"].max()}
+            | {"fingerprint": first["fingerprint"], "current": path.name in current}
+        )
+    if not rows:
+        raise LopError(f"{directory}: no search samples; run the search first")
+    order = ["current", "searcher", "target", "seed"]
+    return pd.DataFrame(rows).sort_values(order, ascending=[False, True, True, True])
+
+
+def curve(samples: pd.DataFrame) -> pd.DataFrame:
+    """One search by simulation: reward, best reward so far, and simulations per second so far."""
+    ordered = samples.sort_values("simulation")
+    count, seconds = ordered["simulation"] + 1, ordered["seconds"]
+    return pd.DataFrame(
+        {
+            "simulation": ordered["simulation"],
+            "reward": ordered["reward"],
+            "best_reward": ordered["reward"].cummax(),
+            "simulations_per_second": count / seconds.clip(lower=1e-9),
+        }
+    )
+
+
+def _read_shard(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise LopError(f"{path}: cannot read search samples: {error}") from error
 
 
 def best_plan(samples: pd.DataFrame, widths: Iterable[int]) -> Plan:
