@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from lop.predictor import Predictor, PredictorConfig
 from lop.predictor.training import good_samples, latency_ms, samples_fingerprint
 from lop.predictor.training import train as fit
 from lop.reward import Reward
-from lop.search import read_search, run_shard, write_index
+from lop.search import by_searcher, read_search, run_shard, write_index
 from lop.search.knapsack import SHARES, Profile, solve
 from lop.search.knapsack import profile as profile_layers
 from lop.tasks.encoding import encode
 from lop.tasks.prepare import prepare_samples
 from lop.tasks.samples import read_samples, write_samples
-from lop.workers import Each, at_once, processes
+from lop.workers import Each, in_processes, once_a_thread
 
 
 def prepare(out: Path, source: str, seed: int, **sizes: int | None) -> None:
@@ -72,12 +72,8 @@ def profile(
     """
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     layers = range(len(_widths(scores_dir)))
-    with processes(workers, ["lop.steps"]) as run:
-
-        def one(layer: int) -> Profile:
-            return run(_profile_one, place, tuple(shares), layer)
-
-        parts = (each or at_once(workers, "profile"))(one, [(layer,) for layer in layers])
+    work = partial(_profile_one, place, tuple(shares))
+    parts = (each or in_processes(workers, "profile", ["lop.steps"]))(work, [(i,) for i in layers])
     table = pd.concat([part.table for part in parts], ignore_index=True)
     Profile(parts[0].widths, table, parts[0].fingerprint).save(out)
 
@@ -95,7 +91,7 @@ def search(
     score: str,
     targets: Sequence[float],
     seeds: Sequence[int],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     start: str = "uniform",
     profile_path: Path | None = None,
     compensate: bool = False,
@@ -104,11 +100,12 @@ def search(
     workers: int = 1,
     each: Each[Path] | None = None,
 ) -> list[Path]:
-    """Write one shard of search samples a (target, seed); finished shards are kept.
+    """Write one shard of search samples a (searcher, target, seed); finished shards are kept.
 
     Searches `start` from the `uniform` plan or from the `knapsack`'s, which needs a profile.
-    `settings` go to `lop.search.search`. The searches run in `workers` processes; `each` calls
-    them (flows put in their tasks here).
+    `settings` go to `lop.search.search`; a list of them, one a searcher, makes that many searches.
+    They run in `workers` processes, or wherever `each` calls them (flows put in their
+    tasks here): what it calls can be pickled, and needs the files named here and nothing else.
     """
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     # the widths stand in the scores: with several workers, only those need the model
@@ -116,13 +113,11 @@ def search(
     for target in targets:
         check_ratio(widths, target)
     profile = _profile_of(start, profile_path)
-    clear_leftovers(out)
-    with processes(workers, ["lop.steps"]) as run:
-
-        def one(target: float, seed: int) -> Path:
-            return run(_search_one, place, out, target, seed, profile, dict(settings))
-
-        shards = (each or at_once(workers, "searches"))(one, product(targets, seeds))
+    chosen = by_searcher(settings)
+    work = partial(_search_one, place, out, profile, chosen)
+    each = each or in_processes(workers, "searches", ["lop.steps"])
+    shards = each(work, product(chosen, targets, seeds))
+    clear_leftovers(out)  # of killed runs and workers; none is writing now
     write_index(out, shards)
     return shards
 
@@ -130,10 +125,11 @@ def search(
 def _search_one(
     place: tuple[Any, ...],
     out: Path,
+    profile: Profile | None,
+    settings: Mapping[str, Mapping[str, Any]],
+    searcher: str,
     target: float,
     seed: int,
-    profile: Profile | None,
-    settings: dict[str, Any],
 ) -> Path:
     with reward_of(*place) as reward:
         if profile and profile.fingerprint != reward.fingerprint:
@@ -142,7 +138,7 @@ def _search_one(
                 "measure it with the same model, scores, samples and settings"
             )
         root = solve(profile, target) if profile else None
-        return run_shard(out, reward, target, seed, root=root, **settings)
+        return run_shard(out, reward, target, seed, root=root, **settings[searcher])
 
 
 def _profile_of(kind: str, path: Path | None) -> Profile | None:
@@ -160,7 +156,7 @@ def _widths(scores_dir: Path) -> list[int]:
     return [len(layer) for layer in load_scores(scores_dir / "mean_activation.safetensors")]
 
 
-@lru_cache(maxsize=1)
+@once_a_thread
 def reward_of(
     model_path: str,
     samples_path: Path,
@@ -170,7 +166,7 @@ def reward_of(
     kind: str,
     batch_size: int,
 ) -> Reward:
-    """The reward of a search; each process makes it once.
+    """The reward of a search; each thread makes it once, as it reorders its model's neurons.
 
     Raises LopError when there is no such score.
     """
@@ -330,20 +326,24 @@ def evaluate(
     """Evaluate and measure the dense model and all in `pruned_dir`; answers and metrics.json.
 
     Returns the metrics by model name; the dense model is called `dense`. Every model gets a
-    process of its own, `workers` at a time.
+    process of its own, `workers` at a time, unless `each` sees to that.
     """
     models = {"dense": Path(model_path)}
     models |= {path.name: path for path in sorted(pruned_dir.iterdir()) if path.is_dir()}
-    with replacing_dir(out) as tmp, processes(workers, ["lop.evaluation"], fresh=True) as run:
-
-        def one(name: str) -> dict[str, Any]:
-            options = (samples_path, batch_size, latency_samples)
-            return run(evaluate_one, tmp / name, models[name], *options)
-
-        results = (each or at_once(workers, "models"))(one, [(name,) for name in models])
+    options = (samples_path, batch_size, latency_samples)
+    each = each or in_processes(workers, "models", ["lop.evaluation"], fresh=True)
+    with replacing_dir(out) as tmp:
+        work = partial(_evaluate_named, tmp, models, options)
+        results = each(work, [(name,) for name in models])
         metrics = dict(zip(models, results, strict=True))
         (tmp / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
+
+
+def _evaluate_named(
+    out: Path, models: Mapping[str, Path], options: tuple[Any, ...], name: str
+) -> dict[str, Any]:
+    return evaluate_one(out / name, models[name], *options)
 
 
 def evaluate_one(

@@ -11,14 +11,22 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from functools import partial, wraps
+from queue import SimpleQueue
+from threading import Lock, local
+from typing import Any, ParamSpec, TypeVar
 
 from lop import progress
+from lop.errors import LopError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Run = Callable[..., Any]
 Each = Callable[[Callable[..., T], Iterable[tuple[Any, ...]]], list[T]]
+
+TRIES = 3  # of a call whose worker dies
 
 
 @contextmanager
@@ -27,6 +35,8 @@ def processes(count: int, modules: list[str], fresh: bool = False) -> Iterator[R
 
     `run` may be called from several threads at once. `modules` are imported before forking; with
     `fresh`, each call gets a process of its own. A count of 1 is this very process, unless fresh.
+
+    A process that dies costs the call it was at, which is made again; LopError after TRIES deaths.
     """
     if count == 1 and not fresh:
         with ThreadPoolExecutor(1) as alone:  # callers may be many threads, models are not shared
@@ -35,10 +45,36 @@ def processes(count: int, modules: list[str], fresh: bool = False) -> Iterator[R
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(modules)
     threads = max(1, (os.cpu_count() or 1) // count)
-    with ProcessPoolExecutor(
-        count, context, _start, (threads,), max_tasks_per_child=1 if fresh else None
-    ) as pool:
-        yield lambda function, *args: pool.submit(function, *args).result()
+    # A pool a worker: when one process of a pool dies, Python ends all of that pool.
+    pools: dict[int, ProcessPoolExecutor] = {}
+    free: SimpleQueue[int] = SimpleQueue()
+    progress.share_terminal()
+    for line in range(1, count + 1):
+        free.put(line)
+
+    def run(function: Callable[..., T], *args: Any) -> T:
+        line = free.get()
+        try:
+            for _ in range(TRIES):
+                if line not in pools:
+                    pools[line] = ProcessPoolExecutor(1, context, _start, (threads, line))
+                with suppress(BrokenProcessPool):
+                    return pools[line].submit(function, *args).result()
+                pools.pop(line).shutdown()
+            raise LopError(
+                f"a worker process died {TRIES} times at the same work; "
+                "if memory is short, set fewer workers"
+            )
+        finally:
+            if fresh and line in pools:
+                pools.pop(line).shutdown()
+            free.put(line)
+
+    try:
+        yield run
+    finally:
+        for pool in list(pools.values()):
+            pool.shutdown()
 
 
 def at_once(count: int, label: str) -> Each[Any]:
@@ -53,8 +89,35 @@ def at_once(count: int, label: str) -> Each[Any]:
     return each
 
 
-def _start(threads: int) -> None:
+def in_processes(count: int, label: str, modules: list[str], fresh: bool = False) -> Each[Any]:
+    """`at_once`, with each call in one of `processes`."""
+
+    def each(work: Callable[..., T], keys: Iterable[tuple[Any, ...]]) -> list[T]:
+        with processes(count, modules, fresh) as run:
+            return at_once(count, label)(partial(run, work), keys)
+
+    return each
+
+
+def once_a_thread(make: Callable[P, T]) -> Callable[P, T]:
+    """Each thread keeps what it made last: models are not for two threads at a time.
+
+    Threads make one after the other, as transformers changes torch's defaults while it loads.
+    """
+    mine, making = local(), Lock()
+
+    @wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> T:
+        if getattr(mine, "key", None) != (args, kwargs):
+            with making:
+                mine.value, mine.key = make(*args, **kwargs), (args, kwargs)
+        return mine.value
+
+    return made
+
+
+def _start(threads: int, line: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    progress.watched = False  # bars of several processes would write over each other
+    progress.share_terminal(line)

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ __all__ = [
     "SEARCHERS",
     "Evaluated",
     "best_plan",
+    "by_searcher",
     "curve",
     "list_searches",
     "read_search",
@@ -88,6 +89,18 @@ def search(
             }
         )
     return pd.DataFrame(rows)
+
+
+def by_searcher(
+    settings: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Search settings, or a list of them, by the searcher they are for; LopError for two of one."""
+    listed = [settings] if isinstance(settings, Mapping) else settings
+    named = [{"searcher": "mcts", **each} for each in listed]
+    chosen = {each["searcher"]: each for each in named}
+    if len(chosen) < len(named):
+        raise LopError(f"settings for {', '.join(e['searcher'] for e in named)}: one a searcher")
+    return chosen
 
 
 def shard_key(

@@ -1,12 +1,24 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from lop import steps
 from lop.errors import LopError
 from lop.plan import Plan, budget
 from lop.reward import Reward
-from lop.search import best_plan, read_search, run_shard, search, write_index
+from lop.search import (
+    best_plan,
+    curve,
+    list_searches,
+    read_search,
+    run_shard,
+    search,
+    write_index,
+)
 from lop.search.mcts import mcts
+from lop.tasks.samples import write_samples
 
 WIDTHS = (50, 50, 50, 50)
 
@@ -97,3 +109,47 @@ def test_broken_searches_are_refused(reward, tmp_path):
         search(reward, 0.5, 0, 3, searcher="hope")
     with pytest.raises(LopError, match="mcts has no setting 'sped'; it has children"):
         search(reward, 0.5, 0, 3, sped=2)
+
+
+def test_a_directory_lists_current_and_kept_searches(reward, tmp_path):
+    with pytest.raises(LopError, match="no search samples"):
+        list_searches(tmp_path)
+    run_shard(tmp_path, reward, 0.2, 0, 3)
+    write_index(tmp_path, [run_shard(tmp_path, reward, t, 0, 5) for t in (0.5, 0.2)])
+    table = list_searches(tmp_path)
+    assert table["current"].tolist() == [True, True, False]
+    assert table["target"].tolist() == [0.2, 0.5, 0.2]
+    assert table["plans"].tolist() == [5, 5, 3]
+    samples = read_search(tmp_path)
+    assert table["best"].max() == samples["reward"].max()
+    assert table["began"].iloc[1] == reward(Plan.uniform(reward.widths, 0.5))
+    assert set(samples["fingerprint"]) == set(table.loc[table["current"], "fingerprint"])
+
+
+def test_a_curve_tells_the_best_so_far_and_the_pace():
+    samples = {"simulation": [0, 1, 2], "reward": [-2.0, -1.0, -3.0], "seconds": [0.5, 1.0, 2.0]}
+    table = curve(pd.DataFrame(samples))
+    assert table["best_reward"].tolist() == [-2, -1, -1]
+    assert table["simulations_per_second"].tolist() == [2, 2, 1.5]
+
+
+def test_searchers_in_threads_find_what_they_find_in_turn(model_dir, samples, tmp_path):
+    """Each thread needs a model of its own: a search reorders it."""
+    write_samples(samples, tmp_path / "samples.parquet")
+    steps.importance(tmp_path / "scores", str(model_dir), tmp_path / "samples.parquet", 12)
+    settings = [{"simulations": 6, "children": 3}, {"searcher": "evolution", "simulations": 6}]
+    place = (str(model_dir), tmp_path / "samples.parquet", tmp_path / "scores", "flap")
+
+    def tables(out, **options):
+        steps.search(tmp_path / out, *place, [0.2, 0.5], [0], settings, **options)
+        return read_search(tmp_path / out).drop(columns="seconds")
+
+    def in_threads(work, keys):
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(lambda key: work(*key), keys))
+
+    expected = tables("serial")
+    assert list(expected.groupby(["searcher", "target"]).size()) == [6] * 4
+    pd.testing.assert_frame_equal(tables("threads", each=in_threads), expected)
+    with pytest.raises(LopError, match="settings for mcts, mcts: one a searcher"):
+        steps.search(tmp_path, *place, [0.2], [0], settings[:1] * 2)

@@ -1,0 +1,56 @@
+"""Real processes that die: each costs the call it was at, and nothing else."""
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lop.errors import LopError
+from lop.workers import TRIES, in_processes, processes
+
+
+def count(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+def note(log: Path) -> int:
+    with log.open("a") as file:
+        file.write(".")
+    return count(log)
+
+
+def dies(log: Path, times: int) -> int:
+    if note(log) <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def outlives(log: Path, other: Path) -> int:
+    note(log)
+    while count(other) < 2:
+        time.sleep(0.02)
+    return os.getpid()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_dead_worker_costs_its_call_and_no_other(tmp_path, fresh):
+    bad, good = tmp_path / "bad", tmp_path / "good"
+    with processes(2, ["torch"], fresh) as run, ThreadPoolExecutor(2) as threads:
+        calls = [threads.submit(run, outlives, good, bad), threads.submit(run, dies, bad, 1)]
+        pids = {call.result(timeout=120) for call in calls}
+        pids.add(run(os.getpid))
+    assert count(bad) == 2, "died once, called again"
+    assert count(good) == 1, "never interrupted"
+    assert os.getpid() not in pids
+    assert len(pids) == (3 if fresh else 2)
+
+
+def test_work_that_always_kills_its_worker_is_given_up(tmp_path):
+    log = tmp_path / "log"
+    each = in_processes(1, "calls", ["torch"], fresh=True)
+    with pytest.raises(LopError, match=f"a worker process died {TRIES} times"):
+        each(dies, [(log, 99)])
+    assert count(log) == TRIES
