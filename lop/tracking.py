@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from lop.predictor import Predictor
+from lop.search import curve
 
 EXPERIMENT = "lop"
 PREDICTOR_NAME = "lop-predictor"
@@ -91,20 +92,57 @@ class Run:
 @contextmanager
 def run(stage: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[Run]:
     """A run of `stage` in the experiment `lop`; MLFLOW_TRACKING_URI, else sqlite here."""
-    os.environ.setdefault("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        import mlflow
-
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        mlflow.set_experiment(EXPERIMENT)
+        mlflow = _connect()
         active = mlflow.start_run(run_name=stage, tags={"stage": stage, **tags})
         mlflow.log_params({k: str(v) for k, v in params.items()})
     except Exception as error:  # any failure of a tracking server must not fail the stage
-        uri = os.environ["MLFLOW_TRACKING_URI"].split("@")[-1]
-        warnings.warn(f"MLflow at {uri} is out of reach, not tracking: {error}", stacklevel=3)
+        _warn(error)
         yield Run(active=False)
         return
     with active:
         yield Run(active=True)
+
+
+def searches(samples: pd.DataFrame, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    """Log each search of a table of samples as a run, with its curve by simulation.
+
+    A search is logged once, known by its fingerprint: kept shards add nothing, and what a killed
+    stage had searched but not logged is made up for.
+    """
+    try:
+        mlflow = _connect()
+        query = "tags.stage = 'search' and attributes.status = 'FINISHED'"
+        found = mlflow.search_runs(
+            experiment_names=[EXPERIMENT], filter_string=query, output_format="list"
+        )
+    except Exception as error:
+        _warn(error)
+        return
+    known = {run.data.tags.get("fingerprint") for run in found}
+    for key, rows in samples.groupby("fingerprint", sort=False):
+        if key in known:
+            continue
+        which = {name: rows[name].iloc[0] for name in ("searcher", "target", "seed")}
+        name = f"search {which['searcher']} {which['target']:g} seed {which['seed']}"
+        marks = {"stage": "search", "fingerprint": str(key), **tags}
+        with run(name, {**params, **which}, marks) as one:
+            one.curve(curve(rows), step="simulation")
+            if not one.active:
+                return
+
+
+def _connect() -> Any:
+    os.environ.setdefault("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    mlflow.set_experiment(EXPERIMENT)
+    return mlflow
+
+
+def _warn(error: Exception) -> None:
+    uri = os.environ["MLFLOW_TRACKING_URI"].split("@")[-1]
+    warnings.warn(f"MLflow at {uri} is out of reach, not tracking: {error}", stacklevel=4)

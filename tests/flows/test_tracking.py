@@ -35,6 +35,14 @@ def registered(tmp_path_factory):
     del os.environ["MLFLOW_TRACKING_URI"]
 
 
+def runs(mlflow, stage):
+    return mlflow.search_runs(
+        experiment_names=[tracking.EXPERIMENT],
+        filter_string=f"tags.stage = '{stage}'",
+        output_format="list",
+    )
+
+
 def test_the_registered_predictor_gives_the_same_plans(registered):
     mlflow, version, predictor = registered
     model = mlflow.pyfunc.load_model(f"models:/{tracking.PREDICTOR_NAME}/{version}")
@@ -53,12 +61,37 @@ def test_nothing_in_the_registry_is_a_pickle(registered):
 
 def test_the_run_holds_params_curve_and_tags(registered):
     mlflow, _, _ = registered
-    (run,) = mlflow.search_runs(experiment_names=[tracking.EXPERIMENT], output_format="list")
+    (run,) = runs(mlflow, "train")
     assert run.data.params == {"lr": "0.001"}
     assert run.data.metrics == {"mse": 0.25, "final": 0.25}
     assert run.data.tags["samples"] == "abc"
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "mse")
     assert [(m.step, m.value) for m in history] == [(0, 0.5), (1, 0.25)]
+
+
+def test_each_search_is_logged_once_with_its_steps(registered):
+    mlflow, _, _ = registered
+    samples = pd.DataFrame({"simulation": [0, 1], "reward": [-2.0, -1.0], "seconds": [0.5, 1.0]})
+    samples = samples.assign(searcher="mcts", target=0.3, seed=0, fingerprint="f0")
+    more = pd.concat([samples, samples.assign(seed=1, fingerprint="f1", reward=[-1.0, -2.0])])
+    for table in (samples, more, more):
+        tracking.searches(table, {"simulations": 2}, {"git_commit": "abc"})
+    second, first = runs(mlflow, "search")  # the newest comes first
+    assert first.info.run_name == "search mcts 0.3 seed 0"
+    assert first.data.params == {
+        "simulations": "2",
+        "searcher": "mcts",
+        "target": "0.3",
+        "seed": "0",
+    }
+    assert second.data.tags.items() >= {"fingerprint": "f1", "git_commit": "abc"}.items()
+    assert second.data.metrics == {
+        "reward": -2.0,
+        "best_reward": -1.0,
+        "simulations_per_second": 2.0,
+    }
+    history = mlflow.MlflowClient().get_metric_history(first.info.run_id, "best_reward")
+    assert [(m.step, m.value) for m in history] == [(0, -2.0), (1, -1.0)]
 
 
 def test_a_missing_server_costs_a_warning_not_the_stage(tmp_path, monkeypatch):
@@ -70,4 +103,8 @@ def test_a_missing_server_costs_a_warning_not_the_stage(tmp_path, monkeypatch):
         run.metrics({"x": 1.0})
         (tmp_path / "result").write_text(json.dumps("kept"))
     assert not run.active
+    with pytest.warns(UserWarning, match="out of reach") as warned:
+        table = pd.DataFrame({"fingerprint": ["a", "b"]})
+        tracking.searches(table, {}, {})
+    assert len(warned) == 1, "said once, not once a search"
     assert (tmp_path / "result").exists()
