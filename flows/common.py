@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from prefect import task
-from prefect.cache_policies import NO_CACHE
+from prefect import Flow
 
+from flows.tasks import Place
 from lop.errors import LopError
 
 DATA = Path("data")
@@ -24,8 +24,6 @@ TRAINING = DATA / "training"
 PRUNED = DATA / "pruned"
 EVALUATION = DATA / "evaluation"
 REPORT = DATA / "report"
-
-T = TypeVar("T")
 
 
 def params(section: str) -> dict[str, Any]:
@@ -41,21 +39,25 @@ def scores_file() -> Path:
     return IMPORTANCE / f"{params('search')['score']}.safetensors"
 
 
-def as_tasks(work: Callable[..., T], keys: Iterable[tuple[Any, ...]]) -> list[T]:
-    """Call `work` for each key as a Prefect task of its own, all at once, named after the key."""
-
-    @task(task_run_name="{name}", cache_policy=NO_CACHE)
-    def one(name: str, key: tuple[Any, ...]) -> T:
-        return work(*key)
-
-    futures = [one.submit("-".join(map(str, key)), key) for key in keys]
-    return [future.result() for future in futures]
+def placed(section: str) -> tuple[Place, dict[str, Any]]:
+    """A section of params.yaml in two: where its tasks run, and all the rest."""
+    rest = params(section)
+    names = [field.name for field in fields(Place)]
+    return Place(**{name: rest.pop(name) for name in names if name in rest}), rest
 
 
-def run_stage(stage: Callable[[], Any]) -> None:
-    """Run a stage as a program: bad input ends in one line on standard error and exit code 2."""
+def run_stage(stage: Flow[[], None], section: str | None = None) -> None:
+    """Run a stage as a program: bad input ends in one line on standard error and exit code 2.
+
+    With a section of params.yaml, its tasks run where that says.
+    """
     try:
-        stage()
+        if section is None:
+            stage()
+            return
+        place, _ = placed(section)
+        with place.server():
+            stage.with_options(task_runner=place.task_runner())()
     except LopError as error:
         print(f"lop: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,16 +2,18 @@
 
 from prefect import flow
 
-from flows.common import EVALUATION, PRUNED, SAMPLES, as_tasks, git_commit, params, run_stage
+from flows.common import EVALUATION, PRUNED, SAMPLES, git_commit, params, placed, run_stage
+from flows.tasks import as_tasks
 from lop import steps, tracking
 
 
 @flow
 def evaluate() -> None:
     """Write answers and metrics of every model to data/evaluation; log each to MLflow."""
-    settings, model = params("evaluate"), params("model")["path"]
-    benchmark = SAMPLES / "benchmark.parquet"
-    results = steps.evaluate(EVALUATION, model, PRUNED, benchmark, each=as_tasks, **settings)
+    place, settings = placed("evaluate")
+    model, benchmark = params("model")["path"], SAMPLES / "benchmark.parquet"
+    each = as_tasks(place, ["lop.evaluation"], fresh=True)
+    results = steps.evaluate(EVALUATION, model, PRUNED, benchmark, each=each, **settings)
     commit = git_commit()
     for name, values in results.items():
         tags = {"git_commit": commit, "model": name}
@@ -20,4 +22,4 @@ def evaluate() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(evaluate)
+    run_stage(evaluate, "evaluate")

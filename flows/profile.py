@@ -2,18 +2,20 @@
 
 from prefect import flow
 
-from flows.common import IMPORTANCE, PROFILE, SAMPLES, as_tasks, params, run_stage
+from flows.common import IMPORTANCE, PROFILE, SAMPLES, params, placed, run_stage
+from flows.tasks import as_tasks
 from lop import steps
 
 
 @flow
 def profile() -> None:
     """Write data/profile.parquet."""
-    model, samples, searched = params("model")["path"], SAMPLES / "reward.parquet", params("search")
-    same = {name: searched[name] for name in ("compensate", "reward", "batch_size", "workers")}
+    model, samples = params("model")["path"], SAMPLES / "reward.parquet"
+    place, searched = placed("search")
+    same = {name: searched[name] for name in ("compensate", "reward", "batch_size")}
     which = (IMPORTANCE, searched["score"], params("profile")["shares"])
-    steps.profile(PROFILE, model, samples, *which, **same, each=as_tasks)
+    steps.profile(PROFILE, model, samples, *which, **same, each=as_tasks(place, ["lop.steps"]))
 
 
 if __name__ == "__main__":
-    run_stage(profile)
+    run_stage(profile, "search")

@@ -1,18 +1,25 @@
-"""Stage 4: search for good plans at each (target, seed) of the grid."""
+"""Stage 4: search for good plans at each (searcher, target, seed) of the grid."""
 
 from prefect import flow
 
-from flows.common import IMPORTANCE, PROFILE, SAMPLES, SEARCH, as_tasks, params, run_stage
-from lop import steps
+from flows.common import IMPORTANCE, PROFILE, SAMPLES, SEARCH, git_commit, params, placed, run_stage
+from flows.tasks import as_tasks
+from lop import steps, tracking
+from lop.search import by_searcher, read_search
 
 
 @flow
 def search() -> None:
-    """Write one shard of search samples a (target, seed) to data/search."""
+    """Write one shard of samples a search to data/search; log each new one to MLflow."""
     model, samples = params("model")["path"], SAMPLES / "reward.parquet"
+    place, settings = placed("search")
+    knobs = {name: settings[name] for name in ("score", "compensate", "reward", "start")}
     places = (SEARCH, model, samples, IMPORTANCE)
-    steps.search(*places, profile_path=PROFILE, each=as_tasks, **params("search"))
+    each = as_tasks(place, ["lop.steps"])
+    steps.search(*places, profile_path=PROFILE, each=each, **settings)
+    searchers, tags = by_searcher(settings["settings"]), {"git_commit": git_commit()}
+    tracking.searches(read_search(SEARCH), knobs, searchers, tags)
 
 
 if __name__ == "__main__":
-    run_stage(search)
+    run_stage(search, "search")

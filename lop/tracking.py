@@ -104,9 +104,15 @@ def run(stage: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Itera
         yield Run(active=True)
 
 
-def searches(samples: pd.DataFrame, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+def searches(
+    samples: pd.DataFrame,
+    params: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
+    tags: Mapping[str, str],
+) -> None:
     """Log each search of a table of samples as a run, with its curve by simulation.
 
+    `params` are those of all, `settings` those of each searcher, by its name.
     A search is logged once, known by its fingerprint: kept shards add nothing, and what a killed
     stage had searched but not logged is made up for.
     """
@@ -126,7 +132,7 @@ def searches(samples: pd.DataFrame, params: Mapping[str, Any], tags: Mapping[str
         which = {name: rows[name].iloc[0] for name in ("searcher", "target", "seed")}
         name = f"search {which['searcher']} {which['target']:g} seed {which['seed']}"
         marks = {"stage": "search", "fingerprint": str(key), **tags}
-        with run(name, {**params, **which}, marks) as one:
+        with run(name, {**params, **settings[which["searcher"]], **which}, marks) as one:
             one.curve(curve(rows), step="simulation")
             if not one.active:
                 return

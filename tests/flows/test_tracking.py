@@ -75,10 +75,13 @@ def test_each_search_is_logged_once_with_its_steps(registered):
     samples = samples.assign(searcher="mcts", target=0.3, seed=0, fingerprint="f0")
     more = pd.concat([samples, samples.assign(seed=1, fingerprint="f1", reward=[-1.0, -2.0])])
     for table in (samples, more, more):
-        tracking.searches(table, {"simulations": 2}, {"git_commit": "abc"})
+        tracking.searches(
+            table, {"score": "flap"}, {"mcts": {"simulations": 2}}, {"git_commit": "abc"}
+        )
     second, first = runs(mlflow, "search")  # the newest comes first
     assert first.info.run_name == "search mcts 0.3 seed 0"
     assert first.data.params == {
+        "score": "flap",
         "simulations": "2",
         "searcher": "mcts",
         "target": "0.3",
@@ -105,6 +108,6 @@ def test_a_missing_server_costs_a_warning_not_the_stage(tmp_path, monkeypatch):
     assert not run.active
     with pytest.warns(UserWarning, match="out of reach") as warned:
         table = pd.DataFrame({"fingerprint": ["a", "b"]})
-        tracking.searches(table, {}, {})
+        tracking.searches(table, {}, {}, {})
     assert len(warned) == 1, "said once, not once a search"
     assert (tmp_path / "result").exists()

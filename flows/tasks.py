@@ -1,0 +1,112 @@
+"""Where a stage's independent tasks run: in processes or threads here, or on a Dask or Ray cluster.
+
+Each is a Prefect task with retries, whatever runs it. What runs on a cluster are functions of file
+paths: its workers see the same folder (one machine, or shared storage) and start in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from flows.server import prefect_server
+from lop import progress
+from lop.errors import LopError
+from lop.workers import Each, processes
+
+T = TypeVar("T")
+RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """What runs a stage's tasks (params: `runner`), how many at once, and a cluster's address."""
+
+    runner: str = "processes"
+    workers: int = 1
+    address: str | None = None  # None: a cluster on this machine, for the stage only
+
+    def task_runner(self) -> TaskRunner[Any]:
+        """The Prefect task runner; LopError for an unknown one, or one that is not installed."""
+        if self.runner in ("processes", "threads"):
+            return ThreadPoolTaskRunner(max_workers=self.workers)
+        if self.runner == "dask":
+            # one thread a worker, in which Dask has torch compute with one thread
+            here = {"n_workers": self.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
+            cluster = None if self.address else here
+            runner = _extra("prefect_dask", "dask").DaskTaskRunner
+            return runner(address=self.address, cluster_kwargs=cluster)
+        if self.runner == "ray":
+            cluster = None if self.address else {"num_cpus": self.workers}
+            runner = _extra("prefect_ray", "ray").RayTaskRunner
+            return runner(address=self.address, init_kwargs=cluster)
+        raise LopError(f"runner {self.runner!r}: expected processes, threads, dask or ray")
+
+    @contextmanager
+    def server(self) -> Iterator[None]:
+        """A Prefect server for the block: else each worker of a cluster would start its own."""
+        if self.runner in ("processes", "threads") or PREFECT_API_URL.value():
+            yield
+            return
+        with prefect_server() as url, temporary_settings({PREFECT_API_URL: url}):
+            yield
+
+
+def as_tasks(place: Place, modules: list[str], fresh: bool = False) -> Each[Any]:
+    """A function that calls `work` for each key as a Prefect task, all at once, named by the key.
+
+    All end before the first failure is raised. `modules` and `fresh` are as in
+    `lop.workers.processes`.
+    """
+
+    def each(work: Callable[..., T], keys: Iterable[tuple[Any, ...]]) -> list[T]:
+        if place.runner == "processes":
+            # Not Prefect's process pool: each of its processes imports torch and Prefect anew, and
+            # one that dies ends all others. Prefect's threads wait for lop's processes instead.
+            with processes(place.workers, modules, fresh) as run:
+                return _finish(partial(run, work), keys)
+        if fresh:
+            raise LopError(f"runner {place.runner!r}: this stage measures, it needs processes")
+        return _finish(work if place.runner == "threads" else partial(_unwatched, work), keys)
+
+    return each
+
+
+def _finish(work: Callable[..., T], keys: Iterable[tuple[Any, ...]]) -> list[T]:
+    @task(
+        task_run_name="{name}",
+        cache_policy=NO_CACHE,
+        retries=RETRIES,
+        retry_condition_fn=lambda _task, _run, state: not isinstance(state.data, LopError),
+    )
+    def one(name: str, key: tuple[Any, ...]) -> T:
+        return work(*key)
+
+    futures: list[PrefectFuture[T]] = [one.submit("-".join(map(str, key)), key) for key in keys]
+    for future in progress.progress(futures, "tasks", len(futures), "task"):
+        future.wait()
+    return [future.result() for future in futures]
+
+
+def _unwatched(work: Callable[..., T], *key: Any) -> T:
+    progress.watched = False
+    return work(*key)
+
+
+def _extra(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise LopError(
+            f"runner {extra!r}: {error}; install it with pip install 'lop[{extra}]'"
+        ) from error
