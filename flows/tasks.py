@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
+from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
@@ -59,7 +60,10 @@ class Place:
             yield
             return
         with prefect_server() as url, temporary_settings({PREFECT_API_URL: url}):
-            yield
+            try:
+                yield
+            finally:  # what is sent too late is tried again for a minute
+                APILogHandler().flush()
 
 
 def as_tasks(place: Place, modules: list[str], fresh: bool = False) -> Each[Any]:

@@ -74,10 +74,9 @@ def test_each_search_is_logged_once_with_its_steps(registered):
     samples = pd.DataFrame({"simulation": [0, 1], "reward": [-2.0, -1.0], "seconds": [0.5, 1.0]})
     samples = samples.assign(searcher="mcts", target=0.3, seed=0, fingerprint="f0")
     more = pd.concat([samples, samples.assign(seed=1, fingerprint="f1", reward=[-1.0, -2.0])])
+    mcts = {"mcts": {"simulations": 2}}
     for table in (samples, more, more):
-        tracking.searches(
-            table, {"score": "flap"}, {"mcts": {"simulations": 2}}, {"git_commit": "abc"}
-        )
+        tracking.searches(table, {"score": "flap"}, mcts, {"git_commit": "abc"})
     second, first = runs(mlflow, "search")  # the newest comes first
     assert first.info.run_name == "search mcts 0.3 seed 0"
     assert first.data.params == {
