@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from lop import steps
 MODEL = "data/reference"
 DATA = Path("data/benchmarks")
 RESULTS = Path("docs/results")
-SIZES = {"calibration": 500, "reward": 200, "validation": 600, "benchmark": 2}
+SIZES = {"calibration": 500, "reward": 200, "validation": 500, "benchmark": 2}
 
 
 def place(samples: str = "reward", score: str = "flap", kind: str = "loglik") -> tuple:
@@ -33,6 +34,14 @@ def place(samples: str = "reward", score: str = "flap", kind: str = "loglik") ->
         kind,
         100,
     )
+
+
+def adopt_searches(out: Path) -> None:
+    """Take over the full profile's searches; a shard's name says all that it is of."""
+    out.mkdir(parents=True, exist_ok=True)
+    for shard in Path("data/search").glob("[!.]*.parquet"):
+        if not (out / shard.name).exists():
+            shutil.copy(shard, out)
 
 
 def origin() -> str:

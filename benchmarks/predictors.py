@@ -1,11 +1,12 @@
 """Which network, which samples, how many targets and simulations make a good predictor?
 
+    make full                                  # or an hour more of searching here
     python -m benchmarks.predictors            # about 20 minutes on two cores
     python -m benchmarks.predictors --quick    # a smoke run
 
 On the reference model, with params.yaml's search and training settings. Scores come from the
 calibration set, search sees the reward set, and everything reported is of the validation set; the
-benchmark set is not looked at. Searches are kept in --out and found there again.
+benchmark set is not looked at. Searches are kept, and those of the full profile are taken.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from benchmarks.common import MODEL, RESULTS, adopt_searches
 from benchmarks.predictors_page import write_results
 from lop import steps
 from lop.errors import LopError
@@ -34,11 +36,9 @@ from lop.predictor import NETWORKS, PredictorConfig
 from lop.predictor.training import good_samples, train
 from lop.reward import Reward
 from lop.search import best_plan
+from lop.search.knapsack import Profile, solve
 from lop.tasks.samples import read_samples
 from lop.workers import at_once, processes
-
-MODEL = "data/reference"
-DOCS = Path("docs/results/predictors")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Scale:
     """How much is searched, trained and judged."""
 
     targets: Mapping[int, tuple[float, ...]]  # nested sets, by their size; none has an unseen ratio
-    simulations: tuple[int, ...]  # a target
-    many: int  # simulations a target when there are more targets than DEFAULT_TARGETS
+    simulations: tuple[int, ...]  # a target; searches are as long as the last
     seeds: tuple[int, ...]  # of a search and of the training on it
     seen: tuple[float, ...]  # searched ratios that predictors are judged at
     unseen: tuple[float, ...]
@@ -64,11 +63,10 @@ FULL = Scale(
         9: (0.1, 0.15, 0.2, 0.3, 0.35, 0.45, 0.5, 0.55, 0.6),
         19: tuple(b for b in GRID if b not in (0.25, 0.4)),  # the paper's steps
     },
-    simulations=(12, 25, 50, 100, 200),
-    many=50,
+    simulations=(12, 25, 50, 100, 300),
     seeds=(0, 1, 2),
     seen=(0.2, 0.5),
-    unseen=(0.25, 0.4, 0.54),
+    unseen=(0.25, 0.4),
     sizes={"calibration": 500, "reward": 200, "validation": 500, "benchmark": 2},
     fit_options={},
 )
@@ -91,6 +89,7 @@ class Choice:
     weight: str = "equal"
     smooth: int = 0
     all_seeds: bool = False
+    base: str = "knapsack"
 
 
 CHOICES = {
@@ -103,6 +102,7 @@ CHOICES = {
     # for three seeds, as many plans either way
     "all seeds, top 15": Choice(15, all_seeds=True),
     "all seeds, top 5 of each": Choice(5, all_seeds=True, per_seed=True),
+    "top 10, uniform base": Choice(10, base="uniform"),
 }
 
 
@@ -131,10 +131,9 @@ def cases(scale: Scale) -> Iterator[Case]:
     for kind, (name, choice), seed in product(NETWORKS, CHOICES.items(), scale.seeds):
         yield Case("choices", kind, name, choice, DEFAULT_TARGETS, most, seed)
     for count, simulations, seed in product(scale.targets, scale.simulations, scale.seeds):
-        if count <= DEFAULT_TARGETS or simulations <= scale.many:
-            # with few simulations, ten plans would be most of them, the bad ones too
-            choice = Choice(max(1, simulations // 10))
-            yield Case("learning", "transformer", "top tenth", choice, count, simulations, seed)
+        # with few simulations, ten plans would be most of them, the bad ones too
+        choice = Choice(min(10, max(1, simulations // 10)))
+        yield Case("learning", "transformer", "best tenth", choice, count, simulations, seed)
 
 
 def select(searched: pd.DataFrame, case: Case, scale: Scale) -> pd.DataFrame:
@@ -163,6 +162,10 @@ class Place:
     def scores(self) -> Path:
         return self.root / "importance"
 
+    @property
+    def profile(self) -> Path:
+        return self.root / "profile.parquet"
+
     def samples(self, purpose: str) -> Path:
         return self.root / "samples" / f"{purpose}.parquet"
 
@@ -173,32 +176,28 @@ def prepare(place: Place, scale: Scale, seed: int) -> None:
     steps.importance(place.scores, MODEL, place.samples("calibration"), place.batch_size)
 
 
-def search(
-    place: Place, scale: Scale, settings: Mapping[str, Any], reward: str, workers: int
-) -> pd.DataFrame:
+def search(place: Place, scale: Scale, options: Mapping[str, Any], workers: int) -> pd.DataFrame:
     """All search samples of the experiment, searched for where they are not there yet.
 
     The unseen ratios are searched too: that is what predictions are held against.
     """
-    longest = [*scale.targets[DEFAULT_TARGETS], *scale.unseen]
-    others = sorted({b for targets in scale.targets.values() for b in targets} - set(longest))
-    shards = []
-    for targets, simulations in ((longest, scale.simulations[-1]), (others, scale.many)):
-        if targets:
-            shards += steps.search(
-                out=place.root / "search",
-                model_path=MODEL,
-                samples_path=place.samples("reward"),
-                scores_dir=place.scores,
-                score=place.score,
-                targets=targets,
-                seeds=scale.seeds,
-                settings={**settings, "simulations": simulations},
-                compensate=place.compensate,
-                reward=reward,
-                batch_size=place.batch_size,
-                workers=workers,
-            )
+    where = (MODEL, place.samples("reward"), place.scores, place.score)
+    same = {name: options[name] for name in ("compensate", "reward", "batch_size")}
+    steps.profile(place.profile, *where, **same, workers=workers)
+    out = place.root / "search"
+    adopt_searches(out)
+    targets = sorted({*scale.seen, *scale.unseen}.union(*scale.targets.values()))
+    shards = steps.search(
+        out,
+        *where,
+        targets=targets,
+        seeds=scale.seeds,
+        settings={**options["settings"], "simulations": scale.simulations[-1]},
+        start="knapsack",
+        profile_path=place.profile,
+        workers=workers,
+        **same,
+    )
     return pd.concat(map(pd.read_parquet, shards), ignore_index=True)
 
 
@@ -238,7 +237,8 @@ def fit_and_judge(
     ratios: tuple[float, ...],
 ) -> list[dict[str, Any]]:
     """Train a predictor and judge what it predicts."""
-    predictor = train(good, config, seed, **fit_options)
+    profile = Profile.load(place.profile) if config.base == "knapsack" else None
+    predictor = train(good, config, seed, profile=profile, **fit_options)
     return judge_plans(place, {ratio: predictor.plan(ratio) for ratio in ratios})
 
 
@@ -253,12 +253,15 @@ class Job(NamedTuple):
 def jobs(
     place: Place, scale: Scale, train_params: Mapping[str, Any], searched: pd.DataFrame
 ) -> Iterator[Job]:
-    """Judge uniform plans, full searches and every case."""
+    """Judge uniform plans, the knapsack's, full searches and every case."""
     scores = place.scores / f"{place.score}.safetensors"
     widths = tuple(len(layer) for layer in load_scores(scores))
     ratios = scale.seen + scale.unseen
     uniform = {ratio: Plan.uniform(widths, ratio) for ratio in ratios}
     yield Job({"part": "uniform", "seed": 0}, judge_plans, (place, uniform))
+    profile = Profile.load(place.profile)
+    solved = {ratio: solve(profile, ratio) for ratio in ratios}
+    yield Job({"part": "knapsack", "seed": 0}, judge_plans, (place, solved))
     for seed in scale.seeds:
         rows = searched[searched["seed"] == seed].groupby("target")
         best = {ratio: best_plan(rows.get_group(ratio), widths) for ratio in ratios}
@@ -268,7 +271,7 @@ def jobs(
     for case in cases(scale):
         fit_options = train_params["fit_options"] | scale.fit_options
         options = fit_options | {"smooth": case.choice.smooth}
-        network = replace(config, **shape | {"kind": case.kind})
+        network = replace(config, **shape | {"kind": case.kind, "base": case.choice.base})
         judged_at = ratios if case.part == "choices" else scale.unseen
         args = (place, select(searched, case, scale), network, case.seed, options, judged_at)
         yield Job(case.label(len(scale.seeds)), fit_and_judge, args)
@@ -296,7 +299,7 @@ def main() -> None:
     args = parser.parse_args()
     params = yaml.safe_load(Path("params.yaml").read_text())
     scale = QUICK if args.quick else FULL
-    results = args.results or (args.out / "quick" if args.quick else DOCS)
+    results = args.results or (args.out / "quick" if args.quick else RESULTS / "predictors")
     options = params["search"]
     place = Place(args.out, options["score"], options["compensate"], options["batch_size"])
     begun = time.perf_counter()
@@ -306,7 +309,7 @@ def main() -> None:
 
     prepare(place, scale, params["prepare"]["seed"])
     done("samples and scores")
-    searched = search(place, scale, options["settings"], options["reward"], args.workers)
+    searched = search(place, scale, options, args.workers)
     done(f"{len(searched):,} plans searched")
     judged = run(jobs(place, scale, params["train"], searched), args.workers)
     done(f"{len(judged):,} plans judged")

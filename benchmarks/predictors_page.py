@@ -12,6 +12,7 @@ import pandas as pd
 from lop import plots
 from lop.files import replacing_dir
 
+REFERENCES = ("search", "knapsack", "uniform")
 AIM = 1.0  # per cent below a full search, at most
 
 
@@ -19,7 +20,7 @@ def write_results(judged: pd.DataFrame, unseen: Sequence[float], out: Path) -> N
     """Write predictors.md, a CSV a table and learning.png to the directory `out`.
 
     `judged` has a row a (predictor, ratio), with `correct` and `loglik` (N,) on the validation set;
-    so have uniform plans (`part` uniform) and full searches (search).
+    so have uniform plans (`part` uniform), the knapsack's, and full searches (search).
     """
     seen = sorted(set(judged["ratio"]) - set(unseen))
     learning = judged[judged["part"] == "learning"].astype({"targets": int, "simulations": int})
@@ -43,8 +44,8 @@ def choices(judged: pd.DataFrame, ratios: Sequence[float]) -> pd.DataFrame:
 
 
 def references(judged: pd.DataFrame, ratios: Sequence[float]) -> pd.DataFrame:
-    """The same rows for full searches at the very ratios, and for uniform plans."""
-    rows = judged[judged["part"].isin(["search", "uniform"])]
+    """The same rows for full searches at the very ratios, for the knapsack's and uniform plans."""
+    rows = judged[judged["part"].isin(REFERENCES)]
     rows = rows.assign(kind=rows["part"], samples="", plans=0)
     return summaries(rows, ["kind", "samples"], judged, ratios).assign(aim="")
 
@@ -142,7 +143,9 @@ def page(
         best = enough.iloc[0]
         fewest = f"{best['plans']:,} plans ({best['targets']} targets of {best['simulations']})"
     listed = ", ".join(f"{100 * r:g} %" for r in ratios.loc[~ratios["seen"], "ratio"])
-    error = unseen.loc[~unseen["kind"].isin(["search", "uniform"]), "accuracy_gap_stderr"].median()
+    error = unseen.loc[
+        ~unseen["kind"].isin(["search", "knapsack", "uniform"]), "accuracy_gap_stderr"
+    ].median()
     return f"""# What makes a good predictor
 
 Made by `python -m benchmarks.predictors` on the reference model. Scores come from the calibration

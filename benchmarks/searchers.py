@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.common import DATA, RESULTS, origin, place
+from benchmarks.common import DATA, RESULTS, adopt_searches, origin, place
+from flows.common import params
 from lop import plots, steps
 from lop.comparison import markdown
 from lop.files import replacing
@@ -26,11 +27,12 @@ from lop.search import run_shard
 from lop.search.knapsack import Profile, solve
 from lop.workers import at_once, processes
 
-MCTS = {"searcher": "mcts"}
+# as in params.yaml, so that the full profile's searches are found again
+MCTS = {k: v for k, v in params("search")["settings"].items() if k != "simulations"}
 # name -> (root, settings); a root from the profile costs the profile, counted in the table
 VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mcts (paper)": ("uniform", MCTS | {"exploration": 1.414, "step": 0.1, "move": "shake"}),
-    "mcts": ("uniform", MCTS | {"move": "shake"}),
+    "mcts": ("uniform", MCTS),
     "mcts, transfer": ("uniform", MCTS | {"move": "transfer"}),
     "mcts, mixed": ("uniform", MCTS | {"move": "mixed"}),
     "mcts, max": ("uniform", MCTS | {"value": "max"}),
@@ -80,12 +82,14 @@ def incumbents(shard: Path, widths: tuple[int, ...], counts: Sequence[int]) -> l
 
 def run(names: list[str], targets: list[float], seeds: list[int], simulations: int) -> pd.DataFrame:
     """Validation reward by variant, target, seed and evaluations."""
-    spot, score = place(), place()[3]
+    spot = place()
+    adopt_searches(SEARCHES)
     path = DATA / "profile.parquet"
     if not path.exists():
-        steps.profile(path, *spot[:4], workers=2)
+        model, samples, scores_dir, score, *_, batch_size = spot
+        steps.profile(path, model, samples, scores_dir, score, batch_size=batch_size, workers=2)
     profile = Profile.load(path)
-    scores = steps.load_scores(DATA / f"importance/{score}.safetensors")
+    scores = steps.load_scores(DATA / f"importance/{spot[3]}.safetensors")
     keys = list(product(names, targets, seeds))
     counts = [count for count in COUNTS if count <= simulations]
     with processes(2, ["lop.steps"]) as call:

@@ -72,8 +72,10 @@ def profile(
 ) -> None:
     from lop import steps
 
-    options = {"compensate": compensate, "reward": reward, "batch_size": batch_size}
-    steps.profile(out, model, samples, scores, score, **options)
+    steps.profile(
+        out, model, samples, scores, score,
+        compensate=compensate, reward=reward, batch_size=batch_size,
+    )  # fmt: skip
     print(out)
 
 
