@@ -43,7 +43,7 @@ def mcts(
     rng: np.random.Generator,
     children: int = 4,
     exploration: float = 0.1,
-    step: float = 0.3,
+    step: float = 0.1,
     step_decay: float = 0.9,
     step_min: float = 0.01,
     move: str = "shake",
@@ -55,7 +55,8 @@ def mcts(
     Children of a node at depth t are its plan after a `move` (see `lop.search.base.MOVES`) of at
     most δ = max(step · step_decay^t, step_min). Selection follows UCB with rewards scaled to [0, 1]
     over the search so far, so that `exploration` means the same for any reward. A node is worth
-    the `value` of the rewards at and below it: their `mean` (the paper's) or `max`.
+    the `value` of the rewards at and below it: their `mean` (the paper's) or `max`. The default
+    step suits a good root, such as the knapsack's plan; from a uniform one 0.3 gets further.
     """
     top = Node(root)
     low, high = math.inf, -math.inf
