@@ -31,7 +31,7 @@ FULL := -S prepare.benchmark=null \
 
 full: $(VENV)/.installed
 	python -m flows.server dvc exp run $(FULL)
-	python -m flows.publish docs/results "make full"
+	python -m flows.publish docs/results/full "make full"
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

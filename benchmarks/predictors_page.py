@@ -30,7 +30,7 @@ def write_results(judged: pd.DataFrame, unseen: Sequence[float], out: Path) -> N
         "seen": pd.concat([references(judged, seen), choices(judged, seen)]),
         "learning": summaries(learning, ["targets", "simulations"], judged, unseen),
     }
-    with replacing_dir(out) as tmp:
+    with replacing_dir(out, like="predictors.md") as tmp:
         for name, table in tables.items():
             table.to_csv(tmp / f"{name}.csv", index=False, float_format="%.4f")
         learning_curve(tables["learning"], tables["unseen"], tmp / "learning.png")

@@ -15,7 +15,7 @@ def publish(out: Path, command: str) -> None:
     origin = f"Made by `{command}` at commit {git_commit()[:12]} on {date}."
     page = (REPORT / "report.md").read_text()
     title, rest = page.split("\n", 1)
-    with replacing_dir(out) as tmp:
+    with replacing_dir(out, like="report.md") as tmp:
         shutil.copytree(REPORT, tmp, dirs_exist_ok=True)
         shutil.copy("params.yaml", tmp / "params.yaml")
         (tmp / "report.md").write_text(f"{title}\n\n{origin}\n{rest}")

@@ -2,7 +2,7 @@
 
 >>> model = lop.load("data/reference")
 >>> plan = lop.Predictor.from_pretrained("data/predictor").plan(0.37)
->>> lop.prune(model, plan, lop.load_scores("data/importance/activation_l2.safetensors"))
+>>> lop.prune(model, plan, lop.load_scores("data/importance/flap.safetensors"))
 """
 
 from importlib import import_module

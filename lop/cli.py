@@ -22,7 +22,7 @@ a whole run by hand:
   lop search     --model M --samples samples/reward.parquet --target 0.2 0.5
                  --scores scores --profile profile.parquet --out search
   lop samples    --search search
-  lop train      --search search --scores scores/activation_l2.safetensors --out predictor
+  lop train      --search search --scores scores/flap.safetensors --out predictor
   lop predict    --predictor predictor --ratio 0.37
   lop prune      --model M --predictor predictor --scores scores --ratio 0.37 --out small
   lop evaluate   --model small --samples samples/benchmark.parquet
@@ -335,7 +335,7 @@ def _add_ratio(arg: Callable[..., argparse.Action]) -> None:
 
 def _add_scores(arg: Callable[..., argparse.Action]) -> None:
     arg("--scores", type=Path, required=True, help="directory of scores")
-    arg("--score", default="activation_l2", help="which of them (default activation_l2)")
+    arg("--score", default="flap", help="which of them (default flap; the paper's: activation_l2)")
     arg("--compensate", action="store_true", help="restore the pruned neurons' mean output")
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lop.errors import LopError
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -32,9 +34,15 @@ def clear_leftovers(directory: str | Path) -> None:
 
 
 @contextmanager
-def replacing_dir(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary directory beside `path`; on success it takes the place of `path`."""
+def replacing_dir(path: str | Path, like: str) -> Iterator[Path]:
+    """Yield a temporary directory beside `path`; on success it takes the place of `path`.
+
+    `like` names a file that every directory of this kind holds: LopError where `path` is something
+    else, which a slip of the hand must not cost anybody.
+    """
     path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / like).exists()):
+        raise LopError(f"{path}: is there already and holds no {like}; not replacing it")
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     old = tmp.with_name(tmp.name + ".old")

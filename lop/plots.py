@@ -76,12 +76,14 @@ def plan_heat_map(rows: pd.DataFrame, path: Path) -> None:
 
 
 def search_progress(progress: pd.DataFrame, path: Path) -> None:
-    """Best reward so far against simulations, a line a target, the mean over its seeds."""
+    """Best reward so far against simulations, a line a searcher and target, the mean over seeds."""
+    several = progress["searcher"].nunique() > 1
     with picture(path) as (_, axes):
-        for target, rows in progress.groupby("target"):
+        for (searcher, target), rows in progress.groupby(["searcher", "target"]):
             gain = rows.groupby("simulation")["best"].mean()
-            axes.plot(gain.index + 1, gain - gain.iloc[0], label=f"{100 * float(target):g} %")
-        axes.set(xlabel="Plans evaluated", ylabel="Best reward, above the uniform plan's")
+            label = f"{100 * float(target):g} %" + (f", {searcher}" if several else "")
+            axes.plot(gain.index + 1, gain - gain.iloc[0], label=label)
+        axes.set(xlabel="Plans evaluated", ylabel="Best reward, above that of the first plan")
         axes.legend(
             title="Target", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
         )

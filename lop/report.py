@@ -13,6 +13,8 @@ from lop.comparison import TITLES, Comparison, differences_markdown, markdown, p
 from lop.models.checkpoint import read_json
 from lop.search import read_search
 
+SEARCH = ["searcher", "target", "seed"]  # what tells one search from another
+
 
 @dataclass(frozen=True)
 class Results:
@@ -53,14 +55,14 @@ def write_report(
 
 def search_progress(samples: pd.DataFrame) -> pd.DataFrame:
     """Best reward so far in each search, by simulation."""
-    ordered = samples.sort_values(["target", "seed", "simulation"])
-    best = ordered.groupby(["target", "seed"])["reward"].cummax()
-    return ordered.assign(best=best)[["target", "seed", "simulation", "best", "seconds"]]
+    ordered = samples.sort_values([*SEARCH, "simulation"])
+    best = ordered.groupby(SEARCH)["reward"].cummax()
+    return ordered.assign(best=best)[[*SEARCH, "simulation", "best", "seconds"]]
 
 
 def times(results: Results) -> dict[str, float]:
     """Seconds to a plan: one search (mean), and one prediction."""
-    searches = results.search.groupby(["target", "seed"])["seconds"].max()
+    searches = results.search.groupby(SEARCH)["seconds"].max()
     return {"search": float(searches.mean()), "predict": results.training["predict_ms"] / 1000}
 
 
@@ -99,7 +101,7 @@ def summary(results: Results) -> dict[str, Any]:
 def page(results: Results) -> str:
     """The report as Markdown."""
     taken, dense = times(results), results.comparison.dense
-    searches = results.search.groupby(["target", "seed"]).ngroups
+    searches = results.search.groupby(SEARCH).ngroups
     targets = sorted(results.search["target"].unique())
     return f"""# lop report
 

@@ -36,7 +36,7 @@ from lop.workers import Each, in_processes, once_a_thread
 def prepare(out: Path, source: str, seed: int, **sizes: int | None) -> None:
     """Write a table of samples a purpose: calibration, reward, validation, benchmark."""
     tables = prepare_samples(source, seed, **sizes)
-    with replacing_dir(out) as tmp:
+    with replacing_dir(out, like="calibration.parquet") as tmp:
         for name, table in tables.items():
             write_samples(table, tmp / f"{name}.parquet")
 
@@ -48,7 +48,7 @@ def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) 
     batches = encode(samples, model, processor, batch_size)
     scores = collect(model, batches, total=-(-len(samples) // batch_size))
     name_of_model = fingerprint(model)
-    with replacing_dir(out) as tmp:
+    with replacing_dir(out, like="mean_activation.safetensors") as tmp:
         for name, layers in scores.items():
             save_scores(layers, tmp / f"{name}.safetensors", name_of_model)
 
@@ -219,7 +219,7 @@ def train(
     table = pd.DataFrame(curve.values())
     metrics = {"samples": len(good), "predict_ms": latency_ms(predictor)}
     metrics |= table.ffill().iloc[-1].drop("epoch").to_dict()
-    with replacing_dir(curve_out) as tmp:
+    with replacing_dir(curve_out, like="curve.csv") as tmp:
         table.to_csv(tmp / "curve.csv", index=False)
         (tmp / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics, samples_fingerprint(good)
@@ -234,7 +234,7 @@ def prune_grid(out: Path, methods: Sequence[str], ratios: Sequence[float], cutte
     """Write a checkpoint a (method, ratio), `<method>-<ratio>/`, and plans.json."""
     cut = cutter.ready(methods)
     plans = []
-    with replacing_dir(out) as tmp:
+    with replacing_dir(out, like="plans.json") as tmp:
         for name, ratio in product(methods, ratios):
             plan = cut(name, ratio, tmp / f"{name}-{ratio:g}")
             plans.append({"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios})
@@ -274,8 +274,6 @@ class Cutter:
         scores = load_all_scores(self.scores_dir, name_of_model)
 
         def cut(name: str, ratio: float, out: Path) -> Plan:
-            if out.exists() and not (out / "config.json").exists() and any(out.iterdir()):
-                raise LopError(f"{out}: is there already and is no model directory")
             which = chosen[name]
             return prune_checkpoint(
                 model, processor, self.model_path, which, name, ratio, scores, out
@@ -332,7 +330,7 @@ def evaluate(
     models |= {path.name: path for path in sorted(pruned_dir.iterdir()) if path.is_dir()}
     options = (samples_path, batch_size, latency_samples)
     each = each or in_processes(workers, "models", ["lop.evaluation"], fresh=True)
-    with replacing_dir(out) as tmp:
+    with replacing_dir(out, like="metrics.json") as tmp:
         work = partial(_evaluate_named, tmp, models, options)
         results = each(work, [(name,) for name in models])
         metrics = dict(zip(models, results, strict=True))
@@ -368,7 +366,7 @@ def report(out: Path, evaluation: Path, pruned: Path, search_dir: Path, training
     """Write report.md with plots and tables to `out`, and its numbers to `<out>.json`."""
     from lop.report import write_report
 
-    with replacing_dir(out) as tmp:
+    with replacing_dir(out, like="report.md") as tmp:
         metrics = write_report(evaluation, pruned, search_dir, training, tmp)
     with replacing(out.with_suffix(".json")) as tmp:
         tmp.write_text(json.dumps(metrics, indent=2) + "\n")

@@ -20,7 +20,7 @@ def made(model_dir, samples, tmp_path, capsys):
     """Scores, search samples and a predictor, made by the commands themselves."""
     write_samples(samples, tmp_path / "samples.parquet")
     data = ["--model", str(model_dir), "--samples", str(tmp_path / "samples.parquet")]
-    scores = str(tmp_path / "scores" / "activation_l2.safetensors")
+    scores = str(tmp_path / "scores" / "flap.safetensors")
     search = ["--scores", str(tmp_path / "scores")]
     steps = [
         ["importance", *data, "--out", str(tmp_path / "scores")],

@@ -72,7 +72,7 @@ def save(
     extra: dict[str, str] | None = None,
 ) -> None:
     """Write model, processor and `extra` text files (name -> text) to directory `out`, whole."""
-    with replacing_dir(out) as tmp:
+    with replacing_dir(out, like="config.json") as tmp:
         model.save_pretrained(tmp, max_shard_size="4GB")
         processor.save_pretrained(tmp)
         for name, text in (extra or {}).items():

@@ -305,7 +305,7 @@ def train_reference(params: Mapping[str, Any] | ReferenceParams, out_dir: str | 
     losses = [fit(trainee, draw, stage, settings) for stage in settings.stages]
     record = {"seconds": time.monotonic() - start, "losses": losses}
     model.set_attn_implementation("sdpa")
-    with replacing_dir(out_dir) as folder:
+    with replacing_dir(out_dir, like="config.json") as folder:
         reference.save(model, processor, folder)
         record = {"params": asdict(settings), **record}
         (folder / "training.json").write_text(json.dumps(record, indent=2))

@@ -85,7 +85,7 @@ class Predictor:
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write `config.json` and `model.safetensors` to the directory `path`, whole."""
-        with replacing_dir(path) as tmp:
+        with replacing_dir(path, like="config.json") as tmp:
             (tmp / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
             save_file(self.network.state_dict(), tmp / "model.safetensors")
 
