@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from datetime import UTC, datetime
@@ -46,5 +47,6 @@ def adopt_searches(out: Path) -> None:
 
 def origin() -> str:
     """The line under a page's title that says how to make it again."""
-    command = f"python -m {sys.modules['__main__'].__spec__.name} {' '.join(sys.argv[1:])}".strip()  # type: ignore[union-attr]
+    module = sys.modules["__main__"].__spec__
+    command = shlex.join(["python", "-m", module.name if module else "", *sys.argv[1:]])
     return f"Made by `{command}` at commit {git_commit()[:12]} on {datetime.now(UTC).date()}."
