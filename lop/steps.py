@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -141,6 +142,13 @@ def _search_one(
         return run_shard(out, reward, target, seed, root=root, **settings[searcher])
 
 
+def _check_options(section: str, options: Mapping[str, Any], of: Callable[..., Any]) -> None:
+    """Raise LopError for an option that `of` does not have."""
+    known = inspect.signature(of).parameters
+    if unknown := sorted(set(options) - set(known)):
+        raise LopError(f"params, section {section}: no option {unknown[0]!r}")
+
+
 def _profile_of(kind: str, path: Path | None) -> Profile | None:
     """What is needed for plans of this kind to begin with: nothing if uniform, else a profile."""
     if kind not in ("uniform", "knapsack"):
@@ -199,6 +207,9 @@ def train(
 
     Returns the metrics, and the fingerprint of the samples it learned from.
     """
+    _check_options("train.samples", samples, good_samples)
+    _check_options("train.network", network, PredictorConfig)
+    _check_options("train.fit_options", fit_options, fit)
     good = good_samples(read_search(search_dir), **samples)
     config = PredictorConfig(
         widths=tuple(len(layer) for layer in load_scores(scores_path)),

@@ -247,3 +247,11 @@ def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
     metrics, _ = steps.train(out, curve, tmp_path, scores, **settings)
     assert metrics["samples"] == 4, "what was mixed in is no sample of a search"
     assert Predictor.from_pretrained(out).config.kind == kind
+
+
+@pytest.mark.parametrize("section", ["samples", "network", "fit_options"])
+def test_a_mistyped_option_is_named(section, tmp_path):
+    options = {"samples": {"top": 1}, "network": {}, "fit_options": {}}
+    options[section] = {"hiden": 3}
+    with pytest.raises(LopError, match=f"train.{section}: no option 'hiden'"):
+        steps.train(tmp_path, tmp_path, tmp_path, tmp_path, 0, **options)
