@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lop import plots
+from lop.comparison import markdown
 from lop.files import replacing_dir
 
 REFERENCES = ("search", "knapsack", "uniform")
@@ -250,8 +251,7 @@ def _target_rows(table: pd.DataFrame) -> str:
 
 
 def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown([list(heads), ["---"] * len(heads), *map(list, rows)])
 
 
 def _spread(row: dict[str, Any], name: str, digits: int) -> str:
