@@ -21,6 +21,7 @@ from flows.common import params
 from lop import plots, steps
 from lop.comparison import markdown
 from lop.files import replacing
+from lop.importance import load_scores
 from lop.methods import flap_plan
 from lop.plan import Plan
 from lop.search import run_shard
@@ -97,7 +98,7 @@ def run(names: list[str], targets: list[float], seeds: list[int], simulations: i
         model, samples, scores_dir, score, *_, batch_size = spot
         steps.profile(path, model, samples, scores_dir, score, batch_size=batch_size, workers=2)
     profile = Profile.load(path)
-    scores = steps.load_scores(DATA / f"importance/{spot[3]}.safetensors")
+    scores = load_scores(DATA / f"importance/{spot[3]}.safetensors")
     keys = list(product(names, targets, seeds))
     counts = [count for count in COUNTS if count <= simulations]
     with processes(2, ["lop.steps"]) as call:

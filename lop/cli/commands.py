@@ -1,0 +1,179 @@
+"""What each command does: it calls a step and prints what came out.
+
+Steps are imported inside: torch takes seconds to import, and `lop --help` should not wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def prepare(source: str, out: Path, seed: int, **sizes: int) -> None:
+    from lop import steps
+
+    steps.prepare(out, source, seed, **sizes)
+    print(f"{out}: " + ", ".join(f"{size} {name}" for name, size in sizes.items()))
+
+
+def importance(model: str, samples: Path, out: Path, batch_size: int) -> None:
+    from lop import steps
+
+    steps.importance(out, model, samples, batch_size)
+    print(f"{out}: {', '.join(sorted(path.stem for path in out.iterdir()))}")
+
+
+def profile(
+    model: str,
+    samples: Path,
+    scores: Path,
+    score: str,
+    compensate: bool,
+    out: Path,
+    reward: str,
+    batch_size: int,
+) -> None:
+    from lop import steps
+
+    steps.profile(
+        out, model, samples, scores, score,
+        compensate=compensate, reward=reward, batch_size=batch_size,
+    )  # fmt: skip
+    print(out)
+
+
+def search(
+    model: str,
+    samples: Path,
+    scores: Path,
+    score: str,
+    compensate: bool,
+    profile: Path | None,
+    out: Path,
+    target: list[float],
+    seed: list[int],
+    searcher: str,
+    simulations: int,
+    reward: str,
+    batch_size: int,
+) -> None:
+    from lop import steps
+    from lop.search import read_search
+
+    settings = {"searcher": searcher, "simulations": simulations}
+    options = (settings, _begin(profile), profile, compensate, reward, batch_size)
+    steps.search(out, model, samples, scores, score, target, seed, *options)
+    for key, rows in read_search(out).groupby(["target", "seed"]):
+        best, first = rows["reward"].max(), rows["reward"].iloc[0]
+        print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})")
+
+
+def samples(search: Path, as_json: bool) -> None:
+    from lop.search import list_searches
+
+    table = list_searches(search)
+    if as_json:
+        print(table.to_json(orient="records"))
+        return
+    table["current"] = table["current"].map({True: "current", False: "kept"})
+    formats = dict.fromkeys(("began", "best"), "{:.4f}".format) | {"target": "{:g}".format}
+    print(table.rename(columns={"current": ""}).to_string(index=False, formatters=formats))
+    plans = table["plans"].sum()
+    print(f"{len(table)} searches, {plans} plans; kept: of other settings, not trained on")
+
+
+def _begin(profile: Path | None) -> str:
+    return "knapsack" if profile else "uniform"
+
+
+def train(
+    search: Path,
+    scores: Path,
+    out: Path,
+    kind: str,
+    epochs: int,
+    smooth: int,
+    seed: int,
+    profile: Path | None,
+    **samples: Any,
+) -> None:
+    from lop import steps
+
+    curve = out.with_name(out.name + "-training")
+    options = (samples, {"kind": kind}, {"epochs": epochs, "smooth": smooth})
+    metrics, _ = steps.train(out, curve, search, scores, seed, *options, _begin(profile), profile)
+    print(f"{out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+
+
+def predict(predictor: Path, ratio: float, as_json: bool) -> None:
+    from lop.predictor import Predictor
+
+    plan = Predictor.from_pretrained(predictor).plan(ratio)
+    if as_json:
+        print(json.dumps({"ratio": ratio, "ratios": plan.ratios, "kept": plan.kept}))
+        return
+    for layer, (width, kept) in enumerate(zip(plan.widths, plan.kept, strict=True)):
+        print(f"layer {layer:3d}  keeps {kept:6d} of {width:6d}  pruned {1 - kept / width:6.1%}")
+    print(
+        f"total      keeps {sum(plan.kept):6d} of {sum(plan.widths):6d}  pruned {plan.ratio:6.1%}"
+    )
+
+
+def prune(method: str, ratio: float, out: Path, **places: Any) -> None:
+    from lop import steps
+    from lop.models.checkpoint import read_json
+
+    steps.prune_one(out, method, ratio, _cutter(**places))
+    record = read_json(out / "pruning.json")
+    dense, small = record["dense_parameters"], record["parameters"]
+    print(
+        f"{out}: {ratio:.1%} of FFN neurons pruned, "
+        f"{dense:,} -> {small:,} parameters ({1 - small / dense:.1%} of the whole model)"
+    )
+
+
+def evaluate(model: str, samples: Path, out: Path | None, batch_size: int) -> None:
+    from lop import steps
+
+    found = steps.evaluate_one(out, model, samples, batch_size, latency_samples=20)
+    error = "" if found["stderr"] is None else f" ± {found['stderr']:.4f}"
+    print(f"accuracy {found['accuracy']:.4f}{error} on {found['count']} samples")
+    for category, accuracy in found["by_category"].items():
+        print(f"  {category}: {accuracy:.4f}")
+    print(f"parameters {found['parameters']:,}, {found['disk_bytes'] / 1e6:.2f} MB on disk")
+    print(f"latency {found['latency_ms']:.1f} ms a sample of {found['tokens']} tokens")
+
+
+def compare(
+    methods: list[str],
+    ratios: list[float],
+    samples: Path,
+    out: Path,
+    batch_size: int,
+    workers: int,
+    **places: Any,
+) -> None:
+    from lop import steps
+
+    print(steps.compare(out, _cutter(**places), methods, ratios, samples, batch_size, workers))
+
+
+def _cutter(
+    model: str,
+    scores: Path,
+    score: str,
+    compensate: bool,
+    predictor: Path | None,
+    profile: Path | None,
+) -> Any:
+    from lop import steps
+
+    return steps.Cutter(model, scores, score, compensate, predictor, profile)
+
+
+def report(evaluation: Path, pruned: Path, search: Path, training: Path, out: Path) -> None:
+    from lop import steps
+
+    steps.report(out, evaluation, pruned, search, training)
+    print(f"{out}/report.md")

@@ -1,0 +1,104 @@
+"""The steps that say what checkpoints are worth: evaluation, comparison, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lop.comparison import TITLES, Comparison, differences_markdown
+from lop.files import replacing, replacing_dir
+from lop.steps.pruning import Cutter, prune_grid
+from lop.workers import Each, in_processes
+
+
+def compare(
+    out: Path,
+    cutter: Cutter,
+    methods: Sequence[str],
+    ratios: Sequence[float],
+    samples_path: Path,
+    batch_size: int = 64,
+    workers: int = 1,
+) -> str:
+    """Cut and evaluate every (method, ratio) and write the tables; returns comparison.md's text.
+
+    In `out`: pruned/, evaluation/, comparison.csv and comparison.md, in which the first method is
+    set against each other one.
+    """
+    prune_grid(out / "pruned", methods, ratios, cutter)
+    places = (cutter.model_path, out / "pruned", samples_path)
+    evaluate(out / "evaluation", *places, batch_size, workers=workers)
+    compared = Comparison.read(out / "evaluation", out / "pruned")
+    page = compared.accuracy_markdown() + "\n"
+    if len(methods) > 1:
+        title = f"{TITLES[methods[0]]} minus each other, points ± paired standard error:"
+        page += f"\n{title}\n\n{differences_markdown(compared.differences(methods[0]))}\n"
+    with replacing(out / "comparison.csv") as tmp:
+        compared.table.drop(columns=["plan", "kept", "by_category"]).to_csv(tmp, index=False)
+    with replacing(out / "comparison.md") as tmp:
+        tmp.write_text(page)
+    return page
+
+
+def evaluate(
+    out: Path,
+    model_path: str,
+    pruned_dir: Path,
+    samples_path: Path,
+    batch_size: int = 64,
+    latency_samples: int = 20,
+    workers: int = 1,
+    each: Each[dict[str, Any]] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Evaluate and measure the dense model and all in `pruned_dir`; answers and metrics.json.
+
+    Returns the metrics by model name; the dense model is called `dense`. Every model gets a
+    process of its own, `workers` at a time, unless `each` sees to that.
+    """
+    models = {"dense": Path(model_path)}
+    models |= {path.name: path for path in sorted(pruned_dir.iterdir()) if path.is_dir()}
+    options = (samples_path, batch_size, latency_samples)
+    each = each or in_processes(workers, "models", ["lop.evaluation"], fresh=True)
+    with replacing_dir(out, like="metrics.json") as tmp:
+        work = partial(_evaluate_named, tmp, models, options)
+        results = each(work, [(name,) for name in models])
+        metrics = dict(zip(models, results, strict=True))
+        (tmp / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def _evaluate_named(
+    out: Path, models: Mapping[str, Path], options: tuple[Any, ...], name: str
+) -> dict[str, Any]:
+    return evaluate_one(out / name, models[name], *options)
+
+
+def evaluate_one(
+    out: Path | None,
+    model_path: str | Path,
+    samples_path: Path,
+    batch_size: int,
+    latency_samples: int,
+) -> dict[str, Any]:
+    """What one model costs and how it answers; its answers go to `out`.json and `out`.parquet."""
+    from lop.evaluation import evaluate as ask
+    from lop.evaluation import measure
+
+    footprint = measure(model_path, samples_path, latency_samples)
+    result = ask(model_path, samples_path, batch_size)
+    if out:
+        result.save(out)
+    return result.summary() | footprint.summary()
+
+
+def report(out: Path, evaluation: Path, pruned: Path, search_dir: Path, training: Path) -> None:
+    """Write report.md with plots and tables to `out`, and its numbers to `<out>.json`."""
+    from lop.report import write_report
+
+    with replacing_dir(out, like="report.md") as tmp:
+        metrics = write_report(evaluation, pruned, search_dir, training, tmp)
+    with replacing(out.with_suffix(".json")) as tmp:
+        tmp.write_text(json.dumps(metrics, indent=2) + "\n")

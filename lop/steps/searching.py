@@ -1,0 +1,171 @@
+"""The steps up to the search samples: samples, scores, profile, searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lop.errors import LopError
+from lop.files import clear_leftovers, replacing_dir
+from lop.importance import collect, load_all_scores, load_scores, save_scores
+from lop.models.checkpoint import fingerprint, load, load_processor
+from lop.plan import check_ratio
+from lop.reward import Reward
+from lop.search import by_searcher, run_shard, write_index
+from lop.search.knapsack import SHARES, Profile, solve
+from lop.search.knapsack import profile as profile_layers
+from lop.tasks.encoding import encode
+from lop.tasks.prepare import prepare_samples
+from lop.tasks.samples import read_samples, write_samples
+from lop.workers import Each, in_processes, once_a_thread
+
+
+def prepare(out: Path, source: str, seed: int, **sizes: int | None) -> None:
+    """Write a table of samples a purpose: calibration, reward, validation, benchmark."""
+    tables = prepare_samples(source, seed, **sizes)
+    with replacing_dir(out, like="calibration.parquet") as tmp:
+        for name, table in tables.items():
+            write_samples(table, tmp / f"{name}.parquet")
+
+
+def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) -> None:
+    """Write every score of `lop.importance.SCORES` from one pass over calibration samples."""
+    model, processor = load(model_path), load_processor(model_path)
+    samples = read_samples(samples_path)
+    batches = encode(samples, model, processor, batch_size)
+    scores = collect(model, batches, total=-(-len(samples) // batch_size))
+    name_of_model = fingerprint(model)
+    with replacing_dir(out, like="mean_activation.safetensors") as tmp:
+        for name, layers in scores.items():
+            save_scores(layers, tmp / f"{name}.safetensors", name_of_model)
+
+
+def profile(
+    out: Path,
+    model_path: str,
+    samples_path: Path,
+    scores_dir: Path,
+    score: str,
+    shares: Sequence[float] = SHARES,
+    compensate: bool = False,
+    reward: str = "loglik",
+    batch_size: int = 100,
+    workers: int = 1,
+    each: Each[Profile] | None = None,
+) -> None:
+    """Write the profile of a model: its reward with each layer alone cut by each of `shares`.
+
+    The layers are measured in `workers` processes; `each` calls them (flows put in their tasks).
+    """
+    place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
+    layers = range(len(_widths(scores_dir)))
+    work = partial(_profile_one, place, tuple(shares))
+    parts = (each or in_processes(workers, "profile", ["lop.steps"]))(work, [(i,) for i in layers])
+    table = pd.concat([part.table for part in parts], ignore_index=True)
+    Profile(parts[0].widths, table, parts[0].fingerprint).save(out)
+
+
+def _profile_one(place: tuple[Any, ...], shares: tuple[float, ...], layer: int) -> Profile:
+    with reward_of(*place) as reward:
+        return profile_layers(reward, reward.widths, shares, layers=[layer])
+
+
+def search(
+    out: Path,
+    model_path: str,
+    samples_path: Path,
+    scores_dir: Path,
+    score: str,
+    targets: Sequence[float],
+    seeds: Sequence[int],
+    settings: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    start: str = "uniform",
+    profile_path: Path | None = None,
+    compensate: bool = False,
+    reward: str = "loglik",
+    batch_size: int = 100,
+    workers: int = 1,
+    each: Each[Path] | None = None,
+) -> list[Path]:
+    """Write one shard of search samples a (searcher, target, seed); finished shards are kept.
+
+    Searches `start` from the `uniform` plan or from the `knapsack`'s, which needs a profile.
+    `settings` go to `lop.search.search`; a list of them, one a searcher, makes that many searches.
+    They run in `workers` processes, or wherever `each` calls them (flows put in their
+    tasks here): what it calls can be pickled, and needs the files named here and nothing else.
+    """
+    place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
+    # the widths stand in the scores: with several workers, only those need the model
+    widths = _widths(scores_dir)
+    for target in targets:
+        check_ratio(widths, target)
+    profile = beginning(start, profile_path)
+    chosen = by_searcher(settings)
+    work = partial(_search_one, place, out, profile, chosen)
+    each = each or in_processes(workers, "searches", ["lop.steps"])
+    shards = each(work, product(chosen, targets, seeds))
+    clear_leftovers(out)  # of killed runs and workers; none is writing now
+    write_index(out, shards)
+    return shards
+
+
+def _search_one(
+    place: tuple[Any, ...],
+    out: Path,
+    profile: Profile | None,
+    settings: Mapping[str, Mapping[str, Any]],
+    searcher: str,
+    target: float,
+    seed: int,
+) -> Path:
+    with reward_of(*place) as reward:
+        if profile and profile.fingerprint != reward.fingerprint:
+            raise LopError(
+                f"profile of reward {profile.fingerprint}, the search's is {reward.fingerprint}: "
+                "measure it with the same model, scores, samples and settings"
+            )
+        root = solve(profile, target) if profile else None
+        return run_shard(out, reward, target, seed, root=root, **settings[searcher])
+
+
+def beginning(kind: str, path: Path | None) -> Profile | None:
+    """What is needed for plans of this kind to begin with: nothing if uniform, else a profile."""
+    if kind not in ("uniform", "knapsack"):
+        raise LopError(f"plans to begin with {kind!r}: expected uniform or knapsack")
+    if kind == "uniform":
+        return None
+    if path is None:
+        raise LopError("to begin with the knapsack's plans, give a profile")
+    return Profile.load(path)
+
+
+def _widths(scores_dir: Path) -> list[int]:
+    return [len(layer) for layer in load_scores(scores_dir / "mean_activation.safetensors")]
+
+
+@once_a_thread
+def reward_of(
+    model_path: str,
+    samples_path: Path,
+    scores_dir: Path,
+    score: str,
+    compensate: bool,
+    kind: str,
+    batch_size: int,
+) -> Reward:
+    """The reward of a search; each thread makes it once, as it reorders its model's neurons.
+
+    Raises LopError when there is no such score.
+    """
+    model, processor = load(model_path), load_processor(model_path)
+    scores = load_all_scores(scores_dir, fingerprint(model))
+    if score not in scores:
+        raise LopError(f"score {score!r}: expected one of {', '.join(scores)}")
+    means = scores["mean_activation"] if compensate else None
+    samples = read_samples(samples_path)
+    return Reward(model, processor, samples, scores[score], kind, batch_size, means)
