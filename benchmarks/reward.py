@@ -19,8 +19,8 @@ from torch import Tensor
 
 from benchmarks.common import RESULTS, origin, place
 from lop.comparison import markdown
-from lop.evaluation import memory_meter
 from lop.files import replacing
+from lop.footprint import memory_meter
 from lop.importance import load_scores
 from lop.models import reference
 from lop.models.checkpoint import load, load_processor

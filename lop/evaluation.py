@@ -1,38 +1,27 @@
-"""What a checkpoint is worth and what it costs: accuracy through lm-eval, size, memory, latency.
+"""What a checkpoint is worth: its answers to a benchmark, through lm-eval.
 
 lm-eval asks the questions and judges the answers, by the task in `lop/tasks/vqa`, which any user
-of lm-eval can run on other models too. It is an optional dependency and imported only when needed:
-size, memory and latency are measured without it.
+of lm-eval can run on other models too. It is an optional dependency, imported only when needed.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import resource
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel, ProcessorMixin
 
 from lop.errors import LopError
 from lop.files import replacing
-from lop.models.checkpoint import load as load_model
-from lop.models.checkpoint import load_processor
-from lop.models.ffn import find_ffns
+from lop.footprint import load_to_ask
 from lop.progress import quiet_libraries
-from lop.tasks.encoding import prompt
-from lop.tasks.samples import decode_images, read_samples
 
 TASK = "lop_vqa"
 TASK_DIR = Path(__file__).parent / "tasks" / "vqa"
@@ -90,29 +79,6 @@ class Evaluation:
             raise LopError(f"{path}.parquet: cannot read an evaluation: {error}") from error
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """What a checkpoint costs. Compare only what was measured on one machine, in fresh processes.
-
-    `peak_bytes` is the peak of loading and answering above what the process held before; `peak_of`
-    says of what: "cuda" (allocated by torch), "rss" (VmHWM, reset first), or "maxrss" (ru_maxrss,
-    which cannot be reset: too low when the process had been larger).
-    `latency_ms` is the median time of one sample: processor and `tokens` greedy tokens.
-    """
-
-    parameters: int
-    ffn_neurons: int
-    disk_bytes: int
-    peak_bytes: int
-    peak_of: str
-    latency_ms: float
-    tokens: int
-
-    def summary(self) -> dict[str, Any]:
-        """The figures as plain values."""
-        return asdict(self)
-
-
 def evaluate(
     model_dir: str | Path,
     samples_path: str | Path,
@@ -133,7 +99,7 @@ def evaluate(
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise LopError(f"cannot run lm-eval: {error}; pip install 'lop[pipeline]'") from error
-    model, _ = _load(model_dir, device)
+    model, _ = load_to_ask(model_dir, device)
     source = {"samples": str(samples_path)}
     manager = TaskManager(include_path=TASK_DIR, include_defaults=False, metadata=source)
     loaded = manager.load([TASK])
@@ -151,40 +117,6 @@ def evaluate(
     return Evaluation(_answers(loaded["tasks"][TASK]))
 
 
-def measure(
-    model_dir: str | Path,
-    samples_path: str | Path,
-    repeats: int = 20,
-    warmup: int = 3,
-    tokens: int = 8,
-    device: str | None = None,
-) -> Footprint:
-    """Load the model at `model_dir` and time single samples, each answered with `tokens` tokens.
-
-    The number of tokens is fixed, as a badly pruned model that forgets to stop would seem slow.
-
-    Raises LopError as `evaluate` does, and when `model_dir` is not a directory.
-    """
-    quiet_libraries()
-    if not Path(model_dir).is_dir():
-        raise LopError(f"{model_dir}: no such model directory")
-    rows = read_samples(samples_path).to_dict("records")
-    peak_of, peak = memory_meter(device)
-    model, processor = _load(model_dir, device)
-    times = [
-        _time_answer(model, processor, rows[i % len(rows)], tokens) for i in range(warmup + repeats)
-    ]
-    return Footprint(
-        parameters=sum(p.numel() for p in model.parameters()),
-        ffn_neurons=sum(ffn.width for ffn in find_ffns(model)),
-        disk_bytes=sum(f.stat().st_size for f in Path(model_dir).glob("*.safetensors")),
-        peak_bytes=peak(),
-        peak_of=peak_of,
-        latency_ms=statistics.median(times[warmup:]) * 1e3,
-        tokens=tokens,
-    )
-
-
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float]:
     """Accuracy of `a` minus that of `b`, and its standard error, over the samples of both.
 
@@ -199,14 +131,6 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float]:
         )
     difference = x - y
     return float(difference.mean()), float(difference.sem())
-
-
-def _load(model_dir: str | Path, device: str | None) -> tuple[PreTrainedModel, ProcessorMixin]:
-    processor = load_processor(model_dir)
-    if not getattr(processor, "chat_template", None):
-        raise LopError(f"{model_dir}: the processor has no chat template to ask questions through")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return load_model(model_dir, device_map=None if device == "cpu" else device), processor
 
 
 @contextmanager
@@ -243,46 +167,3 @@ def _answers(task: Any) -> pd.DataFrame:
         doc = instance.doc
         rows.append((doc["id"], doc["category"], doc["answer"], prediction, score == 1))
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _time_answer(
-    model: PreTrainedModel, processor: ProcessorMixin, sample: dict[str, Any], tokens: int
-) -> float:
-    """Seconds from one sample to its decoded answer of `tokens` tokens."""
-    images, text = decode_images(sample), prompt(processor, sample)
-    start = time.perf_counter()
-    inputs = processor(text=[text], images=[images], return_tensors="pt")
-    output = model.generate(  # type: ignore[operator]
-        **inputs.to(model.device, model.dtype),
-        do_sample=False,
-        min_new_tokens=tokens,
-        max_new_tokens=tokens,
-    )
-    processor.batch_decode(output)  # also waits for the device
-    return time.perf_counter() - start
-
-
-def memory_meter(device: str | None) -> tuple[str, Callable[[], int]]:
-    """What memory is measured, and a function that tells its peak from now on, in bytes."""
-    if device != "cpu" and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats(device)
-        held = torch.cuda.memory_allocated(device)
-        return "cuda", lambda: torch.cuda.max_memory_allocated(device) - held
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is held now
-        held = _status("VmRSS")
-        return "rss", lambda: _status("VmHWM") - held
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        held = _max_rss() * unit
-        return "maxrss", lambda: _max_rss() * unit - held
-
-
-def _status(field: str) -> int:
-    """A field of /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
-def _max_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

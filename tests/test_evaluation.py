@@ -11,7 +11,8 @@ import torch
 
 from lop import evaluation
 from lop.errors import LopError
-from lop.evaluation import Evaluation, evaluate, measure, paired_difference
+from lop.evaluation import Evaluation, evaluate, paired_difference
+from lop.footprint import measure
 from lop.models.checkpoint import load, load_processor, save
 from lop.models.ffn import ffn_widths
 from lop.plan import Plan

@@ -85,7 +85,7 @@ def evaluate_one(
 ) -> dict[str, Any]:
     """What one model costs and how it answers; its answers go to `out`.json and `out`.parquet."""
     from lop.evaluation import evaluate as ask
-    from lop.evaluation import measure
+    from lop.footprint import measure
 
     footprint = measure(model_path, samples_path, latency_samples)
     result = ask(model_path, samples_path, batch_size)

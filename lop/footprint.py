@@ -1,0 +1,133 @@
+"""What a checkpoint costs: parameters, bytes on disk, peak memory, latency. Needs no lm-eval."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from lop.errors import LopError
+from lop.models.checkpoint import load as load_model
+from lop.models.checkpoint import load_processor
+from lop.models.ffn import find_ffns
+from lop.progress import quiet_libraries
+from lop.tasks.encoding import prompt
+from lop.tasks.samples import decode_images, read_samples
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a checkpoint costs. Compare only what was measured on one machine, in fresh processes.
+
+    `peak_bytes` is the peak of loading and answering above what the process held before; `peak_of`
+    says of what: "cuda" (allocated by torch), "rss" (VmHWM, reset first), or "maxrss" (ru_maxrss,
+    which cannot be reset: too low when the process had been larger).
+    `latency_ms` is the median time of one sample: processor and `tokens` greedy tokens.
+    """
+
+    parameters: int
+    ffn_neurons: int
+    disk_bytes: int
+    peak_bytes: int
+    peak_of: str
+    latency_ms: float
+    tokens: int
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        return asdict(self)
+
+
+def measure(
+    model_dir: str | Path,
+    samples_path: str | Path,
+    repeats: int = 20,
+    warmup: int = 3,
+    tokens: int = 8,
+    device: str | None = None,
+) -> Footprint:
+    """Load the model at `model_dir` and time single samples, each answered with `tokens` tokens.
+
+    The number of tokens is fixed, as a badly pruned model that forgets to stop would seem slow.
+
+    Raises LopError as `evaluate` does, and when `model_dir` is not a directory.
+    """
+    quiet_libraries()
+    if not Path(model_dir).is_dir():
+        raise LopError(f"{model_dir}: no such model directory")
+    rows = read_samples(samples_path).to_dict("records")
+    peak_of, peak = memory_meter(device)
+    model, processor = load_to_ask(model_dir, device)
+    times = [
+        _time_answer(model, processor, rows[i % len(rows)], tokens) for i in range(warmup + repeats)
+    ]
+    return Footprint(
+        parameters=sum(p.numel() for p in model.parameters()),
+        ffn_neurons=sum(ffn.width for ffn in find_ffns(model)),
+        disk_bytes=sum(f.stat().st_size for f in Path(model_dir).glob("*.safetensors")),
+        peak_bytes=peak(),
+        peak_of=peak_of,
+        latency_ms=statistics.median(times[warmup:]) * 1e3,
+        tokens=tokens,
+    )
+
+
+def load_to_ask(
+    model_dir: str | Path, device: str | None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    processor = load_processor(model_dir)
+    if not getattr(processor, "chat_template", None):
+        raise LopError(f"{model_dir}: the processor has no chat template to ask questions through")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return load_model(model_dir, device_map=None if device == "cpu" else device), processor
+
+
+def _time_answer(
+    model: PreTrainedModel, processor: ProcessorMixin, sample: dict[str, Any], tokens: int
+) -> float:
+    """Seconds from one sample to its decoded answer of `tokens` tokens."""
+    images, text = decode_images(sample), prompt(processor, sample)
+    start = time.perf_counter()
+    inputs = processor(text=[text], images=[images], return_tensors="pt")
+    output = model.generate(  # type: ignore[operator]
+        **inputs.to(model.device, model.dtype),
+        do_sample=False,
+        min_new_tokens=tokens,
+        max_new_tokens=tokens,
+    )
+    processor.batch_decode(output)  # also waits for the device
+    return time.perf_counter() - start
+
+
+def memory_meter(device: str | None) -> tuple[str, Callable[[], int]]:
+    """What memory is measured, and a function that tells its peak from now on, in bytes."""
+    if device != "cpu" and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        return "cuda", lambda: torch.cuda.max_memory_allocated(device) - held
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is held now
+        held = _status("VmRSS")
+        return "rss", lambda: _status("VmHWM") - held
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        held = _max_rss() * unit
+        return "maxrss", lambda: _max_rss() * unit - held
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def _max_rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
