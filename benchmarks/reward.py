@@ -44,8 +44,8 @@ def straightforward(
         for ffn, kept in zip(find_ffns(model), kept_neurons(scores, plan), strict=True):
             pruned = torch.ones(ffn.width, dtype=torch.bool)
             pruned[kept] = False
-            ffn.gate.weight[pruned] = 0
-            ffn.up.weight[pruned] = 0
+            for linear in ffn.inputs.values():
+                linear.weight[pruned] = 0
             ffn.down.weight[:, pruned] = 0
     right = 0
     for row in samples.to_dict("records"):

@@ -11,8 +11,10 @@ def prune() -> None:
     """Write data/pruned/<method>-<ratio>/ and plans.json."""
     model, searched = params("model")["path"], params("search")
     score, compensate = searched["score"], searched["compensate"]
-    cutter = steps.Cutter(model, IMPORTANCE, score, compensate, PREDICTOR, PROFILE)
-    steps.prune_grid(PRUNED, **params("prune"), cutter=cutter)
+    grid = params("prune")
+    shape = {name: grid.pop(name) for name in ("format", "multiple_of")}
+    cutter = steps.Cutter(model, IMPORTANCE, score, compensate, PREDICTOR, PROFILE, **shape)
+    steps.prune_grid(PRUNED, **grid, cutter=cutter)
 
 
 if __name__ == "__main__":

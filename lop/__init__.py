@@ -8,6 +8,9 @@
 from importlib import import_module
 from typing import Any
 
+from lop.hooks import teach_transformers
+
+teach_transformers()
 _MODULE_OF = {
     "LopError": "errors",
     "Plan": "plan",

@@ -6,6 +6,7 @@ pass and the same samples, so methods differ in their formula and in nothing els
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -70,8 +71,10 @@ def activation_l2(stats: Stats, ffn: FFN) -> Tensor:
 
 def magnitude(stats: Stats, ffn: FFN) -> Tensor:
     """Norm of the neuron's weights in gate, up and down."""
-    gate, up, down = (m.weight.float() for m in (ffn.gate, ffn.up, ffn.down))
-    return (gate.square().sum(1) + up.square().sum(1) + down.square().sum(0)).sqrt()
+    total = ffn.down.weight.float().square().sum(0)
+    for linear in ffn.inputs.values():
+        total += linear.weight.float().square().sum(1).view(-1, ffn.width).sum(0)
+    return total.sqrt()
 
 
 def wanda_sp(stats: Stats, ffn: FFN) -> Tensor:
@@ -144,10 +147,13 @@ def save_scores(scores: Sequence[Tensor], path: str | Path, model_fingerprint: s
         save_file(tensors, tmp, metadata={"model_fingerprint": model_fingerprint})
 
 
-def load_scores(path: str | Path, model_fingerprint: str | None = None) -> list[Tensor]:
+def load_scores(
+    path: str | Path, model_fingerprint: str | None = None, sibling: bool = False
+) -> list[Tensor]:
     """Read what `save_scores` wrote.
 
-    Raises LopError when the file is missing or corrupt, or was made for another model.
+    Raises LopError when the file is missing or corrupt, or was made for another model; with
+    `sibling`, which says that only its weights are others, that is a warning.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -156,15 +162,20 @@ def load_scores(path: str | Path, model_fingerprint: str | None = None) -> list[
     except (OSError, SafetensorError) as error:
         raise LopError(f"{path}: cannot read neuron scores (safetensors): {error}") from error
     if model_fingerprint is not None and made_for != model_fingerprint:
-        raise LopError(f"{path}: scores of model {made_for}, but this model is {model_fingerprint}")
+        other = f"{path}: scores of model {made_for}, but this model is {model_fingerprint}"
+        if not sibling:
+            raise LopError(other)
+        warnings.warn(other, stacklevel=2)
     check_scores(scores, [len(s) for s in scores], str(path))
     return scores
 
 
-def load_all_scores(directory: str | Path, model_fingerprint: str) -> dict[str, list[Tensor]]:
+def load_all_scores(
+    directory: str | Path, model_fingerprint: str, sibling: bool = False
+) -> dict[str, list[Tensor]]:
     """Every score of `SCORES` from the directory that the importance stage wrote."""
     return {
-        name: load_scores(Path(directory) / f"{name}.safetensors", model_fingerprint)
+        name: load_scores(Path(directory) / f"{name}.safetensors", model_fingerprint, sibling)
         for name in SCORES
     }
 

@@ -6,24 +6,16 @@ They share calibration samples, budget and pruning code, and differ in nothing e
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, ProcessorMixin
 
 from lop.errors import LopError
-from lop.models.checkpoint import fingerprint, save
-from lop.models.ffn import ffn_widths
 from lop.plan import MIN_KEEP, Plan, budget
 from lop.predictor import Predictor
-from lop.pruning import prune
 from lop.search.base import shake
 from lop.search.knapsack import Profile, solve
 
@@ -112,66 +104,3 @@ def method(name: str, kit: Kit) -> Method:
     if name not in BASELINES:
         raise LopError(f"method {name!r}: expected one of {', '.join(NAMES)}")
     return BASELINES[name]
-
-
-def prune_checkpoint(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    source: str | Path,
-    chosen: Method,
-    name: str,
-    ratio: float,
-    scores: Scores,
-    out: str | Path,
-) -> Plan:
-    """Write the checkpoint that a method cuts out of `model`, and return its plan.
-
-    The model itself stays whole: a copy of it is cut.
-    """
-    plan = chosen.plan(ratio, ffn_widths(model), scores)
-    mean = scores["mean_activation"] if chosen.compensate else None
-    dense = sum(p.numel() for p in model.parameters())
-    small = prune(copy.deepcopy(model), plan, scores[chosen.score], mean)
-    record = {
-        "method": name,
-        "ratio": ratio,
-        "widths": plan.widths,
-        "kept": plan.kept,
-        "score": chosen.score,
-        "compensated": chosen.compensate,
-        "source": str(source),
-        "model_fingerprint": fingerprint(model),
-        "dense_parameters": dense,
-        "parameters": sum(p.numel() for p in small.parameters()),
-    }
-    extra = {"pruning.json": json.dumps(record, indent=2) + "\n", "README.md": model_card(record)}
-    save(small, processor, out, extra)
-    return plan
-
-
-def model_card(record: Mapping[str, Any]) -> str:
-    """README.md of a pruned checkpoint: what was cut, what is left, how to load it."""
-    smaller = 1 - record["parameters"] / record["dense_parameters"]
-    layers = "\n".join(
-        f"| {i} | {d} | {k} | {1 - k / d:.1%} |"
-        for i, (d, k) in enumerate(zip(record["widths"], record["kept"], strict=True))
-    )
-    return f"""---
-library_name: transformers
-tags: [pruned, lop]
----
-# {Path(record["source"]).name}, {record["ratio"]:.1%} of its FFN neurons pruned
-
-Cut by lop (method `{record["method"]}`, score `{record["score"]}`) from `{record["source"]}`,
-weights {record["model_fingerprint"]}. The whole model went from {record["dense_parameters"]:,} to
-{record["parameters"]:,} parameters ({smaller:.1%} smaller). Layer widths differ; load it with
-
-```python
-import lop
-model, processor = lop.load("<this directory>"), lop.load_processor("<this directory>")
-```
-
-| layer | FFN neurons | kept | pruned |
-|---|---|---|---|
-{layers}
-"""

@@ -89,6 +89,29 @@ class Plan:
         keep = _shift_to_sum((1 - theta) * d, d, low, total)
         return cls(tuple(int(x) for x in widths), tuple(_round_to_sum(keep, low, d, total)))
 
+    def rounded(self, multiple: int) -> Plan:
+        """The nearest plan on the same budget with widths that are multiples, as GPUs like them.
+
+        One layer takes what is left over where the budget itself is no multiple.
+
+        Raises LopError when the layers are too narrow for that.
+        """
+        if multiple == 1:
+            return self
+        total, d, k = sum(self.kept), np.asarray(self.widths), np.asarray(self.kept)
+        low, high = np.ones(len(d), dtype=int), (d // multiple).astype(float)
+        units, rest = divmod(total, multiple)
+        if low.sum() <= units <= high.sum():
+            kept = multiple * np.array(_round_to_sum(k / multiple, low, high, units))
+            widest = int(np.argmax(d - kept))
+            kept[widest] += rest
+            if kept[widest] <= d[widest]:
+                return Plan(self.widths, tuple(int(n) for n in kept))
+        raise LopError(
+            f"{total} of {sum(d)} neurons cannot be kept in multiples of {multiple}: the layers "
+            f"have {min(d)} to {max(d)}; expected a smaller multiple"
+        )
+
     @property
     def ratios(self) -> tuple[float, ...]:
         """Layer-wise pruning ratios θ, share removed."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lop.errors import LopError
+from lop.files import replacing_dir
 from lop.importance import check_scores
-from lop.models.checkpoint import set_widths
-from lop.models.ffn import FFN, find_ffns, keep_neurons
+from lop.methods import Method, Scores
+from lop.models.checkpoint import record_widths
+from lop.models.cutting import cut
+from lop.models.ffn import FFN, find_ffns, keep_neurons, lost_output
+from lop.models.stored import Stored
 from lop.plan import Plan
 
 
@@ -43,18 +51,14 @@ def prune(
     ffns = find_ffns(model)
     _check_plan(ffns, plan)
     for i, (ffn, kept) in enumerate(zip(ffns, kept_neurons(scores, plan), strict=True)):
-        bias = None if mean_activation is None else lost_output(ffn, kept, mean_activation[i])
+        bias = (
+            None
+            if mean_activation is None
+            else lost_output(ffn.down.weight, kept, mean_activation[i])
+        )
         keep_neurons(ffn, kept.to(ffn.down.weight.device), bias)
-    set_widths(model, output_bias=mean_activation is not None)
+    record_widths(model, output_bias=mean_activation is not None)
     return model
-
-
-def lost_output(ffn: FFN, kept: Tensor, mean: Tensor) -> Tensor:
-    """What the neurons not in `kept` add to the FFN's output on average, float32 (hidden,)."""
-    pruned = torch.ones(ffn.width, dtype=torch.bool)
-    pruned[kept] = False
-    weight = ffn.down.weight
-    return weight[:, pruned.to(weight.device)].float() @ mean[pruned].to(weight.device)
 
 
 @contextmanager
@@ -76,3 +80,104 @@ def _check_plan(ffns: Sequence[FFN], plan: Plan) -> None:
     widths = tuple(ffn.width for ffn in ffns)
     if plan.widths != widths:
         raise LopError(f"plan for FFN widths {plan.widths}, the model has {widths}")
+
+
+def prune_checkpoint(
+    source: Stored,
+    chosen: Method,
+    name: str,
+    ratio: float,
+    scores: Scores,
+    out: str | Path,
+    padded: bool = False,
+    multiple_of: int = 1,
+) -> Plan:
+    """Write the checkpoint that a method cuts out of `source` at `ratio`, and return its plan.
+
+    Nothing is loaded: files are cut one tensor at a time. `padded` and `multiple_of` are as in
+    `lop.models.cutting.cut` and `Plan.rounded`.
+    """
+    plan = chosen.plan(ratio, source.widths, scores).rounded(multiple_of)
+    which = scores[chosen.score]
+    means = scores["mean_activation"] if chosen.compensate else None
+    with replacing_dir(out, like="config.json") as tmp:
+        cut(source, kept_neurons(which, plan), tmp, means, padded)
+        small = Stored(tmp)  # also checks what was written
+        filled = sum(small.widths) - sum(plan.kept)
+        record = {
+            "method": name,
+            "ratio": ratio,
+            "widths": plan.widths,
+            "kept": plan.kept,
+            "score": chosen.score,
+            "scores_fingerprint": _fingerprint(which),
+            "compensated": chosen.compensate,
+            "format": "padded" if padded else "per_layer",
+            "source": str(source.path),
+            "revision": getattr(source.config, "_commit_hash", None),
+            "model_fingerprint": source.fingerprint,
+            "dense_parameters": source.parameters,
+            "parameters": small.parameters - filled * source.neuron_parameters,
+            "stored_parameters": small.parameters,  # with the zeros of the padded format
+            "dense_bytes": _bytes_on_disk(source.folder),
+            "bytes": _bytes_on_disk(tmp),
+        }
+        (tmp / "pruning.json").write_text(json.dumps(record, indent=2) + "\n")
+        (tmp / "README.md").write_text(model_card(record))
+    return plan
+
+
+def _fingerprint(scores: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for layer in scores:
+        digest.update(layer.float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _bytes_on_disk(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+LOADING = {
+    "per_layer": """Layer widths differ. Any of these loads it:
+
+```python
+model = lop.load("<this directory>")  # with `import lop` first
+model = AutoModelForImageTextToText.from_pretrained("<this directory>")  # likewise
+model = AutoModelForImageTextToText.from_pretrained("<this directory>", trust_remote_code=True)
+```
+
+The last needs no lop: it runs `modeling_lop.py` from this directory. (A text-only model:
+`AutoModelForCausalLM`.) Without either, transformers refuses the config.""",
+    "padded": """Every layer is filled up with zeros to the widest kept width, so it loads like the
+dense model, in anything that loads that one. The zeros cost room and time and change no output.""",
+}
+
+
+def model_card(record: Mapping[str, Any]) -> str:
+    """README.md of a pruned checkpoint: what was cut, what is left, how to load it."""
+    dense, small, stored = (
+        record[key] for key in ("dense_parameters", "parameters", "stored_parameters")
+    )
+    padding = f" With the padding it holds {stored:,}." if stored != small else ""
+    layers = "\n".join(
+        f"| {i} | {d} | {k} | {1 - k / d:.1%} |"
+        for i, (d, k) in enumerate(zip(record["widths"], record["kept"], strict=True))
+    )
+    return f"""---
+library_name: transformers
+tags: [pruned, lop]
+---
+# {Path(record["source"]).name}, {record["ratio"]:.1%} of its FFN neurons pruned
+
+Cut by lop (method `{record["method"]}`, score `{record["score"]}`) from `{record["source"]}`,
+weights {record["model_fingerprint"]}. The whole model went from {dense:,} to {small:,} parameters
+({1 - small / dense:.1%} smaller).{padding} What it cost in accuracy is in the report of the run
+that cut it.
+
+{LOADING[record["format"]]}
+
+| layer | FFN neurons | kept | pruned |
+|---|---|---|---|
+{layers}
+"""

@@ -28,6 +28,7 @@ from lop.tasks.samples import fingerprint as samples_fingerprint
 from lop.tasks.samples import pixels, prompt_text
 
 KINDS = ("loglik", "accuracy")
+DOWN = "down"  # beside the names of an FFN's input tensors
 
 
 @dataclass
@@ -84,7 +85,7 @@ class Reward:
     def __enter__(self) -> Reward:
         for ffn, order in zip(self.ffns, self._orders, strict=True):
             _permute(ffn, order)
-            self._full.append(_neuron_tensors(ffn))
+            self._full.append(ffn.input_tensors() | {DOWN: ffn.down.weight.detach()})
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,12 +128,13 @@ class Reward:
 
     def _set_widths(self, kept: Sequence[int]) -> None:
         for ffn, k, full in zip(self.ffns, kept, self._full, strict=True):
-            for name, tensor in full.items():
-                view = tensor[:, :k] if name == "down.weight" else tensor[:k]
-                linear, parameter = name.split(".")
-                setattr(getattr(ffn, linear), parameter, nn.Parameter(view, requires_grad=False))
+            ffn.down.weight = nn.Parameter(full[DOWN][:, :k], requires_grad=False)
+            for name, linear in ffn.inputs.items():
+                for kind in [kind for kind, _ in linear.named_parameters()]:
+                    front = _front(full[f"{name}.{kind}"], k, ffn.fused)
+                    setattr(linear, kind, nn.Parameter(front, requires_grad=False))
         for i, means in enumerate(self._means or []):
-            lost = self._full[i]["down.weight"][:, kept[i] :].float() @ means[kept[i] :]
+            lost = self._full[i][DOWN][:, kept[i] :].float() @ means[kept[i] :]
             bias = self._output_biases[i]
             lost = lost.to(self.ffns[i].down.weight) + (0 if bias is None else bias)
             self.ffns[i].down.bias = nn.Parameter(lost, requires_grad=False)
@@ -149,22 +151,20 @@ def _in_order(
     return [mean[order].float().to(ffn.down.weight.device) for mean, order, ffn in triples]
 
 
-def _neuron_tensors(ffn: FFN) -> dict[str, Tensor]:
-    """All tensors of an FFN with an entry a neuron, by name; down.weight has them as columns."""
-    tensors = {"down.weight": ffn.down.weight.detach()}
-    for name, linear in (("gate", ffn.gate), ("up", ffn.up)):
-        tensors[f"{name}.weight"] = linear.weight.detach()
-        if linear.bias is not None:
-            tensors[f"{name}.bias"] = linear.bias.detach()
-    return tensors
+def _front(tensor: Tensor, k: int, fused: bool) -> Tensor:
+    """An input map's rows of the first k neurons: a view, or a copy where two maps are fused."""
+    if not fused or len(tensor) == 2 * k:
+        return tensor if fused else tensor[:k]
+    return torch.cat([half[:k] for half in tensor.chunk(2)])
 
 
 @torch.no_grad()
 def _permute(ffn: FFN, order: Tensor) -> None:
     """Reorder the neurons of an FFN in place; what it computes stays the same."""
     order = order.to(ffn.down.weight.device)
-    for name, tensor in _neuron_tensors(ffn).items():
-        tensor.copy_(tensor[:, order] if name == "down.weight" else tensor[order])
+    ffn.down.weight.copy_(ffn.down.weight[:, order])
+    for tensor in ffn.input_tensors().values():
+        tensor.copy_(tensor[ffn.rows(order)])
 
 
 def _by_length(samples: pd.DataFrame) -> np.ndarray:

@@ -57,7 +57,7 @@ def model(processor):
     built = reference.build_model(processor.tokenizer, SHAPE, seed=0).eval()
     with torch.no_grad():  # weights large enough for pruning to change something
         for ffn in find_ffns(built):
-            for linear in (ffn.gate, ffn.up, ffn.down):
+            for linear in (*ffn.inputs.values(), ffn.down):
                 linear.weight.mul_(10)
     return built
 

@@ -32,7 +32,7 @@ def test_scores_follow_their_formulas(model, processor, samples, recorded):
     scores = collect(model, encode(samples, model, processor, batch_size=5))  # padded batches
     for i, (ffn, layer) in enumerate(zip(find_ffns(model), recorded, strict=True)):
         tokens = torch.cat(layer)
-        gate, up, down = ffn.gate.weight, ffn.up.weight, ffn.down.weight
+        gate, up, down = (m.weight for m in (*ffn.inputs.values(), ffn.down))
         expected = {
             "activation_l2": torch.stack([x.norm(dim=0) for x in layer]).mean(0),
             "magnitude": torch.cat([gate, up, down.T], 1).norm(dim=1),

@@ -6,9 +6,9 @@ import torch
 
 from lop.errors import LopError
 from lop.models.checkpoint import load, save
-from lop.models.ffn import find_ffns
+from lop.models.ffn import find_ffns, lost_output
 from lop.plan import Plan
-from lop.pruning import kept_neurons, lost_output, masked, prune
+from lop.pruning import kept_neurons, masked, prune
 from lop.tasks.encoding import encode
 
 WIDTHS = (40, 40, 40)
@@ -74,7 +74,7 @@ def test_compensation_adds_the_mean_output_of_pruned_neurons(model, scores, batc
     mean = torch.linspace(0, 1, 40)
     kept = torch.arange(30)
     expected = ffn.down.weight[:, 30:] @ mean[30:]
-    torch.testing.assert_close(lost_output(ffn, kept, mean), expected)
+    torch.testing.assert_close(lost_output(ffn.down.weight, kept, mean), expected)
 
 
 def test_a_compensated_checkpoint_survives_reloading(

@@ -120,17 +120,37 @@ def predict(predictor: Path, ratio: float, as_json: bool) -> None:
     )
 
 
-def prune(method: str, ratio: float, out: Path, **places: Any) -> None:
+def prune(
+    method: str,
+    ratio: float | None,
+    params: str | None,
+    size: str | None,
+    flops_per_token: str | None,
+    out: Path,
+    **places: Any,
+) -> None:
     from lop import steps
     from lop.models.checkpoint import read_json
 
-    steps.prune_one(out, method, ratio, _cutter(**places))
+    cutter = _cutter(**places)
+    targets = {"params": params, "size": size, "flops_per_token": flops_per_token}
+    for kind, target in targets.items():
+        if target is not None:
+            ratio = cutter.ratio_for(kind, target)
+            print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
+    assert ratio is not None  # the parser asks for one of them
+    steps.prune_one(out, method, ratio, cutter)
     record = read_json(out / "pruning.json")
-    dense, small = record["dense_parameters"], record["parameters"]
+    dense, small, stored = (
+        record[key] for key in ("dense_parameters", "parameters", "stored_parameters")
+    )
     print(
         f"{out}: {ratio:.1%} of FFN neurons pruned, "
-        f"{dense:,} -> {small:,} parameters ({1 - small / dense:.1%} of the whole model)"
+        f"{dense:,} -> {small:,} parameters ({1 - small / dense:.1%} of the whole model), "
+        f"{record['dense_bytes'] / 1e6:,.2f} -> {record['bytes'] / 1e6:,.2f} MB"
     )
+    if stored != small:
+        print(f"padded with zeros to {stored:,} parameters ({1 - stored / dense:.1%} smaller)")
 
 
 def evaluate(model: str, samples: Path, out: Path | None, batch_size: int) -> None:
@@ -159,17 +179,16 @@ def compare(
     print(steps.compare(out, _cutter(**places), methods, ratios, samples, batch_size, workers))
 
 
-def _cutter(
-    model: str,
-    scores: Path,
-    score: str,
-    compensate: bool,
-    predictor: Path | None,
-    profile: Path | None,
-) -> Any:
+def _cutter(**places: Any) -> Any:
     from lop import steps
 
-    return steps.Cutter(model, scores, score, compensate, predictor, profile)
+    renamed = {
+        "model": "model_path",
+        "scores": "scores_dir",
+        "predictor": "predictor_path",
+        "profile": "profile_path",
+    }
+    return steps.Cutter(**{renamed.get(name, name): value for name, value in places.items()})
 
 
 def report(evaluation: Path, pruned: Path, search: Path, training: Path, out: Path) -> None:

@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     arg = add(do.prune, "cut a checkpoint of a given pruning ratio out of a model")
     _add_cutter(arg)
-    _add_ratio(arg)
+    _add_target(commands.choices["prune"])
     arg("--method", default="lop", help=f"lop (default) or one of {METHODS}")
     arg("--out", type=Path, required=True, help="directory for the smaller checkpoint")
 
@@ -134,8 +134,11 @@ def _add_model(arg: Callable[..., argparse.Action]) -> None:
 def _add_cutter(arg: Callable[..., argparse.Action]) -> None:
     _add_model(arg)
     _add_scores(arg)
-    arg("--predictor", type=Path, help="predictor directory, for method lop")
+    arg("--predictor", help="directory or models:/NAME@ALIAS, for method lop")
     arg("--profile", type=Path, help="profile, for method knapsack")
+    arg("--format", default="per_layer", help="per_layer (default), or padded for stock loaders")
+    arg("--multiple-of", type=int, default=1, metavar="N", help="widths in multiples of N")
+    arg("--sibling", action="store_true", help="predictor and scores are of other weights; warn")
 
 
 def _add_reward(arg: Callable[..., argparse.Action]) -> None:
@@ -145,6 +148,14 @@ def _add_reward(arg: Callable[..., argparse.Action]) -> None:
 
 def _add_ratio(arg: Callable[..., argparse.Action]) -> None:
     arg("--ratio", type=float, required=True, help="share of FFN neurons to remove, in [0, 1)")
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    one = parser.add_mutually_exclusive_group(required=True)
+    one.add_argument("--ratio", type=float, help="share of FFN neurons to remove, in [0, 1)")
+    one.add_argument("--params", metavar="N", help="or parameters of the whole model: 5.2B")
+    one.add_argument("--size", metavar="N", help="or bytes on disk, at its dtype: 9GB, 8.5GiB")
+    one.add_argument("--flops-per-token", metavar="N", help="or FLOPs of its language model: 9G")
 
 
 def _add_scores(arg: Callable[..., argparse.Action]) -> None:

@@ -1,14 +1,13 @@
 """Loads and saves Hugging Face checkpoints, dense or pruned to a width of its own in each layer.
 
-The widths stand in the text config as `per_layer_config`, transformers' convention for
-heterogeneous models. The stock classes read one global width and refuse such a config, so `load`
-builds the stock class at that width and resizes its FFNs before any weight is read.
+No code that a checkpoint brings along is ever run, and no pickle is opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     PreTrainedConfig,
@@ -26,7 +26,8 @@ from transformers import (
 
 from lop.errors import LopError
 from lop.files import replacing_dir
-from lop.models.ffn import find_ffns, resize
+from lop.models.ffn import describe, find_ffns
+from lop.models.modeling_lop import pruned_class, set_layer_widths
 from lop.progress import quiet_libraries
 
 
@@ -40,16 +41,19 @@ def load(
     Raises LopError when there is no such model, or when its weights do not fit its config.
     """
     quiet_libraries()
-    config = _read_config(path)
-    cls = _model_class(config)
-    if config.get_text_config().is_heterogeneous:
-        cls = _pruned_class(cls)
+    config = read_config(path)
+    check_safetensors(path)
     try:
-        model, info = cls.from_pretrained(
-            path, config=config, device_map=device_map, dtype=dtype, output_loading_info=True
+        model, info = model_class(config).from_pretrained(
+            path,
+            config=config,
+            device_map=device_map,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise LopError(f"{path}: cannot load the weights: {_first_line(error)}") from error
+        raise LopError(f"{path}: cannot load the weights: {first_line(error)}") from error
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise LopError(f"{path}: weights do not fit the config, first at {wrong[0]}")
@@ -62,7 +66,7 @@ def load_processor(path: str | Path) -> ProcessorMixin:
     try:
         return AutoProcessor.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise LopError(f"{path}: cannot load the processor: {_first_line(error)}") from error
+        raise LopError(f"{path}: cannot load the processor: {first_line(error)}") from error
 
 
 def save(
@@ -79,12 +83,26 @@ def save(
             (tmp / name).write_text(text)
 
 
-def set_widths(model: PreTrainedModel, output_bias: bool) -> None:
-    """Record the FFN widths that `model` now has in its text config."""
-    text = model.config.get_text_config()
-    widths = [ffn.width for ffn in find_ffns(model)]
-    text.per_layer_config = {i: {"intermediate_size": width} for i, width in enumerate(widths)}
-    text.ffn_output_bias = output_bias
+def record_widths(model: PreTrainedModel, output_bias: bool) -> None:
+    """Make a model whose FFNs were cut say so, in its config and its class.
+
+    From then on `save_pretrained` and `push_to_hub` write a checkpoint that loads again. Equal
+    widths make an ordinary model of the stock class.
+    """
+    ffns = find_ffns(model)
+    write_widths(model.config, describe(ffns, output_bias), [ffn.width for ffn in ffns])
+    model.__class__ = model_class(model.config)
+
+
+def write_widths(config: PreTrainedConfig, ffn: dict[str, Any], widths: Sequence[int]) -> None:
+    """Write to a model's config how wide each layer's FFN is, and which linear maps are."""
+    text = config.get_text_config()
+    if len(set(widths)) == 1 and not ffn["output_bias"]:
+        text.per_layer_config = None
+        text.intermediate_size = widths[0]
+        return
+    set_layer_widths(text, widths)
+    text.pruned_ffn = ffn
 
 
 def fingerprint(model: PreTrainedModel) -> str:
@@ -95,18 +113,51 @@ def fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         flat = parameter.detach().flatten()
-        pick = torch.linspace(0, flat.numel() - 1, min(32, flat.numel())).long().to(flat.device)
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(flat[pick].float().cpu().numpy().tobytes())
+        digest.update(flat[picks(flat.numel()).to(flat.device)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _read_config(path: str | Path) -> PreTrainedConfig:
+def picks(count: int) -> torch.Tensor:
+    """Which of so many values a fingerprint takes in: up to 32, spread evenly."""
+    return torch.linspace(0, count - 1, min(32, count), dtype=torch.float64).long()
+
+
+def read_config(path: str | Path) -> PreTrainedConfig:
+    """The config of a checkpoint; LopError when there is none, or none that is understood."""
     _check_exists(path)
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise LopError(f"{path}: cannot read a model config: {_first_line(error)}") from error
+        raise LopError(f"{path}: cannot read a model config: {first_line(error)}") from error
+
+
+def check_safetensors(path: str | Path) -> None:
+    """Raise LopError when a directory has weights as a pickle only: reading it could run code."""
+    folder = Path(path)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
+        if pickles:
+            raise LopError(
+                f"{pickles[0]}: is a pickle, which can run code when it is read; where you trust "
+                "it, convert it: AutoModel….from_pretrained(…).save_pretrained(…)"
+            )
+        raise LopError(f"{path}: no *.safetensors; expected a Hugging Face model directory")
+
+
+def model_class(config: PreTrainedConfig) -> Any:
+    """The class of a config's model: transformers' own, or its pruned variant."""
+    for auto in (AutoModelForImageTextToText, AutoModelForCausalLM):
+        mapping: Any = auto._model_mapping
+        if type(config) in mapping:
+            found = mapping[type(config)]
+            stock = found[0] if isinstance(found, tuple) else found
+            heterogeneous = config.get_text_config().is_heterogeneous
+            return pruned_class(stock) if heterogeneous else stock
+    raise LopError(
+        f"model type {config.model_type!r}: expected an image-text-to-text or a causal language "
+        "model that transformers has"
+    )
 
 
 def _check_exists(path: str | Path) -> None:
@@ -126,29 +177,8 @@ def _check_hub(name: str) -> None:
     try:
         HfApi().model_info(name, timeout=10)
     except Exception as error:  # the client's transport errors share no base across its versions
-        reason = _first_line(error)
+        reason = first_line(error)
         raise LopError(f"{name}: no such directory, and not on the hub: {reason}") from error
-
-
-def _model_class(config: PreTrainedConfig) -> Any:
-    mapping: Any = AutoModelForImageTextToText._model_mapping
-    if type(config) not in mapping:
-        raise LopError(f"model type {config.model_type!r} is not an image-text-to-text model")
-    return mapping[type(config)]
-
-
-def _pruned_class(cls: Any) -> Any:
-    """A class of the same name that builds `cls` at its global width, then resizes its FFNs."""
-
-    def init(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        text = config.get_text_config()
-        widths = [layer.intermediate_size for layer in text.per_layer_config]
-        text.per_layer_config = None
-        cls.__init__(self, config, *args, **kwargs)
-        resize(find_ffns(self), widths, getattr(text, "ffn_output_bias", False))
-        text.per_layer_config = {i: {"intermediate_size": w} for i, w in enumerate(widths)}
-
-    return type(cls.__name__, (cls,), {"__init__": init, "__module__": cls.__module__})
 
 
 def read_json(path: Path) -> Any:
@@ -156,8 +186,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise LopError(f"{path}: cannot read JSON: {_first_line(error)}") from error
+        raise LopError(f"{path}: cannot read JSON: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message: what a user wants to read of it."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

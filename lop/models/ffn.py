@@ -1,16 +1,18 @@
 """Finds the prunable part of a model: the feed-forward networks of its language decoder.
 
-Importance, reward and pruning all walk over the list that `find_ffns` returns, so a model family
-is understood here or nowhere.
+Found by structure and shapes, not by a list of architectures: importance, reward and pruning all
+walk over the list that `find_ffns` returns, so a model family is understood here or nowhere.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lop.errors import LopError
@@ -18,31 +20,52 @@ from lop.errors import LopError
 
 @dataclass(frozen=True)
 class FFN:
-    """One decoder layer's gated feed-forward network: down(act(gate(x)) · up(x))."""
+    """One decoder layer's feed-forward network; its neurons are what enters `down`.
+
+    Gated, down(act(gate(x)) · up(x)): `inputs` are gate and up, in either order, or one `fused`
+    map whose rows are first the one's and then the other's. Plain, down(act(up(x))): one input.
+    """
 
     name: str
-    gate: nn.Linear  # weight (d, hidden)
-    up: nn.Linear  # weight (d, hidden)
-    down: nn.Linear  # weight (hidden, d); its input holds the d intermediate neurons
+    inputs: dict[str, nn.Linear]  # weights (d, hidden), or one fused (2d, hidden)
+    output: str
+    down: nn.Linear  # weight (hidden, d)
+    fused: bool = False
 
     @property
     def width(self) -> int:
         """Intermediate neurons d."""
         return self.down.in_features
 
+    def rows(self, neurons: Tensor) -> Tensor:
+        """Where in its input maps' rows these neurons stand."""
+        return torch.cat([neurons, neurons + self.width]) if self.fused else neurons
+
+    def input_tensors(self) -> dict[str, Tensor]:
+        """Weights and biases of the input maps, detached, by `<map>.<parameter>`."""
+        return {
+            f"{name}.{kind}": parameter.detach()
+            for name, linear in self.inputs.items()
+            for kind, parameter in linear.named_parameters()
+        }
+
 
 def find_ffns(model: PreTrainedModel) -> list[FFN]:
     """The decoder's FFNs in layer order; vision tower and projector are left alone.
 
-    Raises LopError, naming the layer and what was found in it, when a layer has no gated FFN of
-    three linear maps.
+    Raises LopError, naming the layer and what was found in it, when a layer has not just one FFN
+    of ordinary linear maps: a mixture of experts, quantized or shared weights are none.
     """
-    decoder = model.get_decoder()
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, nn.ModuleList) or not len(layers):
-        raise LopError(f"{type(model).__name__}: no decoder layers found in its language model")
+    if method := getattr(model, "quantization_method", None):
+        raise LopError(f"{type(model).__name__}: is quantized ({method}): prune it before that")
+    layers = _layers(model)
     prefix = next(name for name, module in model.named_modules() if module is layers)
-    return [_ffn_of(f"{prefix}.{i}", layer) for i, layer in enumerate(layers)]
+    ffns = [_ffn_of(f"{prefix}.{i}", layer) for i, layer in enumerate(layers)]
+    owners: dict[int, str] = {}
+    for ffn in ffns:
+        if (owner := owners.setdefault(id(ffn.down.weight), ffn.name)) != ffn.name:
+            raise LopError(f"{ffn.name}: shares its weights with {owner}; expected its own")
+    return ffns
 
 
 def ffn_widths(model: PreTrainedModel) -> tuple[int, ...]:
@@ -50,29 +73,106 @@ def ffn_widths(model: PreTrainedModel) -> tuple[int, ...]:
     return tuple(ffn.width for ffn in find_ffns(model))
 
 
+def describe(ffns: Sequence[FFN], output_bias: bool) -> dict[str, Any]:
+    """Where the FFNs' linear maps are, as `lop.models.modeling_lop.resize` wants it.
+
+    Raises LopError when the layers' FFNs are not all alike.
+    """
+    first = ffns[0]
+    path = re.sub(r"\.0(?=\.|$)", ".{}", first.name, count=1)
+    for layer, ffn in enumerate(ffns):
+        like = FFN(path.format(layer), ffn.inputs, first.output, ffn.down, first.fused)
+        if ffn != like or list(ffn.inputs) != list(first.inputs):
+            raise LopError(f"{ffn.name}: is built in another way than {first.name}")
+    return {
+        "module": path,
+        "inputs": list(first.inputs),
+        "output": first.output,
+        "fused": first.fused,
+        "output_bias": output_bias,
+    }
+
+
+def _layers(model: PreTrainedModel) -> nn.ModuleList:
+    count = model.config.get_text_config().num_hidden_layers
+    for module in model.get_decoder().modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise LopError(f"{type(model).__name__}: no {count} decoder layers found in its language model")
+
+
 def _ffn_of(prefix: str, layer: nn.Module) -> FFN:
-    for name, module in layer.named_modules():
-        parts = [getattr(module, part, None) for part in ("gate_proj", "up_proj", "down_proj")]
-        if all(isinstance(part, nn.Linear) for part in parts):
-            return FFN(f"{prefix}.{name}", *parts)  # type: ignore[arg-type]
-    found = sorted({type(m).__name__ for m in layer.modules()} - {type(layer).__name__})
+    if any(parameter.ndim > 2 for parameter in layer.parameters()):
+        raise LopError(f"{prefix}: is a mixture of experts, which lop does not prune")
+    found = [
+        ffn
+        for name, module in layer.named_modules()
+        if "attention" not in type(module).__name__.lower()
+        and (ffn := _match(f"{prefix}.{name}".rstrip("."), module))
+    ]
+    if len(found) == 1:
+        return _checked(found[0])
+    if found:
+        names = ", ".join(ffn.name.removeprefix(prefix + ".") for ffn in found[:4])
+        raise LopError(f"{prefix}: {len(found)} feed-forward networks ({names} …), expected one")
+    kinds = sorted({type(m).__name__ for m in layer.modules()} - {type(layer).__name__})
     raise LopError(
-        f"{prefix}: no feed-forward network with linear gate_proj, up_proj and down_proj; "
-        f"found {', '.join(found)}"
+        f"{prefix}: no feed-forward network of linear maps (gate, up, down; gate_up, down; "
+        f"or fc1, fc2); found {', '.join(kinds)}"
     )
 
 
+def _match(name: str, module: nn.Module) -> FFN | None:
+    """The FFN that a module's own linear maps make up, if they do."""
+    # also what is no nn.Linear but stands for one: a gated FFN must not pass for a plain one
+    linears: dict[str, Any] = {n: m for n, m in module.named_children() if _is_linear(m)}
+    if len(linears) not in (2, 3):
+        return None
+    # the last that fits: should all be square, the map out of the neurons is the one defined last
+    for output in reversed(linears):
+        down = linears[output]
+        inputs = {n: m for n, m in linears.items() if n != output}
+        hidden, width = down.out_features, down.in_features
+        shapes = {(m.in_features, m.out_features) for m in inputs.values()}
+        if shapes == {(hidden, width)}:
+            return FFN(name, inputs, output, down)
+        if len(inputs) == 1 and shapes == {(hidden, 2 * width)}:
+            return FFN(name, inputs, output, down, fused=True)
+    return None
+
+
+def _is_linear(module: nn.Module) -> bool:
+    named_so = "linear" in type(module).__name__.lower()
+    return named_so or hasattr(module, "in_features")
+
+
+def _checked(ffn: FFN) -> FFN:
+    for name, linear in [*ffn.inputs.items(), (ffn.output, ffn.down)]:
+        kind = type(linear)
+        plain = kind is nn.Linear and linear.weight.dtype in (
+            torch.float64, torch.float32, torch.float16, torch.bfloat16,
+        )  # fmt: skip
+        if not plain:
+            dtype = getattr(linear.weight, "dtype", "its own kind")
+            raise LopError(
+                f"{ffn.name}.{name}: is a {kind.__name__} of {dtype}; expected an nn.Linear of "
+                "float32, float16 or bfloat16 (is the model quantized?)"
+            )
+    return ffn
+
+
 @torch.no_grad()
-def keep_neurons(ffn: FFN, kept: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+def keep_neurons(ffn: FFN, kept: Tensor, bias: Tensor | None = None) -> None:
     """Cut `ffn` in place down to the neurons with indices `kept`, shape (k,), ascending.
 
-    `bias`, shape (hidden,), is added to down_proj (FLAP's compensation).
+    `bias`, shape (hidden,), is added to the output map (FLAP's compensation).
     """
-    for linear in (ffn.gate, ffn.up):
-        linear.weight = nn.Parameter(linear.weight[kept].clone(), requires_grad=False)
+    rows = ffn.rows(kept)
+    for linear in ffn.inputs.values():
+        linear.weight = nn.Parameter(linear.weight[rows].clone(), requires_grad=False)
         if linear.bias is not None:
-            linear.bias = nn.Parameter(linear.bias[kept].clone(), requires_grad=False)
-        linear.out_features = len(kept)
+            linear.bias = nn.Parameter(linear.bias[rows].clone(), requires_grad=False)
+        linear.out_features = len(rows)
     weight = ffn.down.weight[:, kept].contiguous()
     ffn.down.weight = nn.Parameter(weight, requires_grad=False)
     ffn.down.in_features = len(kept)
@@ -81,15 +181,11 @@ def keep_neurons(ffn: FFN, kept: torch.Tensor, bias: torch.Tensor | None = None)
         ffn.down.bias = nn.Parameter(bias, requires_grad=False)
 
 
-def resize(ffns: Sequence[FFN], widths: Sequence[int], output_bias: bool = False) -> None:
-    """Give freshly built (meta or empty) FFNs the widths of a pruned checkpoint, before loading."""
-    for ffn, width in zip(ffns, widths, strict=True):
-        for linear in (ffn.gate, ffn.up):
-            linear.weight = nn.Parameter(linear.weight.new_empty(width, linear.in_features))
-            if linear.bias is not None:
-                linear.bias = nn.Parameter(linear.bias.new_empty(width))
-            linear.out_features = width
-        ffn.down.weight = nn.Parameter(ffn.down.weight.new_empty(ffn.down.out_features, width))
-        ffn.down.in_features = width
-        if output_bias:
-            ffn.down.bias = nn.Parameter(ffn.down.weight.new_empty(ffn.down.out_features))
+def lost_output(weight: Tensor, kept: Tensor, mean: Tensor) -> Tensor:
+    """What the neurons not in `kept` add to an FFN's output on average, float32 (hidden,).
+
+    `weight` (hidden, d) is the output map's, `mean` (d,) the neurons' mean activation.
+    """
+    pruned = torch.ones(weight.shape[1], dtype=torch.bool)
+    pruned[kept] = False
+    return weight[:, pruned.to(weight.device)].float() @ mean[pruned].to(weight.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -70,18 +71,26 @@ class Predictor:
         ratios = self.network.generate(torch.tensor([ratio], dtype=torch.float32))[0].tolist()
         return Plan.from_ratios(ratios, self.config.widths, ratio, self.config.min_keep)
 
-    def check_fits(self, widths: tuple[int, ...], model_fingerprint: str) -> None:
-        """Raise LopError unless this predictor was trained for this very model."""
+    def check_fits(
+        self, widths: tuple[int, ...], model_fingerprint: str, sibling: bool = False
+    ) -> None:
+        """Raise LopError unless this predictor was trained for this very model.
+
+        With `sibling`, other weights in the same widths (a fine-tuned model's) are a warning.
+        """
         if widths != self.config.widths:
             raise LopError(
                 f"predictor trained for FFN widths {list(self.config.widths)}, "
                 f"this model has {list(widths)}"
             )
         if model_fingerprint != self.config.model_fingerprint:
-            raise LopError(
+            other = (
                 f"predictor trained for model {self.config.model_fingerprint}, "
-                f"this model is {model_fingerprint}: train a predictor for it"
+                f"this model is {model_fingerprint}"
             )
+            if not sibling:
+                raise LopError(f"{other}: train a predictor for it, or take it for a sibling's")
+            warnings.warn(other, stacklevel=2)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write `config.json` and `model.safetensors` to the directory `path`, whole."""

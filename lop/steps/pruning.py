@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from lop.errors import LopError
 from lop.files import replacing_dir
 from lop.importance import load_all_scores
-from lop.methods import Kit, method, prune_checkpoint
-from lop.models.checkpoint import fingerprint, load, load_processor
-from lop.models.ffn import ffn_widths
+from lop.methods import Kit, method
+from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.predictor import Predictor
+from lop.pruning import prune_checkpoint
 from lop.search.knapsack import Profile
+from lop.sizes import ratio_for
+
+FORMATS = ("per_layer", "padded")
 
 
 def prune_one(out: Path, name: str, ratio: float, cutter: Cutter) -> Plan:
@@ -45,31 +49,54 @@ class Cutter:
     scores_dir: Path
     score: str
     compensate: bool = False
-    predictor_path: Path | None = None
+    predictor_path: str | Path | None = None  # a directory, or models:/NAME@ALIAS of the registry
     profile_path: Path | None = None
+    format: str = "per_layer"  # or padded, as in `lop.models.cutting.cut`
+    multiple_of: int = 1  # of which the widths are multiples, as in `Plan.rounded`
+    sibling: bool = False  # take predictor and scores of a model with other weights, with a warning
+
+    def ratio_for(self, kind: str, target: str) -> float:
+        """The pruning ratio that meets a target of `lop.sizes.COSTS`, such as size 9GB.
+
+        Raises LopError when it is out of reach.
+        """
+        if self.format == "padded":
+            raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
+        return ratio_for(Stored(self.model_path), kind, target)
 
     def ready(self, methods: Sequence[str]) -> Callable[[str, float, Path], Plan]:
-        """Load all of it; returns what cuts by method and ratio to a directory.
+        """Read all of it; returns what cuts by method and ratio to a directory.
 
         Raises LopError when something is missing, broken, or made for another model.
         """
+        if self.format not in FORMATS:
+            raise LopError(f"format {self.format!r}: expected {' or '.join(FORMATS)}")
         predictor = profile = None
         if "lop" in methods and self.predictor_path:
-            predictor = Predictor.from_pretrained(self.predictor_path)
+            predictor = Predictor.from_pretrained(local(self.predictor_path))
         if "knapsack" in methods and self.profile_path:
             profile = Profile.load(self.profile_path)
         kit = Kit(self.score, self.compensate, predictor, profile)
         chosen = {name: method(name, kit) for name in methods}
-        model, processor = load(self.model_path), load_processor(self.model_path)
-        name_of_model = fingerprint(model)
+        source = Stored(self.model_path)
         if predictor:
-            predictor.check_fits(ffn_widths(model), name_of_model)
-        scores = load_all_scores(self.scores_dir, name_of_model)
+            predictor.check_fits(source.widths, source.fingerprint, self.sibling)
+        scores = load_all_scores(self.scores_dir, source.fingerprint, self.sibling)
+        padded = self.format == "padded"
 
         def cut(name: str, ratio: float, out: Path) -> Plan:
             which = chosen[name]
             return prune_checkpoint(
-                model, processor, self.model_path, which, name, ratio, scores, out
+                source, which, name, ratio, scores, out, padded, self.multiple_of
             )
 
         return cut
+
+
+def local(predictor: str | Path) -> Path:
+    """The directory of a predictor, fetched from the registry where it is named models:/…"""
+    if not str(predictor).startswith("models:/"):
+        return Path(predictor)
+    from lop.tracking import predictor_path
+
+    return predictor_path(str(predictor))

@@ -1,0 +1,187 @@
+"""Cuts a checkpoint file by file, one tensor at a time: no model is loaded, whatever its size."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lop.errors import LopError
+from lop.models import modeling_lop
+from lop.models.checkpoint import model_class, write_widths
+from lop.models.ffn import FFN, describe, lost_output
+from lop.models.stored import DTYPES, INDEX, Entry, Stored, read_header
+from lop.progress import progress
+
+CHUNK = 32 * 2**20  # values at a time, of a tensor that stays as it is
+# What a checkpoint directory holds beside weights and config travels along, but for these.
+LEFT = {"config.json", "README.md", "pruning.json", INDEX}
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".py")
+
+
+@dataclass(frozen=True)
+class _New:
+    """A tensor of the smaller checkpoint that is not the old one, and how it is made."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
+    behind: str | None = None  # the key of the tensor it follows, where it is an additional one
+
+
+def cut(
+    source: Stored,
+    kept: Sequence[Tensor],
+    out: Path,
+    means: Sequence[Tensor] | None = None,
+    padded: bool = False,
+) -> None:
+    """Write to directory `out` the checkpoint of `source` with these neurons only, (k_l,) a layer.
+
+    With `means`, (d_l,) a layer, the output maps get a bias that restores the lost neurons' mean
+    output. `padded` fills every layer up with zeros to the widest kept one: larger, and an
+    ordinary checkpoint for everything that loads the dense one.
+
+    Raises LopError when a value is not finite, or the architecture has no bias that `padded`
+    could fill.
+    """
+    widths = [len(neurons) for neurons in kept]
+    if padded:
+        if means is not None and any(ffn.down.bias is None for ffn in source.ffns):
+            raise LopError(
+                f"{source.path}: the padded format has no room for the compensation's bias, as "
+                "this architecture has none there: cut it without compensation"
+            )
+        widths = [max(widths)] * len(widths)
+    new = {
+        tensor.key: tensor
+        for layer, ffn in enumerate(source.ffns)
+        for tensor in _cut_ffn(
+            source, ffn, kept[layer], widths[layer], None if means is None else means[layer]
+        )
+    }
+    files: dict[str, str] = {}
+    for file in progress(source.files, "pruning", len(source.files), "shard"):
+        tensors = list(_tensors(read_header(file), new))
+        _write(out / file.name, tensors)
+        files |= dict.fromkeys([tensor.key for tensor in tensors], file.name)
+    if len(source.files) > 1:
+        size = sum((out / file.name).stat().st_size for file in source.files)
+        index = {"metadata": {"total_size": size}, "weight_map": files}
+        (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    _write_config(source, widths, means is not None, out)
+    for path in source.folder.iterdir():
+        if path.is_file() and path.name not in LEFT and not path.name.endswith(WEIGHTS):
+            shutil.copyfile(path, out / path.name)
+
+
+def _cut_ffn(
+    source: Stored, ffn: FFN, kept: Tensor, width: int, mean: Tensor | None
+) -> Iterator[_New]:
+    """The tensors of one layer's FFN that change."""
+    for name, tensor in ffn.input_tensors().items():
+        entry, halves = source.tensors[f"{ffn.name}.{name}"], 2 if ffn.fused else 1
+        make = partial(_rows, entry, kept, width, halves)
+        yield _New(entry.key, entry.dtype, (halves * width, *tensor.shape[1:]), make)
+    down = source.tensors[f"{ffn.name}.{ffn.output}.weight"]
+    yield _New(down.key, down.dtype, (down.shape[0], width), partial(_columns, down, kept, width))
+    if mean is not None:
+        bias = source.tensors.get(f"{ffn.name}.{ffn.output}.bias")
+        key = bias.key if bias else down.key.removesuffix("weight") + "bias"
+        make, behind = partial(_bias, down, bias, kept, mean), None if bias else down.key
+        yield _New(key, down.dtype, down.shape[:1], make, behind)
+
+
+def _rows(entry: Entry, kept: Tensor, width: int, halves: int) -> Tensor:
+    parts = []
+    for half in _finite(entry.read(), entry).chunk(halves):
+        parts += [half[kept], half.new_zeros(width - len(kept), *half.shape[1:])]
+    return torch.cat(parts)
+
+
+def _columns(entry: Entry, kept: Tensor, width: int) -> Tensor:
+    weight = _finite(entry.read(), entry)
+    smaller = weight.new_zeros(len(weight), width)
+    smaller[:, : len(kept)] = weight[:, kept]
+    return smaller
+
+
+def _bias(down: Entry, bias: Entry | None, kept: Tensor, mean: Tensor) -> Tensor:
+    lost = lost_output(down.read(), kept, mean).to(DTYPES[down.dtype])
+    return lost if bias is None else lost + bias.read()
+
+
+def _tensors(entries: list[Entry], new: dict[str, _New]) -> Iterator[Entry | _New]:
+    """What becomes of a file's tensors."""
+    additional = {tensor.behind: tensor for tensor in new.values() if tensor.behind}
+    for entry in entries:
+        yield new.get(entry.key, entry)
+        if entry.key in additional:
+            yield additional[entry.key]
+
+
+def _write(path: Path, tensors: list[Entry | _New]) -> None:
+    """Write a safetensors file: the length of its header, the header, and the tensors' bytes."""
+    header, end = {}, 0
+    for tensor in tensors:
+        begin, end = end, end + math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
+        header[tensor.key] = {
+            "dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end],
+        }  # fmt: skip
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight bytes
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            if isinstance(tensor, _New):
+                file.write(_bytes(tensor.make()))
+            else:
+                _copy(tensor, file)
+
+
+def _copy(entry: Entry, file: BinaryIO) -> None:
+    """Append a tensor that stays as it is, a piece at a time."""
+    dtype = DTYPES[entry.dtype]
+    for first in range(0, math.prod(entry.shape), CHUNK):
+        count = min(CHUNK, math.prod(entry.shape) - first)
+        at = entry.start + first * dtype.itemsize
+        raw = np.fromfile(entry.file, np.uint8, count * dtype.itemsize, offset=at)
+        _finite(torch.from_numpy(raw).view(dtype), entry)
+        file.write(raw.data)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().view(torch.uint8).numpy().data
+
+
+def _finite(tensor: Tensor, entry: Entry) -> Tensor:
+    if tensor.is_floating_point() and tensor.numel():
+        # one pass and no copy; a nan comes out at both ends
+        low, high = torch.aminmax(tensor)
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise LopError(f"{entry.file}: {entry.key} has values that are not finite")
+    return tensor
+
+
+def _write_config(source: Stored, widths: Sequence[int], output_bias: bool, out: Path) -> None:
+    """The config with the new widths, and the modelling file where stock classes will not do."""
+    config = copy.deepcopy(source.config)
+    write_widths(config, describe(source.ffns, output_bias), widths)
+    cls = model_class(config)
+    if cls.__module__ == modeling_lop.__name__:
+        config.auto_map = {
+            cls._auto_class: f"{modeling_lop.__name__.split('.')[-1]}.{cls.__name__}"
+        }
+        shutil.copy(modeling_lop.__file__, out)
+    config.save_pretrained(out)

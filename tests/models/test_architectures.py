@@ -1,0 +1,96 @@
+"""Every architecture goes the whole way: score, plan, prune, save, reload, generate."""
+
+import copy
+
+import pytest
+import torch
+from tiny import ARCHITECTURES, build
+
+from lop.errors import LopError
+from lop.importance import collect
+from lop.methods import Method, uniform_plan
+from lop.models.checkpoint import fingerprint, load
+from lop.models.ffn import find_ffns
+from lop.models.stored import Stored
+from lop.plan import Plan
+from lop.pruning import masked, prune, prune_checkpoint
+from lop.tasks.encoding import Batch
+
+RATIOS = [0.2, 0.5, 0.8]
+
+
+@torch.inference_mode()
+def logits(model, inputs):
+    return model(**inputs).logits
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_masked_equals_sliced_equals_reloaded(name, tmp_path):
+    model, inputs = build(name)
+    outside = {n: p.clone() for n, p in model.named_parameters() if ".mlp." not in n}
+    scores = collect(model, [Batch(inputs, inputs["input_ids"])])
+    widths = tuple(ffn.width for ffn in find_ffns(model))
+    plan = Plan.from_ratios(RATIOS, widths, 0.5)
+    with masked(model, plan, scores["flap"]):
+        expected = logits(model, inputs)
+    assert (logits(model, inputs) - expected).abs().max() > 1e-4
+
+    model.save_pretrained(tmp_path / "dense")
+    source = Stored(tmp_path / "dense")
+    assert (source.widths, source.fingerprint) == (widths, fingerprint(model))
+    small = prune(copy.deepcopy(model), plan, scores["flap"])
+    torch.testing.assert_close(logits(small, inputs), expected, atol=1e-5, rtol=0)
+    assert {n for n, p in small.named_parameters() if n in outside and p.equal(outside[n])} == set(
+        outside
+    )
+
+    rule = Method("flap", lambda ratio, widths, scores: plan)
+    prune_checkpoint(source, rule, "mine", 0.5, scores, tmp_path / "cut")
+    small.save_pretrained(tmp_path / "saved")
+    for path in ("cut", "saved"):  # file by file, and from memory
+        reloaded = load(tmp_path / path)
+        assert torch.equal(logits(reloaded, inputs), logits(small, inputs))
+        assert [ffn.width for ffn in find_ffns(reloaded)] == list(plan.kept)
+        assert fingerprint(reloaded) == Stored(tmp_path / path).fingerprint
+    answer = reloaded.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    assert answer.shape == (2, inputs["input_ids"].shape[1] + 3)
+
+
+def mixtral():
+    import transformers as tf
+
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    return tf.MixtralForCausalLM(tf.MixtralConfig(**shape, **heads))
+
+
+def test_what_is_not_understood_is_refused_by_name():
+    with pytest.raises(LopError, match=r"layers\.0: is a mixture of experts"):
+        find_ffns(mixtral())
+    model, _ = build("Llama")
+    ffns = find_ffns(model)
+    ffns[2].down.weight = ffns[0].down.weight
+    with pytest.raises(LopError, match=r"layers\.2\.mlp: shares its weights with .*layers\.0\.mlp"):
+        find_ffns(model)
+    model, _ = build("Llama")
+    mlp = model.model.layers[1].mlp
+    mlp.up_proj = torch.nn.quantized.Linear(32, 48)
+    with pytest.raises(LopError, match=r"layers\.1\.mlp\.up_proj: is a Linear of its own kind"):
+        find_ffns(model)
+    mlp.up_proj = torch.nn.Linear(32, 48).to(torch.float8_e4m3fn)
+    with pytest.raises(LopError, match=r"layers\.1\.mlp\.up_proj: is a Linear of .*float8"):
+        find_ffns(model)
+
+
+def test_uniform_widths_make_an_ordinary_checkpoint(tmp_path):
+    from transformers import LlamaForCausalLM
+
+    model, inputs = build("Llama")
+    scores = collect(model, [Batch(inputs, inputs["input_ids"])])
+    model.save_pretrained(tmp_path / "dense")
+    rule = Method("flap", uniform_plan)
+    prune_checkpoint(Stored(tmp_path / "dense"), rule, "uniform", 0.5, scores, tmp_path / "small")
+    stock = LlamaForCausalLM.from_pretrained(tmp_path / "small")
+    assert type(load(tmp_path / "small")) is LlamaForCausalLM
+    torch.testing.assert_close(logits(stock, inputs), logits(load(tmp_path / "small"), inputs))
+    assert not (tmp_path / "small" / "modeling_lop.py").exists()
