@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -11,13 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from lop.errors import LopError
 from lop.models.checkpoint import load as load_model
 from lop.models.checkpoint import load_processor
-from lop.models.ffn import find_ffns
+from lop.models.ffn import find_ffns, linear_weights
 from lop.progress import quiet_libraries
 from lop.tasks.encoding import prompt
 from lop.tasks.samples import decode_images, read_samples
@@ -30,7 +30,10 @@ class Footprint:
     `peak_bytes` is the peak of loading and answering above what the process held before; `peak_of`
     says of what: "cuda" (allocated by torch), "rss" (VmHWM, reset first), or "maxrss" (ru_maxrss,
     which cannot be reset: too low when the process had been larger).
-    `latency_ms` is the median time of one sample: processor and `tokens` greedy tokens.
+    `latency_ms` is the median time of one sample: processor and `tokens` greedy tokens. Prefill is
+    the forward pass over a sample's prompt, its image tokens among them and the vision tower
+    included; decode is what comes after. `flops_per_token` is what arithmetic says of speed: two
+    for each weight of the language model's linear maps.
     """
 
     parameters: int
@@ -40,6 +43,9 @@ class Footprint:
     peak_of: str
     latency_ms: float
     tokens: int
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    flops_per_token: int
 
     def summary(self) -> dict[str, Any]:
         """The figures as plain values."""
@@ -66,17 +72,21 @@ def measure(
     rows = read_samples(samples_path).to_dict("records")
     peak_of, peak = memory_meter(device)
     model, processor = load_to_ask(model_dir, device)
-    times = [
+    times = pd.DataFrame(
         _time_answer(model, processor, rows[i % len(rows)], tokens) for i in range(warmup + repeats)
-    ]
+    )[warmup:]
+    decoding = times["generate"].median() - times["prefill"].median()
     return Footprint(
         parameters=sum(p.numel() for p in model.parameters()),
         ffn_neurons=sum(ffn.width for ffn in find_ffns(model)),
         disk_bytes=sum(f.stat().st_size for f in Path(model_dir).glob("*.safetensors")),
         peak_bytes=peak(),
         peak_of=peak_of,
-        latency_ms=statistics.median(times[warmup:]) * 1e3,
+        latency_ms=times["answer"].median() * 1e3,
         tokens=tokens,
+        prefill_tokens_per_s=float((times["prompt"] / times["prefill"]).median()),
+        decode_tokens_per_s=(tokens - 1) / max(decoding, 1e-9),
+        flops_per_token=2 * linear_weights(model),
     )
 
 
@@ -92,19 +102,27 @@ def load_to_ask(
 
 def _time_answer(
     model: PreTrainedModel, processor: ProcessorMixin, sample: dict[str, Any], tokens: int
-) -> float:
-    """Seconds from one sample to its decoded answer of `tokens` tokens."""
+) -> dict[str, float]:
+    """Prompt tokens of one sample, and seconds: to prefill, to generate `tokens` tokens, and from
+    sample to decoded answer."""
     images, text = decode_images(sample), prompt(processor, sample)
     start = time.perf_counter()
     inputs = processor(text=[text], images=[images], return_tensors="pt")
+    inputs = inputs.to(model.device, model.dtype)
+    ready = time.perf_counter()
     output = model.generate(  # type: ignore[operator]
-        **inputs.to(model.device, model.dtype),
-        do_sample=False,
-        min_new_tokens=tokens,
-        max_new_tokens=tokens,
+        **inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens
     )
     processor.batch_decode(output)  # also waits for the device
-    return time.perf_counter() - start
+    answered = time.perf_counter()
+    with torch.inference_mode():
+        model(**inputs, use_cache=True, logits_to_keep=1).logits.argmax().item()  # waits too
+    return {
+        "prompt": inputs["input_ids"].shape[1],
+        "answer": answered - start,
+        "generate": answered - ready,
+        "prefill": time.perf_counter() - answered,
+    }
 
 
 def memory_meter(device: str | None) -> tuple[str, Callable[[], int]]:

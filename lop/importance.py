@@ -36,12 +36,15 @@ class Stats:
     tokens: int = 0
 
     @classmethod
-    def zeros(cls, width: int, device: torch.device) -> Stats:
-        norm, mean, sq_dev = torch.zeros(3, width, device=device)
+    def zeros(cls, width: int) -> Stats:
+        norm, mean, sq_dev = torch.zeros(3, width)
         return cls(norm, mean, sq_dev)
 
     def add(self, x: Tensor, mask: Tensor) -> None:
         """Take in activations x (B, T, d) at the tokens where mask (B, T) is 1."""
+        if not self.tokens:  # only now is it known where this layer computes
+            for name in ("sample_norm", "mean", "sq_dev"):
+                setattr(self, name, getattr(self, name).to(x.device))
         x = x.float() * mask[..., None]
         self.sample_norm += x.norm(dim=1).sum(0)
         self.samples += len(x)
@@ -106,7 +109,7 @@ def collect(
     Raises LopError when a score is not finite, naming score and layer.
     """
     ffns = find_ffns(model)
-    stats = [Stats.zeros(ffn.width, ffn.down.weight.device) for ffn in ffns]
+    stats = [Stats.zeros(ffn.width) for ffn in ffns]
     mask = torch.empty(0)
 
     def watch(layer: Stats) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -118,10 +121,11 @@ def collect(
         for batch in progress(batches, "calibration", total=total, unit="batch"):
             mask = batch.inputs["attention_mask"]
             model(**batch.inputs, use_cache=False, logits_to_keep=1)
-    scores = {
-        name: [f(s, ffn).cpu() for s, ffn in zip(stats, ffns, strict=True)]
-        for name, f in SCORES.items()
-    }
+    scores: dict[str, list[Tensor]] = {name: [] for name in SCORES}
+    for ffn, layer in zip(ffns, stats, strict=True):
+        with ffn.weights():
+            for name, score in SCORES.items():
+                scores[name].append(score(layer, ffn).cpu())
     for name, layers in scores.items():
         check_scores(layers, [ffn.width for ffn in ffns], name)
     return scores

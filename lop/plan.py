@@ -99,7 +99,7 @@ class Plan:
         if multiple == 1:
             return self
         total, d, k = sum(self.kept), np.asarray(self.widths), np.asarray(self.kept)
-        low, high = np.ones(len(d), dtype=int), (d // multiple).astype(float)
+        low, high = -(-min_kept(d.tolist()) // multiple), (d // multiple).astype(float)
         units, rest = divmod(total, multiple)
         if low.sum() <= units <= high.sum():
             kept = multiple * np.array(_round_to_sum(k / multiple, low, high, units))

@@ -19,7 +19,7 @@ from lop.importance import check_scores
 from lop.methods import Method, Scores
 from lop.models.checkpoint import record_widths
 from lop.models.cutting import cut
-from lop.models.ffn import FFN, find_ffns, keep_neurons, lost_output
+from lop.models.ffn import FFN, check_in_memory, find_ffns, keep_neurons, lost_output
 from lop.models.stored import Stored
 from lop.plan import Plan
 
@@ -49,6 +49,7 @@ def prune(
     Raises LopError when plan or scores do not fit the model.
     """
     ffns = find_ffns(model)
+    check_in_memory(ffns)
     _check_plan(ffns, plan)
     for i, (ffn, kept) in enumerate(zip(ffns, kept_neurons(scores, plan), strict=True)):
         bias = (
@@ -68,10 +69,11 @@ def masked(model: PreTrainedModel, plan: Plan, scores: Sequence[Tensor]) -> Iter
     _check_plan(ffns, plan)
     with ExitStack() as hooks:
         for ffn, kept in zip(ffns, kept_neurons(scores, plan), strict=True):
-            mask = torch.zeros(ffn.width, dtype=ffn.down.weight.dtype)
+            mask = torch.zeros(ffn.width)
             mask[kept] = 1
-            mask = mask.to(ffn.down.weight.device)
-            handle = ffn.down.register_forward_pre_hook(lambda _, args, m=mask: (args[0] * m,))
+            handle = ffn.down.register_forward_pre_hook(
+                lambda _, args, m=mask: (args[0] * m.to(args[0]),)
+            )
             hooks.callback(handle.remove)
         yield
 

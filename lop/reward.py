@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from lop.errors import LopError
 from lop.importance import check_scores
 from lop.models.checkpoint import fingerprint as model_fingerprint
-from lop.models.ffn import FFN, find_ffns
+from lop.models.ffn import FFN, check_in_memory, find_ffns
 from lop.plan import Plan
 from lop.tasks.encoding import IGNORE, encode
 from lop.tasks.samples import fingerprint as samples_fingerprint
@@ -70,6 +70,7 @@ class Reward:
         self.kind = kind
         self.model = model
         self.ffns = find_ffns(model)
+        check_in_memory(self.ffns)
         self.widths = tuple(ffn.width for ffn in self.ffns)
         check_scores(scores, self.widths, "reward")
         self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]

@@ -6,9 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from torch import nn
-
 from lop.errors import LopError
+from lop.models.ffn import linear_weights
 from lop.models.stored import DTYPES, Stored
 from lop.plan import max_ratio
 
@@ -58,12 +57,9 @@ def flops_per_token(model: Stored) -> Cost:
 
     Attention's own products are left out: they grow with the context, and pruning leaves them.
     """
-    maps = [m for m in model.model.get_decoder().modules() if isinstance(m, nn.Linear)]
-    maps.append(model.model.get_output_embeddings())
     ffn = model.ffns[0]
     neuron = sum(m.weight.numel() for m in [*ffn.inputs.values(), ffn.down]) // ffn.width
-    dense = sum(m.weight.numel() for m in maps)
-    return _cost(model, "FLOPs per token", 2 * dense, 2 * neuron)
+    return _cost(model, "FLOPs per token", 2 * linear_weights(model.model), 2 * neuron)
 
 
 COSTS = {"params": parameters, "size": size, "flops_per_token": flops_per_token}

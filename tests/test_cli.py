@@ -12,6 +12,8 @@ import pytest
 from lop.cli import main
 from lop.models.checkpoint import load
 from lop.models.ffn import ffn_widths
+from lop.models.stored import Stored
+from lop.sizes import COSTS
 from lop.tasks.samples import write_samples
 
 
@@ -36,7 +38,7 @@ def made(model_dir, samples, tmp_path, capsys):
     return tmp_path
 
 
-def cut(made, *changes):
+def command_of(made, *changes):
     options = {
         "--model": made / "model",
         "--predictor": made / "predictor",
@@ -45,7 +47,11 @@ def cut(made, *changes):
         "--ratio": "0.37",
         "--out": made / "small",
     } | dict(zip(changes[::2], changes[1::2], strict=True))
-    return main(["prune", *(str(x) for pair in options.items() for x in pair)])
+    return ["prune", *(str(x) for pair in options.items() for x in pair)]
+
+
+def cut(made, *changes):
+    return main(command_of(made, *changes))
 
 
 def test_samples_lists_what_was_searched(made, capsys):
@@ -92,6 +98,46 @@ def test_prune_writes_a_checkpoint_that_can_be_evaluated(made, capsys, method):
     assert "on 12 samples" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("target", ["params", "size", "flops-per-token"])
+def test_a_target_becomes_the_ratio_that_meets_it(made, capsys, target):
+    model = Stored(made / "model")
+    cost = COSTS[target.replace("-", "_")](model)
+    aim = cost.dense - 50.5 * cost.neuron  # between two whole numbers of neurons
+    command = ["prune", "--model", str(made / "model"), "--scores", str(made / "scores")]
+    command += ["--method", "uniform", "--out", str(made / "small"), f"--{target}"]
+    assert main([*command, f"{aim:.0f}"]) == 0
+    assert "ratio 0.4250" in capsys.readouterr().out
+    small = COSTS[target.replace("-", "_")](Stored(made / "small"))
+    assert sum(Stored(made / "small").widths) == 120 - 51
+    assert small.dense == cost.dense - 51 * cost.neuron <= aim
+    for amount in ("3", f"{cost.dense + 1:.0f}"):
+        assert main([*command, amount]) == 2
+        assert "cannot be met: this model reaches" in capsys.readouterr().err
+    assert main([*command, "big"]) == 2
+    assert "expected an amount such as 5.2B" in capsys.readouterr().err
+
+
+def test_a_sibling_is_cut_when_told_so(made, capsys):
+    sibling = load(made / "model")
+    sibling.get_input_embeddings().weight.data[0] += 1
+    sibling.save_pretrained(made / "model")
+    assert cut(made) == 2
+    assert "take it for a sibling's" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="predictor trained for model"):
+        assert main([*command_of(made), "--sibling"]) == 0
+    assert sum(ffn_widths(load(made / "small"))) == 76
+
+
+def test_widths_in_multiples_and_padded(made, capsys):
+    assert main([*command_of(made), "--multiple-of", "8", "--format", "padded"]) == 0
+    said = capsys.readouterr().out
+    assert "padded with zeros to" in said
+    kept = json.loads((made / "small" / "pruning.json").read_text())["kept"]
+    assert sum(kept) == 76
+    assert sorted(k % 8 for k in kept) == [0, 0, 4]
+    assert set(ffn_widths(load(made / "small"))) == {max(kept)}
+
+
 def test_compare_sets_methods_side_by_side(made, capsys):
     places = [f"--{name}={made / name}" for name in ("model", "scores", "predictor")]
     places += [f"--profile={made / 'profile.parquet'}", f"--samples={made / 'samples.parquet'}"]
@@ -135,9 +181,11 @@ def bad_cases():
         ("method", nothing, ("--method", "magic"), "expected one of lop"),
         ("profile", corrupt("profile.parquet"), ("--method", "knapsack"), "cannot read a profile"),
         ("score", corrupt("scores/flap.safetensors"), (), "cannot read neuron scores"),
-        ("weights", corrupt("model/model.safetensors"), (), "cannot load the weights"),
+        ("weights", corrupt("model/model.safetensors"), (), "cannot read safetensors"),
         ("config", corrupt("model/config.json"), (), "cannot read a model config"),
         ("other", other_model, (), "predictor trained for model someone-else, this model is"),
+        ("format", nothing, ("--format", "zip"), "expected per_layer or padded"),
+        ("multiple", nothing, ("--multiple-of", "50"), "cannot be kept in multiples of 50"),
     ]
 
 
@@ -171,8 +219,15 @@ finally: assert "torch" not in sys.modules
 
 
 def test_a_hub_that_does_not_answer_is_one_line_at_once(made):
-    command = [sys.executable, "-m", "lop.cli", "importance", "--model", "org/model"]
-    command += ["--samples", str(made / "samples.parquet"), "--out", str(made / "x")]
+    command = [sys.executable, "-c", "import sys, lop.cli; sys.exit(lop.cli.main())", "importance"]
+    command += [
+        "--model",
+        "org/model",
+        "--samples",
+        str(made / "samples.parquet"),
+        "--out",
+        str(made / "x"),
+    ]
     nowhere = os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
     begun = time.monotonic()
     run = subprocess.run(command, env=nowhere, capture_output=True, text=True)

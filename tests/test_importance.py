@@ -7,7 +7,10 @@ import torch
 
 from lop.errors import LopError
 from lop.importance import Stats, collect, load_scores, save_scores
+from lop.models.checkpoint import load
 from lop.models.ffn import find_ffns
+from lop.plan import Plan
+from lop.pruning import prune
 from lop.tasks.encoding import encode
 
 
@@ -54,7 +57,7 @@ def test_hooks_are_gone_and_weights_untouched(model, processor, samples):
 
 def test_running_variance_stands_large_means():
     x = 1000 + torch.randn(7, 11, 3, generator=torch.Generator().manual_seed(0))
-    stats = Stats.zeros(3, torch.device("cpu"))
+    stats = Stats.zeros(3)
     for part in x.split(2):
         stats.add(part, torch.ones(part.shape[:2], dtype=torch.long))
     torch.testing.assert_close(
@@ -81,3 +84,19 @@ def test_scores_on_disk(scores, tmp_path):
         load_scores(path)
     with pytest.raises(LopError, match="cannot read neuron scores"):
         load_scores(tmp_path / "none.safetensors")
+
+
+def test_offloaded_layers_score_as_those_in_memory(model_dir, processor, samples, tmp_path):
+    layers = {f"model.language_model.layers.{i}": "disk" if i else "cpu" for i in range(3)}
+    rest = dict.fromkeys(["model.visual", "model.language_model.embed_tokens", "lm_head"], "cpu")
+    rest |= {"model.language_model.norm": "cpu", "model.language_model.rotary_emb": "cpu"}
+    spread = load(model_dir, device_map=layers | rest, offload_folder=tmp_path / "offload")
+    whole = load(model_dir)
+    assert find_ffns(spread)[2].down.weight.is_meta
+    found, expected = (
+        collect(m, encode(samples, m, processor, batch_size=5)) for m in (spread, whole)
+    )
+    for name, tensors in expected.items():
+        torch.testing.assert_close(found[name], tensors, msg=name)
+    with pytest.raises(LopError, match="offloaded by its device map"):
+        prune(spread, Plan.uniform((40, 40, 40), 0.5), expected["flap"])

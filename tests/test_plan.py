@@ -51,3 +51,17 @@ def test_wrong_number_of_layers_is_refused():
 def test_min_kept_is_a_tenth_and_at_least_one():
     assert min_kept([100, 64, 3]).tolist() == [10, 6, 1]
     assert MIN_KEEP == 0.1
+
+
+@given(
+    st.lists(st.integers(64, 400), min_size=1, max_size=8), st.floats(0, 0.6), st.integers(1, 16)
+)
+def test_rounded_widths_are_multiples_but_one_and_on_the_same_budget(widths, ratio, multiple):
+    plan = Plan.uniform(widths, ratio)
+    try:
+        rounded = plan.rounded(multiple)
+    except LopError:
+        assert sum(plan.kept) > sum(multiple * (d // multiple) for d in widths) - multiple
+        return
+    assert sum(rounded.kept) == sum(plan.kept)
+    assert sum(k % multiple != 0 for k in rounded.kept) <= 1

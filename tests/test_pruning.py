@@ -1,14 +1,20 @@
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration
 
 from lop.errors import LopError
-from lop.models.checkpoint import load, save
+from lop.methods import Method
+from lop.models.checkpoint import load, load_processor, save
 from lop.models.ffn import find_ffns, lost_output
+from lop.models.stored import Stored
 from lop.plan import Plan
-from lop.pruning import kept_neurons, masked, prune
+from lop.pruning import kept_neurons, masked, prune, prune_checkpoint
 from lop.tasks.encoding import encode
 
 WIDTHS = (40, 40, 40)
@@ -46,14 +52,118 @@ def test_the_checkpoint_has_exactly_the_parameters_the_plan_promises(model, scor
     assert dense - sum(p.numel() for p in small.parameters()) == removed * 3 * 32
 
 
-def test_stock_transformers_refuses_a_pruned_checkpoint(model, processor, scores, tmp_path):
-    from transformers import AutoModelForImageTextToText
+WITHOUT_LOP = """
+import sys
+sys.modules["lop"] = None  # as if it were not installed
+import torch
+from transformers import AutoModelForImageTextToText
+path, inputs, out = sys.argv[1:]
+try:
+    AutoModelForImageTextToText.from_pretrained(path)
+except RuntimeError as error:
+    assert "intermediate_size" in str(error), error
+else:
+    raise AssertionError("stock classes loaded a pruned checkpoint")
+model = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=True).eval()
+with torch.inference_mode():
+    torch.save(model(**torch.load(inputs)).logits, out)
+"""
 
-    save(prune(model, PLAN, scores), processor, tmp_path / "small")
+
+def test_a_pruned_checkpoint_loads_without_lop_or_not_at_all(
+    model, processor, scores, batch, tmp_path
+):
+    small = prune(model, PLAN, scores)
+    save(small, processor, tmp_path / "small")
     text = json.loads((tmp_path / "small" / "config.json").read_text())["text_config"]
     assert text["per_layer_config"]["2"] == {"intermediate_size": PLAN.kept[2]}
-    with pytest.raises(RuntimeError, match="intermediate_size"):
-        AutoModelForImageTextToText.from_pretrained(tmp_path / "small")
+    torch.save(batch.inputs, tmp_path / "inputs")
+    places = [tmp_path / name for name in ("small", "inputs", "logits")]
+    subprocess.run([sys.executable, "-c", WITHOUT_LOP, *places], check=True)
+    assert torch.equal(torch.load(tmp_path / "logits"), logits(small, batch))
+
+
+def test_after_import_lop_the_auto_class_loads_it(model, processor, scores, batch, tmp_path):
+    small = prune(model, PLAN, scores)
+    small.save_pretrained(tmp_path / "small")  # as `push_to_hub` does
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "small")
+    assert torch.equal(logits(loaded, batch), logits(small, batch))
+
+
+def test_the_padded_format_is_a_stock_checkpoint_with_the_same_output(
+    model_dir, model, scores, batch, tmp_path
+):
+    rule = Method("flap", lambda ratio, widths, scores: PLAN)
+    source, all_scores = Stored(model_dir), {"flap": scores}
+    prune_checkpoint(source, rule, "mine", 0.5, all_scores, tmp_path / "padded", padded=True)
+    stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "padded")
+    assert [ffn.width for ffn in find_ffns(stock)] == [max(PLAN.kept)] * 3
+    assert load(tmp_path / "padded").state_dict().keys() == stock.state_dict().keys()
+    small = prune(model, PLAN, scores)
+    torch.testing.assert_close(logits(stock, batch), logits(small, batch), atol=1e-5, rtol=0)
+    record = json.loads((tmp_path / "padded" / "pruning.json").read_text())
+    assert record["parameters"] == sum(p.numel() for p in small.parameters())
+    assert record["stored_parameters"] == sum(p.numel() for p in stock.parameters())
+    with pytest.raises(LopError, match="no room for the compensation's bias"):
+        compensated = Method("flap", rule.plan, compensate=True)
+        means = all_scores | {"mean_activation": scores}
+        prune_checkpoint(source, compensated, "mine", 0.5, means, tmp_path / "x", padded=True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_is_beside_the_weights_travels_along(model_dir, model, scores, batch, tmp_path):
+    generation = json.loads((model_dir / "generation_config.json").read_text())
+    (model_dir / "generation_config.json").write_text(json.dumps(generation | {"top_k": 7}))
+    load(model_dir, dtype=torch.bfloat16).save_pretrained(model_dir, max_shard_size="100KB")
+    (model_dir / "model.safetensors").unlink()
+    assert len(list(model_dir.glob("*.safetensors"))) > 1
+    means = {"flap": scores, "mean_activation": [s / 10 for s in scores]}
+    rule = Method("flap", lambda ratio, widths, scores: PLAN, compensate=True)
+    prune_checkpoint(Stored(model_dir), rule, "mine", 0.5, means, tmp_path / "small")
+    small = load(tmp_path / "small")
+    assert small.dtype == torch.bfloat16
+    assert small.get_output_embeddings().weight is small.get_input_embeddings().weight
+    assert small.generation_config.top_k == 7
+    assert load_processor(tmp_path / "small").chat_template
+    memory = prune(load(model_dir), PLAN, scores, means["mean_activation"])
+    batch.inputs["pixel_values"] = batch.inputs["pixel_values"].bfloat16()
+    assert torch.equal(logits(small, batch), logits(memory, batch))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: f.write_bytes(f.read_bytes()[:-40]), "is cut short"),
+        (lambda f: f.write_bytes(f.read_bytes()[:100]), "its header is cut short"),
+        (lambda f: respoil(f, lambda t: t.pop("model.norm.weight")), "no tensor .*norm.weight"),
+        (lambda f: respoil(f, lambda t: t["model.norm.weight"].fill_(float("nan"))), "not finite"),
+        (
+            lambda f: respoil(
+                f, lambda t: t["model.layers.1.mlp.up_proj.weight"].fill_(float("inf"))
+            ),
+            "up_proj.weight has values that are not finite",
+        ),
+        (
+            lambda f: respoil(f, lambda t: t.update({"model.layers.9.x": torch.ones(1)})),
+            "layers.9.x has no place",
+        ),
+        (lambda f: f.rename(f.with_name("pytorch_model.bin")), "is a pickle.*convert it"),
+    ],
+)
+def test_a_broken_checkpoint_is_one_line_and_writes_nothing(
+    spoil, says, model_dir, scores, tmp_path
+):
+    spoil(model_dir / "model.safetensors")
+    rule = Method("flap", lambda ratio, widths, scores: PLAN)
+    with pytest.raises(LopError, match=says):
+        prune_checkpoint(Stored(model_dir), rule, "x", 0.5, {"flap": scores}, tmp_path / "small")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def respoil(file, change):
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
 
 
 def test_a_pruned_checkpoint_generates(model, processor, scores, batch, tmp_path):

@@ -35,8 +35,11 @@ def load(
     path: str | Path,
     device_map: str | dict[str, Any] | None = None,
     dtype: torch.dtype | str = "auto",
+    **options: Any,
 ) -> PreTrainedModel:
     """Load a dense or pruned checkpoint from a directory (or a hub id, when a hub answers).
+
+    `options` go to transformers' `from_pretrained`, for example `offload_folder`.
 
     Raises LopError when there is no such model, or when its weights do not fit its config.
     """
@@ -51,6 +54,7 @@ def load(
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
+            **options,
         )
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise LopError(f"{path}: cannot load the weights: {first_line(error)}") from error
@@ -58,6 +62,11 @@ def load(
     if wrong:
         raise LopError(f"{path}: weights do not fit the config, first at {wrong[0]}")
     return model.eval()
+
+
+def load_spread(path: str | Path) -> PreTrainedModel:
+    """Load over the GPUs there are, and offload the rest (`device_map="auto"`); else to the CPU."""
+    return load(path, device_map="auto" if torch.cuda.is_available() else None)
 
 
 def load_processor(path: str | Path) -> ProcessorMixin:

@@ -7,11 +7,13 @@ walk over the list that `find_ffns` returns, so a model family is understood her
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -40,6 +42,14 @@ class FFN:
     def rows(self, neurons: Tensor) -> Tensor:
         """Where in its input maps' rows these neurons stand."""
         return torch.cat([neurons, neurons + self.width]) if self.fused else neurons
+
+    @contextmanager
+    def weights(self) -> Iterator[None]:
+        """Inside, the weights are where they can be read, also those offloaded to CPU or disk."""
+        with ExitStack() as stack:
+            for linear in (*self.inputs.values(), self.down):
+                stack.enter_context(align_module_device(linear))
+            yield
 
     def input_tensors(self) -> dict[str, Tensor]:
         """Weights and biases of the input maps, detached, by `<map>.<parameter>`."""
@@ -71,6 +81,22 @@ def find_ffns(model: PreTrainedModel) -> list[FFN]:
 def ffn_widths(model: PreTrainedModel) -> tuple[int, ...]:
     """Intermediate neurons of each decoder layer, shape (L,)."""
     return tuple(ffn.width for ffn in find_ffns(model))
+
+
+def linear_weights(model: PreTrainedModel) -> int:
+    """Weights of the language model's linear maps, its output embeddings among them."""
+    maps = [m for m in model.get_decoder().modules() if isinstance(m, nn.Linear)]
+    return sum(m.weight.numel() for m in [*maps, model.get_output_embeddings()])
+
+
+def check_in_memory(ffns: Sequence[FFN]) -> None:
+    """Raise LopError when FFN weights are offloaded, where they cannot be changed in place."""
+    for ffn in ffns:
+        if ffn.down.weight.is_meta:
+            raise LopError(
+                f"{ffn.name}: is offloaded by its device map; expected the decoder in memory "
+                "(`lop prune` cuts files, and needs no memory for the model)"
+            )
 
 
 def describe(ffns: Sequence[FFN], output_bias: bool) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import pandas as pd
 from lop.errors import LopError
 from lop.files import clear_leftovers, replacing_dir
 from lop.importance import collect, load_all_scores, load_scores, save_scores
-from lop.models.checkpoint import fingerprint, load, load_processor
+from lop.models.checkpoint import fingerprint, load_processor, load_spread
+from lop.models.stored import Stored
 from lop.plan import check_ratio
 from lop.reward import Reward
 from lop.search import by_searcher, run_shard, write_index
@@ -35,11 +36,11 @@ def prepare(out: Path, source: str, seed: int, **sizes: int | None) -> None:
 
 def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) -> None:
     """Write every score of `lop.importance.SCORES` from one pass over calibration samples."""
-    model, processor = load(model_path), load_processor(model_path)
+    model, processor = load_spread(model_path), load_processor(model_path)
     samples = read_samples(samples_path)
     batches = encode(samples, model, processor, batch_size)
     scores = collect(model, batches, total=-(-len(samples) // batch_size))
-    name_of_model = fingerprint(model)
+    name_of_model = Stored(model_path).fingerprint
     with replacing_dir(out, like="mean_activation.safetensors") as tmp:
         for name, layers in scores.items():
             save_scores(layers, tmp / f"{name}.safetensors", name_of_model)
@@ -162,7 +163,7 @@ def reward_of(
 
     Raises LopError when there is no such score.
     """
-    model, processor = load(model_path), load_processor(model_path)
+    model, processor = load_spread(model_path), load_processor(model_path)
     scores = load_all_scores(scores_dir, fingerprint(model))
     if score not in scores:
         raise LopError(f"score {score!r}: expected one of {', '.join(scores)}")

@@ -44,16 +44,18 @@ def encode(
         raise LopError("the model's processor has no chat template; lop asks questions through one")
     end = _end_token(model)
     embeddings = cast(Tensor, model.get_input_embeddings().weight)
+    # where they are offloaded, accelerate moves what it is given
+    device = torch.device("cpu") if embeddings.is_meta else embeddings.device
     for start in range(0, len(samples), batch_size):
         rows = samples.iloc[start : start + batch_size].to_dict("records")
         answers = [processor.tokenizer.encode(r["answer"], add_special_tokens=False) for r in rows]
         prompts = prompt_tensors(processor, rows, padding_side="right")
         batch = _append_answers(dict(prompts), [[*answer, end] for answer in answers])
         batch.inputs = {
-            k: v.to(embeddings.device, embeddings.dtype if v.is_floating_point() else None)
+            k: v.to(device, embeddings.dtype if v.is_floating_point() else None)
             for k, v in batch.inputs.items()
         }
-        batch.targets = batch.targets.to(embeddings.device)
+        batch.targets = batch.targets.to(device)
         yield batch
 
 

@@ -1,6 +1,7 @@
 """Every architecture goes the whole way: score, plan, prune, save, reload, generate."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,3 +95,9 @@ def test_uniform_widths_make_an_ordinary_checkpoint(tmp_path):
     assert type(load(tmp_path / "small")) is LlamaForCausalLM
     torch.testing.assert_close(logits(stock, inputs), logits(load(tmp_path / "small"), inputs))
     assert not (tmp_path / "small" / "modeling_lop.py").exists()
+
+
+def test_the_docs_name_what_is_tested():
+    rows = Path("docs/models.md").read_text().split("## Tested")[1].split("## Refused")[0]
+    names = [line.split("|")[1].strip() for line in rows.splitlines() if line.startswith("| ")]
+    assert names[1:] == list(ARCHITECTURES)
