@@ -40,7 +40,7 @@ def load(
     Raises LopError when there is no such model, or when its weights do not fit its config.
     """
     quiet_libraries()
-    config = _read_config(path)
+    config = read_config(path)
     cls = _model_class(config)
     if config.get_text_config().is_heterogeneous:
         cls = _pruned_class(cls)
@@ -101,7 +101,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_config(path: str | Path) -> PreTrainedConfig:
+def read_config(path: str | Path) -> PreTrainedConfig:
+    """The config of a model directory, or of a hub id; LopError when there is none."""
     _check_exists(path)
     try:
         return AutoConfig.from_pretrained(path)

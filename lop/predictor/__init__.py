@@ -67,13 +67,8 @@ class Predictor:
 
     def plans(self, ratios: Sequence[float]) -> list[Plan]:
         """A plan a ratio, the same as `plan` gives; many at once take little longer than one."""
-        low, high = self.config.min_ratio, self.config.max_ratio
         for ratio in ratios:
-            if not low <= ratio <= high:
-                raise LopError(
-                    f"pruning ratio {ratio:g} is out of reach: this predictor was trained on "
-                    f"{low:g} to {high:g}"
-                )
+            self.check_ratio(ratio)
         layers = self._precise.generate(torch.tensor(ratios, dtype=torch.float64)).tolist()
         return [
             Plan.from_ratios(theta, self.config.widths, ratio, self.config.min_keep)
@@ -85,6 +80,15 @@ class Predictor:
         """The trained network in float64. In float32 rounding differs with the size of a batch,
         and a plan of wide layers would, by a neuron, depend on what else was asked for."""
         return copy.deepcopy(self.network).double().eval()
+
+    def check_ratio(self, ratio: float) -> None:
+        """Raise LopError outside the range of ratios that were searched."""
+        low, high = self.config.min_ratio, self.config.max_ratio
+        if not low <= ratio <= high:
+            raise LopError(
+                f"pruning ratio {ratio:g} is out of reach: this predictor was trained on "
+                f"{low:g} to {high:g}"
+            )
 
     def check_fits(self, widths: tuple[int, ...], model_fingerprint: str) -> None:
         """Raise LopError unless this predictor was trained for this very model."""
