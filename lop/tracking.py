@@ -165,7 +165,8 @@ def predictor_path(uri: str, cache: Path) -> Path:
     path = cache / uri.removeprefix("models:/").replace("/", "-")
     with _registry() as mlflow, replacing_dir(path, like="config.json") as tmp:
         whole = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp / "model")))
-        for part in (whole / "artifacts" / "predictor").iterdir():
+        flavor = mlflow.models.Model.load(str(whole)).flavors["python_function"]
+        for part in (whole / flavor["artifacts"]["predictor"]["path"]).iterdir():
             part.rename(tmp / part.name)
         shutil.rmtree(tmp / "model")
     return path

@@ -87,15 +87,15 @@ class Champion:
         self._forget(found)
 
     def refresh(self) -> None:
-        """Ask the source what is there now, and take it into service. Never raises LopError."""
+        """Ask the source what is there now, and take it into service; `error` says why not."""
         try:
             version = self.source.version()
             if version != self.served.version:
                 new = self._fetch(version)
                 self._forget(new, self.served)  # a job that began just now reads the one before
                 self.served = new
-        except LopError as error:
-            self.error = str(error)
+        except Exception as error:  # whatever it is, the last good one stays in service
+            self.error = " ".join(str(error).split()) or type(error).__name__
         else:
             self.error, self.confirmed = None, time.monotonic()
 

@@ -101,8 +101,9 @@ class Jobs:
                 raise Refused(507, f"{self.limits.keep} checkpoints are kept: delete one first")
             if self.count("queued") >= self.limits.queue:
                 raise Refused(429, f"{self.limits.queue} jobs are waiting: ask again later")
-            job = self.jobs[name] = Job(name, ratio, "queued", time.time())
+            job = Job(name, ratio, "queued", time.time())
             self._save(job)
+            self.jobs[name] = job
             self.threads.submit(self._work, job)
             return job
 
@@ -155,7 +156,8 @@ class Jobs:
                 return
             cutter, job.predictor_version = self.cutter()
             job.state = "running"
-            self._save(job)
+            with suppress(Refused):
+                self._save(job)
         try:
             error = self._cut(job, cutter)
         except OSError as failure:  # no process to be had
@@ -167,7 +169,8 @@ class Jobs:
             elif error is None or not self.closing:
                 job.state, job.error = ("failed", error) if error else ("done", None)
                 job.finished = time.time()
-                self._save(job)
+                with suppress(Refused):
+                    self._save(job)
 
     def _cut(self, job: Job, cutter: Any) -> str | None:
         """Wait for the job's process; None, or one line that says what failed."""
@@ -216,8 +219,11 @@ class Jobs:
         return jobs
 
     def _save(self, job: Job) -> None:
-        with replacing(self.records / f"{job.name}.json") as tmp:
-            tmp.write_text(json.dumps(asdict(job), indent=2) + "\n")
+        try:
+            with replacing(self.records / f"{job.name}.json") as tmp:
+                tmp.write_text(json.dumps(asdict(job), indent=2) + "\n")
+        except OSError as error:
+            raise Refused(507, f"cannot write the job's record: {error.strerror}") from error
 
     def _remove(self, name: str) -> None:
         del self.jobs[name]
