@@ -3,6 +3,8 @@
 import http.client
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,6 +271,21 @@ def test_a_checkpoint_is_cut_found_again_and_removed(made, tmp_path):
         assert client.ask("DELETE", "/checkpoints/small")[0] == 204
         refused(client.ask("GET", "/checkpoints/small"), 404)
     assert list((out / "checkpoints").iterdir()) == list((out / "jobs").iterdir()) == []
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_the_documented_commands_work(made, tmp_path):
+    page = Path("docs/serving.md").read_text()
+    commands = "".join(re.findall(r"```sh\n(.*?)```", page, re.S))
+    commands = re.sub(r"^(pip|lop) .*\n", "", commands, flags=re.M)
+    assert commands.count("curl") == 10
+    with serving(made, tmp_path / "out") as client:
+        commands = commands.replace("localhost:8080", f"localhost:{client.port}")
+        run = ["bash", "-euc", commands]
+        said = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert said.returncode == 0, said
+    assert "per_layer_config" in (tmp_path / "config.json").read_text()
+    assert '"state":"done"' in said.stdout
 
 
 def test_no_file_outside_a_checkpoint_is_given_out(made, tmp_path):
