@@ -78,7 +78,7 @@ class Client:
         connection.close()
         return response.status, json.loads(said) if said and kind == "application/json" else said
 
-    def finished(self, name, seconds=120):
+    def finished(self, name, seconds=300):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             status, job = self.ask("GET", f"/checkpoints/{name}")
@@ -282,7 +282,7 @@ def test_the_documented_commands_work(made, tmp_path):
     with serving(made, tmp_path / "out") as client:
         commands = commands.replace("localhost:8080", f"localhost:{client.port}")
         run = ["bash", "-euc", commands]
-        said = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        said = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert said.returncode == 0, said
     assert "per_layer_config" in (tmp_path / "config.json").read_text()
     assert '"state":"done"' in said.stdout
@@ -369,7 +369,7 @@ def test_what_was_not_done_is_begun_again(made, tmp_path):
     (tmp_path / "jobs" / "broken.json").write_text("{")
     again = Jobs(tmp_path, lambda: (cutter, "1"))
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while again.count("done") < 2:
             assert time.monotonic() < end, again.all()
             time.sleep(0.05)

@@ -21,7 +21,7 @@ from lop.plan import Plan
 from lop.serving import schema
 from lop.serving.champion import Champion, Served
 from lop.serving.guard import Guard, Meters
-from lop.serving.jobs import Job, Jobs, Refused
+from lop.serving.jobs import Job, Jobs
 from lop.serving.planner import Busy, Planner
 
 PROBE_SECONDS = 5.0
@@ -112,7 +112,7 @@ def _checkpoints(parts: Parts) -> APIRouter:
     router, jobs = APIRouter(prefix="/checkpoints", tags=["checkpoints"]), parts.jobs
 
     def show(job: Job) -> schema.CheckpointAnswer:
-        files = jobs.files(job.name).items()
+        files = jobs.files(job.name)
         return schema.CheckpointAnswer(
             id=job.name,
             ratio=job.ratio,
@@ -121,7 +121,7 @@ def _checkpoints(parts: Parts) -> APIRouter:
             predictor_version=job.predictor_version,
             created=job.created,
             finished=job.finished,
-            files=[schema.FileAnswer(name=n, bytes=path.stat().st_size) for n, path in files],
+            files=[schema.FileAnswer(name=name, bytes=size) for name, size in files.items()],
         )
 
     @router.post("", status_code=202)
@@ -150,9 +150,7 @@ def _checkpoints(parts: Parts) -> APIRouter:
     @router.get("/{id}/files/{name}", response_class=FileResponse)
     def download(id: str, name: str) -> FileResponse:
         """A file of a finished checkpoint."""
-        path = jobs.files(id).get(name)  # looked up, never put together: no way out of its folder
-        if path is None:
-            raise Refused(404, "no such file")
+        path = jobs.file(id, name)
         return FileResponse(path, filename=name, media_type="application/octet-stream")
 
     return router

@@ -134,13 +134,21 @@ class Jobs:
         with self.lock:
             return sum(job.state == state for job in self.jobs.values())
 
-    def files(self, name: str) -> dict[str, Path]:
-        """The files of a checkpoint by name, once it is done. No links, no subdirectories."""
-        place = self.checkpoints / name
-        if self.get(name).state != "done" or place.is_symlink() or not place.is_dir():
-            return {}
-        files = (path for path in sorted(place.iterdir()) if not path.is_symlink())
-        return {path.name: path for path in files if path.is_file()}
+    def files(self, name: str) -> dict[str, int]:
+        """Names and bytes of a checkpoint's files, once it is done. No links, no subdirectories."""
+        with self.lock:
+            place = self.checkpoints / name
+            if self.get(name).state != "done" or place.is_symlink() or not place.is_dir():
+                return {}
+            found = sorted(place.iterdir())
+            plain = (path for path in found if path.is_file() and not path.is_symlink())
+            return {path.name: path.stat().st_size for path in plain}
+
+    def file(self, name: str, file: str) -> Path:
+        """Where one of these files lies; Refused when it is none of them."""
+        if file not in self.files(name):  # looked up, never put together: no way out of the folder
+            raise Refused(404, "no such file")
+        return self.checkpoints / name / file
 
     def close(self) -> None:
         """Stop what runs. What is not done is begun again by the next service over `out`."""
