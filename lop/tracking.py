@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lop.errors import LopError
+from lop.files import replacing_dir
 from lop.predictor import Predictor
 from lop.search import curve
 
@@ -138,14 +142,59 @@ def searches(
                 return
 
 
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered predictor."""
+
+    name: str
+    number: str
+
+
+def version_of(alias: str, name: str = PREDICTOR_NAME) -> Version:
+    """The version that an alias points at; LopError when there is none or no registry."""
+    with _registry() as mlflow:
+        found = mlflow.MlflowClient().get_model_version_by_alias(name, alias)
+        return Version(name, str(found.version))
+
+
+def predictor_path(uri: str, cache: Path) -> Path:
+    """The directory of the predictor `models:/NAME/VERSION`, downloaded to `cache`.
+
+    Raises LopError when there is no such version or no registry.
+    """
+    path = cache / uri.removeprefix("models:/").replace("/", "-")
+    with _registry() as mlflow, replacing_dir(path, like="config.json") as tmp:
+        whole = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp / "model")))
+        flavor = mlflow.models.Model.load(str(whole)).flavors["python_function"]
+        for part in (whole / flavor["artifacts"]["predictor"]["path"]).iterdir():
+            part.rename(tmp / part.name)
+        shutil.rmtree(tmp / "model")
+    return path
+
+
+@contextmanager
+def _registry() -> Iterator[Any]:
+    try:
+        yield _mlflow()
+    except Exception as error:  # a client's transport errors share no base
+        uri = os.environ["MLFLOW_TRACKING_URI"].split("@")[-1]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LopError(f"MLflow's registry at {uri}: {reason}") from error
+
+
 def _connect() -> Any:
+    mlflow = _mlflow()
+    mlflow.set_experiment(EXPERIMENT)
+    return mlflow
+
+
+def _mlflow() -> Any:
     os.environ.setdefault("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    mlflow.set_experiment(EXPERIMENT)
     return mlflow
 
 

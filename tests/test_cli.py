@@ -213,7 +213,7 @@ finally: assert "torch" not in sys.modules
     assert run.returncode == 0, run.stderr
     for command in (
         "prepare", "importance", "profile", "search", "samples", "train", "predict", "prune",
-        "evaluate", "compare",
+        "evaluate", "compare", "serve",
     ):  # fmt: skip
         assert f"  {command}" in run.stdout
 

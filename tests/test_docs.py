@@ -1,12 +1,14 @@
-"""The commands of the docs, run as they stand there."""
+"""The docs: their commands run as they stand there, and the reference pages say all there is."""
 
 import re
 import shlex
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from lop.cli import main
+from lop.cli.reference import page
 from lop.tasks.samples import write_samples
 
 DOCS = Path("docs").resolve()
@@ -41,8 +43,31 @@ def many(samples):
     return pd.concat(tables, ignore_index=True)
 
 
+def keys(value, name):
+    """Every setting below `value`, by its dotted name; the entries of a list share theirs."""
+    if isinstance(value, dict):
+        return {key for part in value for key in keys(value[part], f"{name}.{part}".lstrip("."))}
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        return {key for each in value for key in keys(each, name)}
+    return {name}
+
+
+def test_every_setting_is_documented_and_no_other():
+    settings = keys(yaml.safe_load(Path("params.yaml").read_text()), "")
+    documented = set(
+        re.findall(r"^\| `([a-z0-9_.]+)` \|", Path("docs/params.md").read_text(), re.M)
+    )
+    inner = {name.rpartition(".")[0] for name in settings}  # a mapping may have a row of its own
+    assert settings - documented == set()
+    assert documented - settings - inner == set()
+
+
+def test_the_command_lines_page_is_the_parsers():
+    assert Path("docs/cli.md").read_text() == page(), "python -m lop.cli.reference > docs/cli.md"
+
+
 def test_every_page_linked_is_there():
     pages = [*DOCS.glob("*.md"), DOCS.parent / "README.md"]
-    for page in pages:
-        for link in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    for doc in pages:
+        for link in re.findall(r"\]\((?!http|#)([^)#]+)", doc.read_text()):
+            assert (doc.parent / link).exists(), f"{doc.name}: {link}"

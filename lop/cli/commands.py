@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lop.errors import LopError
+
 
 def prepare(source: str, out: Path, seed: int, **sizes: int) -> None:
     from lop import steps
@@ -196,3 +198,11 @@ def report(evaluation: Path, pruned: Path, search: Path, training: Path, out: Pa
 
     steps.report(out, evaluation, pruned, search, training)
     print(f"{out}/report.md")
+
+
+def serve(**options: Any) -> None:
+    try:
+        from lop.serving import serve as run
+    except ModuleNotFoundError as error:
+        raise LopError(f"{error}; install it with pip install 'lop[serve]'") from error
+    run(**options)

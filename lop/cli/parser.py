@@ -26,6 +26,7 @@ a whole run by hand:
   lop compare    --model M --scores scores --predictor predictor --profile profile.parquet
                  --methods lop knapsack flap --ratios 0.2 0.5
                  --samples samples/benchmark.parquet --out comparison
+  lop serve      --model M --scores scores --predictor predictor --out served
 """
 
 
@@ -124,6 +125,19 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("evaluation", "pruned", "search", "training"):
         arg(f"--{name}", type=Path, default=Path("data") / name, help=f"default data/{name}")
     arg("--out", type=Path, default=Path("data/report"), help="default data/report")
+
+    arg = add(do.serve, "answer ratios with plans, and cut checkpoints, over HTTP")
+    arg("--predictor", required=True, help="predictor directory, or models:/NAME@ALIAS of MLflow")
+    _add_model(arg)
+    _add_scores(arg)
+    arg("--out", type=Path, required=True, help="the one directory that is written to")
+    arg("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1)")
+    arg("--port", type=int, default=8080, help="default 8080; 0 takes a free one")
+    arg("--token-file", type=Path, help="holds the bearer token; else LOP_SERVE_TOKEN does")
+    arg("--workers", type=int, default=1, help="checkpoints cut at once (default 1)")
+    arg("--queue", type=int, default=8, help="checkpoints that may wait to be cut (default 8)")
+    arg("--keep", type=int, default=100, help="checkpoints there may be (default 100)")
+    arg("--poll", type=float, default=30, help="seconds between looks at the alias (default 30)")
     return parser
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -62,14 +64,32 @@ class Predictor:
 
         Raises LopError outside the range of ratios that were searched.
         """
+        return self.plans([ratio])[0]
+
+    def plans(self, ratios: Sequence[float]) -> list[Plan]:
+        """A plan a ratio, the same as `plan` gives; many at once take little longer than one."""
+        for ratio in ratios:
+            self.check_ratio(ratio)
+        layers = self._precise.generate(torch.tensor(ratios, dtype=torch.float64)).tolist()
+        return [
+            Plan.from_ratios(theta, self.config.widths, ratio, self.config.min_keep)
+            for theta, ratio in zip(layers, ratios, strict=True)
+        ]
+
+    @cached_property
+    def _precise(self) -> PlanNetwork:
+        """The trained network in float64. In float32 rounding differs with the size of a batch,
+        and a plan of wide layers would, by a neuron, depend on what else was asked for."""
+        return copy.deepcopy(self.network).double().eval()
+
+    def check_ratio(self, ratio: float) -> None:
+        """Raise LopError outside the range of ratios that were searched."""
         low, high = self.config.min_ratio, self.config.max_ratio
         if not low <= ratio <= high:
             raise LopError(
                 f"pruning ratio {ratio:g} is out of reach: this predictor was trained on "
                 f"{low:g} to {high:g}"
             )
-        ratios = self.network.generate(torch.tensor([ratio], dtype=torch.float32))[0].tolist()
-        return Plan.from_ratios(ratios, self.config.widths, ratio, self.config.min_keep)
 
     def check_fits(
         self, widths: tuple[int, ...], model_fingerprint: str, sibling: bool = False

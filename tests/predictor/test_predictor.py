@@ -126,6 +126,18 @@ def test_prediction_takes_milliseconds(trained):
     assert latency_ms(trained[0]) < 100  # a noisy machine; the report gives the real number
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_plan_does_not_depend_on_what_else_is_asked_for(kind):
+    torch.manual_seed(0)
+    wide = replace(CONFIG, widths=(18_944,) * 12, kind=kind)
+    predictor = Predictor(wide)
+    torch.nn.init.normal_(predictor.network.head.weight, std=0.1)
+    ratios = np.linspace(0.1, 0.6, 32).tolist()
+    plans = predictor.plans(ratios)
+    assert plans == [predictor.plan(ratio) for ratio in ratios]
+    assert [sum(plan.kept) for plan in plans] == [budget(wide.widths, ratio) for ratio in ratios]
+
+
 @pytest.mark.parametrize("ratio", [1.2, 0.05, 0.61, -1.0, float("nan")])
 def test_a_ratio_outside_the_searched_range_is_refused(trained, ratio):
     with pytest.raises(LopError, match=r"trained on 0\.1 to 0\.6"):

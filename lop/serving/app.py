@@ -1,0 +1,248 @@
+"""The HTTP interface: routes, and how every error becomes one line of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from lop.errors import LopError
+from lop.plan import Plan
+from lop.serving import schema
+from lop.serving.champion import Champion, Served
+from lop.serving.guard import Guard, Meters
+from lop.serving.jobs import Job, Jobs
+from lop.serving.planner import Busy, Planner
+
+PROBE_SECONDS = 5.0
+ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": schema.ErrorAnswer}}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a service is put together from."""
+
+    champion: Champion
+    planner: Planner
+    jobs: Jobs
+    meters: Meters
+    score: str
+    compensate: bool
+    parameters: Callable[[Plan], int] | None = None  # of the whole pruned model
+
+
+def build_app(parts: Parts, token: str | None = None) -> FastAPI:
+    """The application; while it runs, it looks for a newer predictor now and then."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        polling = asyncio.create_task(_poll(parts.champion))
+        yield
+        polling.cancel()
+        parts.planner.close()
+        await asyncio.to_thread(parts.jobs.close)
+
+    app = FastAPI(
+        title="lop",
+        summary="Plans and pruned checkpoints of one model, on demand",
+        version=_version(),
+        lifespan=life,
+        redoc_url=None,
+    )
+    secured = [Depends(HTTPBearer(auto_error=False))] if token else []  # for /docs; Guard checks
+    app.include_router(_plans(parts), dependencies=secured, responses=ERRORS)
+    app.include_router(_checkpoints(parts), dependencies=secured, responses=ERRORS)
+    app.include_router(_about(parts), dependencies=secured, responses=ERRORS)
+    app.include_router(_health(parts))
+    app.add_middleware(Guard, token=token, meters=parts.meters)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(LopError, _on_lop)
+    app.add_exception_handler(Exception, _on_bug)
+    return app
+
+
+async def _poll(champion: Champion) -> None:
+    while True:
+        await asyncio.to_thread(champion.refresh)
+        await asyncio.sleep(champion.every)
+
+
+def _plans(parts: Parts) -> APIRouter:
+    router = APIRouter(tags=["plans"])
+
+    @router.post("/plans")
+    async def plan(request: schema.PlanRequest) -> schema.PlanAnswer | schema.PlansAnswer:
+        """The plan for a pruning ratio; for several `ratios`, `{"plans": [...]}`."""
+        budgets = request.budgets()
+        served, plans = await parts.planner.plans(budgets)
+        parts.meters.plans.inc(len(plans))
+        answers = [_answer(parts, served, *pair) for pair in zip(budgets, plans, strict=True)]
+        return answers[0] if request.ratios is None else schema.PlansAnswer(plans=answers)
+
+    return router
+
+
+def _answer(parts: Parts, served: Served, ratio: float, plan: Plan) -> schema.PlanAnswer:
+    pruned = dense = None
+    if parts.parameters:
+        pruned, dense = parts.parameters(plan), parts.parameters(Plan(plan.widths, plan.widths))
+    return schema.PlanAnswer(
+        ratio=ratio,
+        ratios=list(plan.ratios),
+        kept=list(plan.kept),
+        widths=list(plan.widths),
+        parameters=pruned,
+        reduction=1 - pruned / dense if pruned and dense else None,
+        predictor_version=served.version,
+    )
+
+
+def _checkpoints(parts: Parts) -> APIRouter:
+    router, jobs = APIRouter(prefix="/checkpoints", tags=["checkpoints"]), parts.jobs
+
+    def show(job: Job) -> schema.CheckpointAnswer:
+        files = jobs.files(job.name)
+        return schema.CheckpointAnswer(
+            id=job.name,
+            ratio=job.ratio,
+            state=job.state,  # type: ignore[arg-type]
+            error=job.error,
+            predictor_version=job.predictor_version,
+            created=job.created,
+            finished=job.finished,
+            files=[schema.FileAnswer(name=name, bytes=size) for name, size in files.items()],
+        )
+
+    @router.post("", status_code=202)
+    def start(request: schema.CheckpointRequest, response: Response) -> schema.CheckpointAnswer:
+        """Begin to cut a checkpoint; its id is its name."""
+        parts.champion.served.predictor.check_ratio(request.ratio)
+        job = jobs.submit(request.name or f"lop-{request.ratio:g}", request.ratio)
+        response.headers["Location"] = f"/checkpoints/{job.name}"
+        return show(job)
+
+    @router.get("")
+    def every() -> schema.CheckpointsAnswer:
+        """All that were asked for."""
+        return schema.CheckpointsAnswer(checkpoints=[show(job) for job in jobs.all()])
+
+    @router.get("/{id}")
+    def one(id: str) -> schema.CheckpointAnswer:
+        """How far a checkpoint is."""
+        return show(jobs.get(id))
+
+    @router.delete("/{id}", status_code=204)
+    def delete(id: str) -> None:
+        """Remove a checkpoint, or stop its job."""
+        jobs.delete(id)
+
+    @router.get("/{id}/files/{name}", response_class=FileResponse)
+    def download(id: str, name: str) -> FileResponse:
+        """A file of a finished checkpoint."""
+        path = jobs.file(id, name)
+        return FileResponse(path, filename=name, media_type="application/octet-stream")
+
+    return router
+
+
+def _about(parts: Parts) -> APIRouter:
+    router = APIRouter(tags=["service"])
+
+    @router.get("/model")
+    async def model() -> schema.ModelAnswer:
+        """The predictor in service, and the model it is for."""
+        champion, served = parts.champion, parts.champion.served
+        config = served.predictor.config
+        return schema.ModelAnswer(
+            predictor=champion.source.uri,
+            version=served.version,
+            fingerprint=served.fingerprint,
+            kind=config.kind,
+            min_ratio=config.min_ratio,
+            max_ratio=config.max_ratio,
+            model_fingerprint=config.model_fingerprint,
+            widths=list(config.widths),
+            parameters=parts.parameters and parts.parameters(Plan(config.widths, config.widths)),
+            score=parts.score,
+            compensate=parts.compensate,
+            stale=champion.stale,
+            stale_seconds=champion.stale_seconds,
+            error=champion.error,
+            lop=_version(),
+        )
+
+    @router.get("/metrics", response_class=Response)
+    def metrics() -> Response:
+        """In Prometheus' text format."""
+        page = parts.meters.page(parts.jobs, parts.champion.stale)
+        return Response(page, media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _health(parts: Parts) -> APIRouter:
+    router = APIRouter(tags=["service"])
+
+    @router.get("/health", responses={503: {"model": schema.HealthAnswer}})
+    async def health(response: Response) -> schema.HealthAnswer:
+        """Asks for a plan itself; needs no token."""
+        config, ready = parts.champion.served.predictor.config, False
+        with suppress(TimeoutError, Busy):
+            probe = parts.planner.plans([config.max_ratio])
+            ready = bool((await asyncio.wait_for(probe, PROBE_SECONDS))[1])
+        response.status_code = 200 if ready else 503
+        served, stale = parts.champion.served, parts.champion.stale
+        return schema.HealthAnswer(
+            live=True, ready=ready, stale=stale, predictor_version=served.version
+        )
+
+    return router
+
+
+def _error(status: int, message: str, headers: Any = None) -> JSONResponse:
+    # ASCII, one line: what a client sent may be repeated in it
+    line = " ".join(message.encode("ascii", "backslashreplace").decode().split())[:500]
+    return JSONResponse({"error": line}, status, headers)
+
+
+async def _on_invalid(_: Request, error: Any) -> JSONResponse:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _error(400, f"body: not JSON: {first['ctx']['error']}")
+    if first["loc"] == ("body",) and first["type"] != "value_error":
+        return _error(422, "body: expected a JSON object, with Content-Type: application/json")
+    place = ".".join(str(part) for part in first["loc"])
+    return _error(422, f"{place}: {first['msg'].removeprefix('Value error, ')}")
+
+
+async def _on_http(_: Request, error: Any) -> JSONResponse:
+    # 400 is FastAPI's word for a body that Python's own reader gives up on
+    message = "body: cannot be read as JSON" if error.status_code == 400 else error.detail
+    return _error(error.status_code, str(message), error.headers)
+
+
+async def _on_lop(_: Request, error: Any) -> JSONResponse:
+    status = 503 if isinstance(error, Busy) else getattr(error, "status", 422)
+    return _error(status, str(error), {"Retry-After": "1"} if status in (429, 503) else None)
+
+
+async def _on_bug(_: Request, error: Exception) -> JSONResponse:
+    return _error(500, "a fault of the service; its log says more")
+
+
+def _version() -> str:
+    try:
+        return version("lop")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,158 @@
+"""The predictor in service. It follows its source, and outlives it: when a registry is out of reach
+the last good predictor stays, and a copy on disk keeps it over a restart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lop.errors import LopError
+from lop.files import replacing
+from lop.models.checkpoint import read_json
+from lop.predictor import Predictor
+
+REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where predictors come from: what `version` is there now, and how to `load` it."""
+
+    uri: str
+    key: str  # tells sources apart in the cache
+    version: Callable[[], str]
+    load: Callable[[str], Predictor]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A predictor in service, and where its copy lies."""
+
+    version: str
+    fingerprint: str
+    predictor: Predictor
+    path: Path
+
+
+def source_of(uri: str, cache: Path) -> Source:
+    """A predictor directory, or `models:/NAME@ALIAS` or `models:/NAME/N` through `cache`."""
+    if not uri.startswith("models:"):
+        path = Path(uri)
+        return Source(
+            uri,
+            _key(str(path.resolve())),
+            lambda: file_fingerprint(path),
+            lambda _: Predictor.from_pretrained(path),
+        )
+    found = REGISTERED.fullmatch(uri)
+    if not found:
+        raise LopError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/N")
+    from lop import tracking  # pandas and MLflow, which a directory does not need
+
+    name, alias, version = found["name"], found["alias"], found["version"]
+    return Source(
+        uri,
+        _key(os.environ.get("MLFLOW_TRACKING_URI", ""), uri),
+        lambda: version or tracking.version_of(alias, name).number,
+        lambda which: Predictor.from_pretrained(
+            tracking.predictor_path(f"models:/{name}/{which}", cache)
+        ),
+    )
+
+
+class Champion:
+    """Keeps the newest predictor of a source that could be had and that `fits`.
+
+    `fits` raises LopError for a predictor that is not for this service's model.
+    """
+
+    def __init__(
+        self, source: Source, cache: Path, fits: Callable[[Predictor], None], every: float
+    ) -> None:
+        self.source, self.cache, self.fits, self.every = source, cache, fits, every
+        self.error: str | None = None
+        self.confirmed: float | None = None  # when the source last said so; monotonic seconds
+        found = self._cached()
+        if found is None:
+            found = self._fetch(source.version())
+            self.confirmed = time.monotonic()
+        self.served = found
+        self._forget(found)
+
+    def refresh(self) -> None:
+        """Ask the source what is there now, and take it into service; `error` says why not."""
+        try:
+            version = self.source.version()
+            if version != self.served.version:
+                new = self._fetch(version)
+                self._forget(new, self.served)  # a job that began just now reads the one before
+                self.served = new
+        except Exception as error:  # whatever it is, the last good one stays in service
+            self.error = " ".join(str(error).split()) or type(error).__name__
+        else:
+            self.error, self.confirmed = None, time.monotonic()
+
+    @property
+    def stale_seconds(self) -> float | None:
+        """How long the source has not confirmed what is served; None before it ever did."""
+        return None if self.confirmed is None else time.monotonic() - self.confirmed
+
+    @property
+    def stale(self) -> bool:
+        """Whether the last look at the source failed, or none came to an end for three periods."""
+        seconds = self.stale_seconds
+        return self.error is not None or seconds is None or seconds > 3 * self.every
+
+    def _fetch(self, version: str) -> Served:
+        predictor = self.source.load(version)
+        self.fits(predictor)
+        path = self.cache / f"{self.source.key}-{version}"
+        predictor.save_pretrained(path)
+        fingerprint = file_fingerprint(path)
+        record = {"key": self.source.key, "version": version, "fingerprint": fingerprint}
+        with replacing(self.cache / "current.json") as tmp:
+            tmp.write_text(json.dumps(record) + "\n")
+        return Served(version, fingerprint, predictor, path)
+
+    def _cached(self) -> Served | None:
+        """What this source last put into service, if its copy is whole and fits."""
+        try:
+            record = read_json(self.cache / "current.json")
+            if record["key"] != self.source.key:
+                return None
+            path = self.cache / f"{record['key']}-{record['version']}"
+            predictor = Predictor.from_pretrained(path)
+            self.fits(predictor)
+            if file_fingerprint(path) != record["fingerprint"]:
+                return None
+        except (LopError, KeyError, TypeError):
+            return None
+        return Served(record["version"], record["fingerprint"], predictor, path)
+
+    def _forget(self, *but: Served) -> None:
+        kept = [served.path for served in but]
+        for path in self.cache.iterdir():
+            if path.is_dir() and path not in kept:  # downloads too
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def file_fingerprint(predictor: Path) -> str:
+    """Sixteen hex digits over the files of a predictor directory."""
+    digest = hashlib.sha256()
+    try:
+        for name in ("config.json", "model.safetensors"):
+            digest.update((predictor / name).read_bytes())
+    except OSError as error:
+        raise LopError(f"{predictor}: no predictor directory: {error.strerror}") from error
+    return digest.hexdigest()[:16]
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

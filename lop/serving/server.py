@@ -1,0 +1,183 @@
+"""Puts a service together from what the command line names, and runs it until told to stop."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import uvicorn
+from transformers import AutoModelForImageTextToText
+
+from lop.errors import LopError
+from lop.importance import load_scores, made_for
+from lop.models.checkpoint import read_config
+from lop.models.ffn import find_ffns
+from lop.plan import Plan
+from lop.predictor import Predictor
+from lop.serving.app import Parts, build_app
+from lop.serving.champion import Champion, Source, source_of
+from lop.serving.guard import Meters, is_loopback
+from lop.serving.jobs import Jobs, Limits
+from lop.serving.planner import Planner
+from lop.steps import Cutter
+
+TOKEN_LENGTH = 16  # at least
+CONNECTIONS = 1000
+
+
+def serve(
+    predictor: str,
+    model: str,
+    scores: Path,
+    score: str,
+    compensate: bool,
+    out: Path,
+    host: str,
+    port: int,
+    workers: int,
+    queue: int,
+    keep: int,
+    poll: float,
+    token_file: Path | None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; LopError, before anything listens, for what cannot be."""
+    token = read_token(token_file)
+    if token is None and not is_loopback(host):
+        raise LopError(
+            f"--host {host} can be reached from other machines: give --token-file or "
+            "LOP_SERVE_TOKEN, or listen at 127.0.0.1"
+        )
+    for name, value in (("workers", workers), ("queue", queue), ("keep", keep), ("poll", poll)):
+        if value <= 0:
+            raise LopError(f"--{name} {value:g}: expected more than 0")
+    # a poll that waits for a registry for minutes says too late that it is out of reach
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    torch.set_num_threads(1)  # the predictor is faster so, and jobs have processes of their own
+    cutter = Cutter(model, scores, score, compensate)
+    with listening(host, port) as sock, owned(out):
+        source = source_of(predictor, out / "predictor" / "downloads")
+        parts = put_together(source, cutter, out, Limits(workers, queue, keep), poll)
+        served, at = parts.champion.served, sock.getsockname()[1]
+        where = f"http://{f'[{host}]' if ':' in host else host}:{at}"
+        print(f"{where} serves {predictor}, version {served.version}; see {where}/docs", flush=True)
+        config = uvicorn.Config(
+            build_app(parts, token),
+            log_level="warning",
+            access_log=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=10,
+        )
+        uvicorn.Server(config).run([sock])
+
+
+def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll: float) -> Parts:
+    """The parts of a service; LopError when the predictor is not for the model of the scores."""
+    widths, model_fingerprint = scored(cutter.scores_dir, cutter.score)
+
+    def fits(predictor: Predictor) -> None:
+        predictor.check_fits(widths, model_fingerprint)
+
+    champion = Champion(source, out / "predictor", fits, poll)
+
+    def with_predictor() -> tuple[Cutter, str]:
+        served = champion.served
+        return replace(cutter, predictor_path=served.path), served.version
+
+    return Parts(
+        champion,
+        Planner(lambda: champion.served),
+        Jobs(out, with_predictor, limits),
+        Meters(),
+        cutter.score,
+        cutter.compensate,
+        parameters_of(cutter.model_path, cutter.compensate),
+    )
+
+
+def read_token(path: Path | None) -> str | None:
+    """The token in a file, else in LOP_SERVE_TOKEN, else None; LopError for one that is none."""
+    if path is None:
+        token, place = os.environ.get("LOP_SERVE_TOKEN"), "LOP_SERVE_TOKEN"
+    else:
+        try:
+            token, place = path.read_text().strip(), str(path)
+        except (OSError, ValueError) as error:
+            raise LopError(f"{path}: cannot read a token: {error}") from error
+    if token is None:
+        return None
+    if len(token) < TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
+        raise LopError(
+            f"{place}: expected a token of {TOKEN_LENGTH} or more ASCII characters without spaces, "
+            "as `openssl rand -hex 32` prints one"
+        )
+    return token
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens there; LopError when none can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        sock = socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        raise LopError(f"cannot listen at {host} port {port}: {error}") from error
+    with sock:
+        yield sock
+
+
+@contextmanager
+def owned(out: Path) -> Iterator[None]:
+    """Inside, no other service may use `out`; its parts are directories, not links to elsewhere."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("checkpoints", "jobs", "predictor"):
+            if (out / name).is_symlink():
+                raise LopError(f"{out / name}: is a link; expected a directory of lop serve")
+            (out / name).mkdir(exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise LopError(f"{out}: cannot write there: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LopError(f"{out}: another lop serve writes there") from error
+        yield
+
+
+def scored(directory: Path, score: str) -> tuple[tuple[int, ...], str]:
+    """FFN widths and fingerprint of the model whose scores these are; its weights stay unread."""
+    path = directory / f"{score}.safetensors"
+    return tuple(len(layer) for layer in load_scores(path)), made_for(path)
+
+
+def parameters_of(model_path: str, compensate: bool) -> Callable[[Plan], int] | None:
+    """Counts the parameters of a pruned model from its plan, exactly; None for a pruned source.
+
+    The model is built without weights (on the meta device), whatever its size.
+    """
+    config = read_config(model_path)
+    if config.get_text_config().is_heterogeneous:
+        return None
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    dense = sum(p.numel() for p in model.parameters())
+    ffns = find_ffns(model)
+    neuron = []  # parameters of one neuron of each layer
+    for ffn in ffns:
+        biases = sum(linear.bias is not None for linear in (ffn.gate, ffn.up))
+        neuron.append(ffn.gate.in_features + ffn.up.in_features + ffn.down.out_features + biases)
+    added = sum(ffn.down.out_features for ffn in ffns if compensate and ffn.down.bias is None)
+
+    def count(plan: Plan) -> int:
+        gone = sum(n * (d - k) for n, d, k in zip(neuron, plan.widths, plan.kept, strict=True))
+        return dense - gone + (added if gone else 0)
+
+    return count
