@@ -29,7 +29,9 @@ def table(correct, ids=None):
     return pd.DataFrame(
         {
             "id": ids or [f"s{i}" for i in range(n)],
+            "group": ids or [f"s{i}" for i in range(n)],
             "category": ["a", "b"] * (n // 2) + ["a"] * (n % 2),
+            "prompt_hash": "0",
             "answer": "yes",
             "prediction": ["yes" if c else "no" for c in correct],
             "correct": correct,
@@ -43,7 +45,7 @@ def stock_lm_eval(model, path):
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(
-        include_path=evaluation.TASK_DIR, include_defaults=False, metadata={"samples": str(path)}
+        include_path=evaluation.FOLDER, include_defaults=False, metadata={"samples": str(path)}
     )
     return HFMultimodalLM(pretrained=model, batch_size=8), manager
 
@@ -160,7 +162,9 @@ def test_standard_error_and_categories():
     assert result.accuracy == 0.75
     assert result.stderr == pytest.approx(math.sqrt(0.75 * 0.25 / 3))
     assert result.by_category == {"a": 1.0, "b": 0.5}
-    assert Evaluation(table([True])).summary()["stderr"] is None
+    assert result.headline()["stderr"] == result.summary()["metrics"]["accuracy"]["stderr"]
+    assert Evaluation(table([True])).headline()["stderr"] is None
+    assert Evaluation(table([True])).summary()["metrics"]["accuracy"]["stderr"] is None
 
 
 def test_reload_equals_memory(tmp_path):

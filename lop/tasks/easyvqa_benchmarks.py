@@ -1,13 +1,13 @@
 """easy-VQA's test pictures asked about in the forms of MME, MMBench, MMMU and POPE.
 
-The reference model knows shapes, colours, flags and emoji, and nothing of the real benchmarks; these
-have their columns and are scored by the same code, so that the whole evaluation runs anywhere. They
-are not the benchmarks, and their figures say nothing about those.
+The reference model knows shapes, colours, flags and emoji, and nothing of the real benchmarks.
+These have the benchmarks' columns and are scored by the same code, so that the whole evaluation
+runs anywhere. They are not the benchmarks, and their figures say nothing about those.
 
 Nothing is annotated here: questions and answers are the data set's own, or follow from them (each
 easy-VQA picture shows one shape in one colour, so every other one is absent). Wordings are among
-those that easy-VQA uses. How choices are shown (a line each, no letters) was chosen on held-out
-train pictures, never on these.
+those that easy-VQA uses. How choices are shown (a line each without letters, or not at all) was
+chosen on held-out train and validation pictures, never on these.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def mme(samples: pd.DataFrame) -> list[dict[str, Any]]:
 
 def mmbench(samples: pd.DataFrame, rng: np.random.Generator) -> list[dict[str, Any]]:
     """What colour, with four of the eight as choices; what shape, with all three."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for category, words in (("colour", COLOURS), ("shape", SHAPES)):
         of = samples[samples["category"] == category]
         for at in np.sort(rng.permutation(len(of))[: QUESTIONS // 2]):
@@ -151,7 +151,7 @@ def pope(samples: pd.DataFrame, rng: np.random.Generator) -> list[dict[str, Any]
     pictures = samples.drop_duplicates("image_id").set_index("image_id")["images"]
     names = sorted(shown)
     chosen = [names[i] for i in np.sort(rng.permutation(len(names))[:POPE_IMAGES])]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for split in ("random", "popular", "adversarial"):
         number = 0
         for name in chosen:

@@ -162,7 +162,7 @@ def mme(halves: Mapping[str, tuple[str, ...]]) -> Scorer:
             + 100 * _ratio(sums[f"{name} plus"], sums[f"{name} images"])
             for name in subtasks
         }
-        found = {half: sum((of[name] for name in names)) for half, names in halves.items()}
+        found = {half: sum(of[name] for name in names) for half, names in halves.items()}
         right = sum(sums[f"{name} right"] for name in subtasks)
         asked = sum(sums[f"{name} all"] for name in subtasks)
         all_ = {"score": sum(found.values()), **found, "accuracy": _ratio(right, asked), **of}

@@ -7,6 +7,7 @@ published questions; see lop/tasks/easyvqa_benchmarks.py. It is not MMBench.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,7 +100,7 @@ def parse(text: str, texts: list[str]) -> str:
     Source of the rule: vlmeval/utils/matching_util.py of github.com/open-compass/VLMEvalKit;
     there, too, an answer that matches nothing is wrong when no other model is asked to match it.
     """
-    words = text.translate(str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))).split()
+    words = re.sub(r"[.()\[\],:;!*#{}]", " ", text).split()
     letters = [letter for letter in LETTERS[: len(texts)] if letter in words]
     if letters == ["A"] and len(words) > 3:
         letters = []

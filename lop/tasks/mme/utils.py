@@ -73,7 +73,7 @@ def process_results(doc: dict[str, Any], results: list[Any]) -> dict[str, dict[s
     found = row(doc, results)
     all_halves = (scoring.MME, scoring.EASYVQA_MME)
     half = [n for halves in all_halves for n, names in halves.items() if doc["category"] in names]
-    return {name: found for name in ("score", *half, doc["category"])}
+    return dict.fromkeys(("score", *half, doc["category"]), found)
 
 
 def total(rows: list[dict[str, Any]]) -> float:

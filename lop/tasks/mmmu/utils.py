@@ -79,8 +79,8 @@ def doc_to_image(doc: dict[str, Any]) -> list[Image]:
 
 
 def doc_to_plain_text(doc: dict[str, Any]) -> str:
-    """Question and choices, a line each, for models that know no letters and no instructions."""
-    return re.sub("<image [1-7]>", "<image>", "\n".join([doc["question"], *choices(doc)]))
+    """The bare question, for models that know neither letters nor instructions."""
+    return re.sub("<image [1-7]>", "<image>", doc["question"])
 
 
 def choices(doc: dict[str, Any]) -> list[str]:
