@@ -110,7 +110,7 @@ def test_evaluate_takes_tasks_and_keeps_what_is_finished(made, capsys):
     for tasks, message in (
         (["smell"], "task 'smell': expected one of lop_vqa"),
         (["easyvqa_pope"], "easyvqa_pope: no data at"),
-        ([f"pope={made / 'nowhere'}"], "no such file or folder of benchmark data"),
+        ([f"pope={made / 'nowhere'}"], "task pope: no data at"),
         ([f"pope={made}"], "no column 'image_source'"),
     ):
         assert main([*command, *samples, "--tasks", *tasks]) == 2

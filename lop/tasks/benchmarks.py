@@ -80,6 +80,8 @@ def locate(tasks: Iterable[Spec], samples: Path | None) -> dict[str, str]:
             if name in found:
                 raise LopError(f"task {name!r} is named twice")
             found[name] = str(given or known.hub or _prepared(name, samples))
+            if given and not Path(given).exists() and not (known.hub and hub_id(given)):
+                raise LopError(f"task {name}: no data at {given}")
             if not known.hub and not Path(found[name]).exists():
                 raise LopError(
                     f"task {name}: no data at {found[name]}; prepare writes them when its source "
@@ -88,6 +90,11 @@ def locate(tasks: Iterable[Spec], samples: Path | None) -> dict[str, str]:
     if not found:
         raise LopError("no tasks to evaluate")
     return found
+
+
+def hub_id(source: str) -> bool:
+    """Whether a place that is not on disk may be one on the hub: `owner/name`."""
+    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
 def _prepared(name: str, samples: Path | None) -> Path:

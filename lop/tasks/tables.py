@@ -20,6 +20,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from lop.errors import LopError
+from lop.tasks.benchmarks import hub_id
 
 
 def read_table(
@@ -33,7 +34,7 @@ def read_table(
     """
     if Path(source).exists():
         table = _read_local(Path(source), split, config)
-    elif isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/", "~")):
+    elif isinstance(source, Path) or not hub_id(source):
         raise LopError(f"{source}: no such file or folder of benchmark data")
     else:
         table = _read_hub(source, split, config)

@@ -223,17 +223,18 @@ def test_where_data_lie(samples, tmp_path):
     benchmark = tmp_path / "benchmark.parquet"
     write_samples(samples, benchmark)
     parquet(tmp_path / "tasks" / "easyvqa_pope.parquet", {"a": 1})
-    found = locate(["lop_vqa", "easyvqa_pope", "mme", {"pope": "somewhere"}], benchmark)
+    found = locate(["lop_vqa", "easyvqa_pope", "mme", {"pope": "some/where"}], benchmark)
     assert found == {
         "lop_vqa": str(benchmark),
         "easyvqa_pope": str(tmp_path / "tasks" / "easyvqa_pope.parquet"),
         "mme": "lmms-lab/MME",
-        "pope": "somewhere",
+        "pope": "some/where",
     }
     for tasks, said in (
         (["easyvqa_mme"], "easyvqa_mme: no data at .*; prepare writes them when"),
         (["smell"], "task 'smell': expected one of lop_vqa, mme"),
         (["mme", "mme"], "'mme' is named twice"),
+        ([{"pope": "nowhere"}], "pope: no data at nowhere"),
         ([], "no tasks"),
     ):
         with pytest.raises(LopError, match=said):
