@@ -59,12 +59,16 @@ def replacing_dir(path: str | Path, like: str) -> Iterator[Path]:
 
 
 def content_digest(path: str | Path, without: Collection[str] = ()) -> str:
-    """Sixteen hex digits over a file, or all files of a directory but those named `without`."""
+    """Sixteen hex digits over a file, or all files of a directory but those named `without`.
+
+    What is hidden, such as a clone's .git, does not count.
+    """
     path = Path(path)
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
     digest = hashlib.sha256()
     for file in files:
-        if file.name not in without:
+        hidden = file != path and any(p.startswith(".") for p in file.relative_to(path).parts)
+        if file.name not in without and not hidden:
             with file.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
             name = "" if file == path else file.relative_to(path).as_posix()

@@ -95,9 +95,9 @@ def test_prune_writes_a_checkpoint_that_can_be_evaluated(made, capsys, method):
 
 def test_evaluate_takes_tasks_and_keeps_what_is_finished(made, capsys):
     rows = easyvqa_benchmarks.mme(easyvqa.load("holdout").head(400))
-    easyvqa_benchmarks.write(rows, made / "data" / "test-00000-of-00001.parquet")
+    easyvqa_benchmarks.write(rows, made / "mme" / "data" / "test-00000-of-00001.parquet")
     command = ["evaluate", "--model", str(made / "model"), "--out", str(made / "out")]
-    assert main([*command, "--tasks", f"easyvqa_mme={made}"]) == 0
+    assert main([*command, "--tasks", f"easyvqa_mme={made / 'mme'}"]) == 0
     said = capsys.readouterr().out
     assert f"easyvqa_mme, {len(rows)} questions\n  score" in said
     assert "latency" not in said, "nothing to measure it on"
@@ -105,13 +105,13 @@ def test_evaluate_takes_tasks_and_keeps_what_is_finished(made, capsys):
     assert saved["primary"] == "score"
     written = (made / "out" / "easyvqa_mme.parquet").stat().st_mtime_ns
     samples = ["--samples", str(made / "samples.parquet")]
-    assert main([*command, *samples, "--tasks", "lop_vqa", f"easyvqa_mme={made}"]) == 0
+    assert main([*command, *samples, "--tasks", "lop_vqa", f"easyvqa_mme={made / 'mme'}"]) == 0
     assert (made / "out" / "easyvqa_mme.parquet").stat().st_mtime_ns == written
     for tasks, message in (
         (["smell"], "task 'smell': expected one of lop_vqa"),
         (["easyvqa_pope"], "easyvqa_pope: no data at"),
         ([f"pope={made / 'nowhere'}"], "task pope: no data at"),
-        ([f"pope={made}"], "no column 'image_source'"),
+        ([f"pope={made / 'mme'}"], "no column 'image_source'"),
     ):
         assert main([*command, *samples, "--tasks", *tasks]) == 2
         error = capsys.readouterr().err
