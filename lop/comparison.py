@@ -11,6 +11,7 @@ import pandas as pd
 from lop.errors import LopError
 from lop.evaluation import Evaluation, paired_difference
 from lop.models.checkpoint import read_json
+from lop.tasks.benchmarks import HEADLINE
 
 TITLES = {
     "lop": "LOP",
@@ -43,7 +44,8 @@ class Comparison:
         if missing := set(names) - set(metrics):
             raise LopError(f"{evaluation}: no evaluation of {', '.join(sorted(missing))}")
         rows = [{"name": n, **plan, **metrics[n]} for n, plan in zip(names, plans, strict=True)]
-        answers = {name: Evaluation.load(evaluation / name) for name in ["dense", *names]}
+        models = ["dense", *names]
+        answers = {name: Evaluation.load(evaluation / name / HEADLINE) for name in models}
         table = pd.DataFrame(rows).sort_values(["ratio", "method"])
         return cls(table, metrics["dense"], answers)
 

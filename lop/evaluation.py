@@ -1,14 +1,16 @@
-"""What a checkpoint is worth: its answers to a benchmark, through lm-eval.
+"""What a checkpoint is worth: its answers to benchmarks, through lm-eval.
 
-lm-eval asks the questions and judges the answers, by the task in `lop/tasks/vqa`, which any user
-of lm-eval can run on other models too. It is an optional dependency, imported only when needed.
+lm-eval asks the questions, by the tasks in `lop/tasks`, which any user of lm-eval can run on other
+models too. One shard is one (model, task): `<task>.parquet`, a row an answer, and `<task>.json`,
+the figures, named by a fingerprint of checkpoint, task and data, so that a killed or extended
+evaluation pays only for what is missing. lm-eval is an optional dependency, imported when needed.
 """
 
 from __future__ import annotations
 
-import gc
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,32 +18,46 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from tqdm import tqdm
 
 from lop.errors import LopError
-from lop.files import replacing
+from lop.files import content_digest, replacing
 from lop.footprint import load_to_ask
+from lop.models.checkpoint import read_json
 from lop.progress import quiet_libraries
+from lop.tasks import scoring
+from lop.tasks.benchmarks import FOLDER, HEADLINE, benchmark, paired
+from lop.tasks.scoring import ACCURACY, COLUMNS
 
-TASK = "lop_vqa"
-TASK_DIR = Path(__file__).parent / "tasks" / "vqa"
-COLUMNS = ["id", "category", "answer", "prediction", "correct"]
+__all__ = [
+    "Evaluation",
+    "asking",
+    "evaluate",
+    "evaluate_all",
+    "paired",
+    "paired_difference",
+    "shard_fingerprint",
+]
+
+# of a checkpoint directory: they say where the weights come from, and change no answer
+NOT_ASKED = ("README.md", "pruning.json", "training.json")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The answers of one model: `samples` has the columns of `COLUMNS`, one row a sample."""
+    """One model's answers to one task: `samples` has the columns of `COLUMNS`, a row a question."""
 
     samples: pd.DataFrame
+    task: str = HEADLINE
+    fingerprint: str = ""
 
     @property
     def count(self) -> int:
-        """Number of samples."""
+        """Number of questions."""
         return len(self.samples)
 
     @property
     def accuracy(self) -> float:
-        """Share of samples answered exactly."""
+        """Share of questions answered right."""
         return float(self.samples["correct"].mean())
 
     @property
@@ -54,8 +70,8 @@ class Evaluation:
         """Accuracy of each category."""
         return self.samples.groupby("category")["correct"].mean().to_dict()
 
-    def summary(self) -> dict[str, Any]:
-        """The figures as plain values; a standard error that does not exist is None."""
+    def headline(self) -> dict[str, Any]:
+        """Accuracy as plain values; a standard error that does not exist is None."""
         return {
             "accuracy": self.accuracy,
             "stderr": self.stderr if self.count > 1 else None,
@@ -63,8 +79,20 @@ class Evaluation:
             "by_category": self.by_category,
         }
 
+    def summary(self) -> dict[str, Any]:
+        """The task's official figures as plain values: what stands in `<task>.json`."""
+        scorer = benchmark(self.task).scorer
+        return {
+            "task": self.task,
+            "fingerprint": self.fingerprint,
+            "count": self.count,
+            "primary": scorer.primary,
+            "metrics": scoring.score(scorer, self.samples),
+            "by_category": self.by_category,
+        }
+
     def save(self, path: str | Path) -> None:
-        """Write `<path>.json`, the summary, and `<path>.parquet`, the samples; each whole."""
+        """Write `<path>.parquet`, the answers, then `<path>.json`, the figures; each whole."""
         with replacing(f"{path}.parquet") as tmp:
             self.samples.to_parquet(tmp, index=False)
         with replacing(f"{path}.json") as tmp:
@@ -74,47 +102,99 @@ class Evaluation:
     def load(cls, path: str | Path) -> Evaluation:
         """Read what `save(path)` wrote, or raise LopError."""
         try:
-            return cls(pd.read_parquet(f"{path}.parquet", columns=COLUMNS))
+            samples = pd.read_parquet(f"{path}.parquet", columns=COLUMNS)
         except (OSError, pa.ArrowException) as error:
             raise LopError(f"{path}.parquet: cannot read an evaluation: {error}") from error
+        said = read_json(Path(f"{path}.json"))
+        return cls(samples, said.get("task", HEADLINE), said.get("fingerprint", ""))
 
 
 def evaluate(
     model_dir: str | Path,
-    samples_path: str | Path,
+    data: str | Path,
     batch_size: int = 64,
     device: str | None = None,
+    task: str = HEADLINE,
 ) -> Evaluation:
-    """Ask the model at `model_dir`, dense or pruned, all samples through lm-eval's `lop_vqa`.
+    """Ask the model at `model_dir`, dense or pruned, all questions of a task over `data`.
 
-    Runs on `device`, or on a GPU when there is one. No answers or requests are cached: lm-eval's
-    keys name no model, so a pruned model would get the dense one's.
+    Runs on `device`, or on a GPU when there is one.
 
-    Raises LopError when model or samples cannot be read, or the processor has no chat template.
+    Raises LopError when model or data cannot be read, or the processor has no chat template.
+    """
+    with asking(model_dir, batch_size, device) as ask:
+        return ask(task, str(data))
+
+
+def evaluate_all(
+    out: Path | None,
+    model_dir: str | Path,
+    tasks: Mapping[str, str],
+    batch_size: int = 64,
+    device: str | None = None,
+) -> dict[str, Evaluation]:
+    """The model's answers to each of `tasks` (name -> where its data lie), kept in `out`.
+
+    A finished shard is read, not asked again; the model is loaded only when one is missing.
+    """
+    marks = {name: shard_fingerprint(model_dir, name, data) for name, data in tasks.items()}
+    known = {name: _finished(out, name, mark) for name, mark in marks.items()}
+    found = {name: shard for name, shard in known.items() if shard is not None}
+    if len(found) == len(tasks):
+        return {name: found[name] for name in tasks}
+    with asking(model_dir, batch_size, device) as ask:
+        for name in [name for name in tasks if name not in found]:
+            asked = ask(name, tasks[name])
+            found[name] = Evaluation(asked.samples, name, marks[name])
+            if out:
+                found[name].save(out / name)
+    return {name: found[name] for name in tasks}
+
+
+def _finished(out: Path | None, task: str, mark: str) -> Evaluation | None:
+    """The shard of a task, if there is a whole one of that fingerprint."""
+    if out is None or not (out / f"{task}.json").exists():
+        return None
+    try:
+        shard = Evaluation.load(out / task)
+    except LopError:
+        return None
+    return shard if shard.fingerprint == mark else None
+
+
+def shard_fingerprint(model_dir: str | Path, task: str, data: str | Path) -> str:
+    """Twelve hex digits over all that decides a shard: checkpoint, task, data.
+
+    Model and data on the hub are known by their names only.
+    """
+    known = benchmark(task)
+    on_disk = Path(model_dir).is_dir()
+    parts = [task, content_digest(model_dir, NOT_ASKED) if on_disk else str(model_dir)]
+    parts.append(content_digest(data) if Path(data).exists() else str(data))
+    parts += [content_digest(path) for path in known.code]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def asking(
+    model_dir: str | Path, batch_size: int = 64, device: str | None = None
+) -> Iterator[Callable[[str, str], Evaluation]]:
+    """Load the model at `model_dir` and yield `ask(task, data)`.
+
+    No answers or requests are cached: lm-eval's keys name no model, so a pruned model would get the
+    dense one's. What the vision tower makes of a picture is kept while the block lasts.
     """
     quiet_libraries()
     try:
-        from lm_eval.evaluator import evaluate as run
-        from lm_eval.models.hf_vlms import HFMultimodalLM
-        from lm_eval.tasks import TaskManager
+        from lop.lm import LikelihoodLM, light, seeing_once
     except ImportError as error:
         raise LopError(f"cannot run lm-eval: {error}; pip install 'lop[pipeline]'") from error
     model, _ = load_to_ask(model_dir, device)
-    source = {"samples": str(samples_path)}
-    manager = TaskManager(include_path=TASK_DIR, include_defaults=False, metadata=source)
-    loaded = manager.load([TASK])
     # a model in memory, as the stock loader of `hf-multimodal` refuses a pruned checkpoint; it
-    # finds the processor through the model's path. Not `simple_evaluate`: around this same call it
-    # seeds all global generators and takes a second to describe the machine (pip, git, cmake …)
-    with _light():
-        run(
-            HFMultimodalLM(pretrained=model, batch_size=batch_size),
-            loaded,
-            apply_chat_template=True,
-            bootstrap_iters=0,
-            log_samples=False,  # would hash every picture; the answers stand in the task
-        )
-    return Evaluation(_answers(loaded["tasks"][TASK]))
+    # finds the processor through the model's path
+    lm = LikelihoodLM(pretrained=model, batch_size=batch_size)
+    with light(), seeing_once(model):
+        yield lambda task, data: Evaluation(_answers(lm, task, data), task)
 
 
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float]:
@@ -123,47 +203,48 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float]:
     Paired: the samples' own difficulty cancels, which makes the error smaller than that of two
     independent accuracies. Raises LopError unless both hold the same ids, each once.
     """
-    x, y = (table.set_index("id")["correct"].astype(float) for table in (a, b))
-    if not (x.index.is_unique and y.index.is_unique and set(x.index) == set(y.index)):
-        raise LopError(
-            f"cannot pair the results: {len(x)} and {len(y)} samples, "
-            f"{len(set(x.index) & set(y.index))} ids in common; expected the same ids, each once"
-        )
-    difference = x - y
-    return float(difference.mean()), float(difference.sem())
+    return scoring.paired(ACCURACY, a, b)
 
 
-@contextmanager
-def _light() -> Iterator[None]:
-    """Spare lm-eval what costs it most of its time and changes no answer.
+def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:
+    """Have lm-eval ask a task, and judge each answer: a table with the columns of `COLUMNS`."""
+    from lm_eval.evaluator import evaluate as run
+    from lm_eval.tasks import TaskManager
 
-    `hf-multimodal` (0.4.13) runs a full garbage collection after each batch, over everything ever
-    imported: 2.4 of 6.2 s for 640 samples of a 2 M-parameter model on one thread. Frozen objects
-    are passed over. (Looking for stop strings costs 0.01 s, the processor 0.2 s: left alone.)
-    """
-    import lm_eval.api.task
-    import lm_eval.models.hf_vlms
-
-    for module in (lm_eval.api.task, lm_eval.models.hf_vlms):
-        vars(module)["tqdm"] = _bar
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def _bar(*args: Any, **kwargs: Any) -> tqdm:
-    """lm-eval's progress bars have no switch; these show on a terminal only."""
-    return tqdm(*args, **{**kwargs, "disable": None})
-
-
-def _answers(task: Any) -> pd.DataFrame:
-    """The per-sample table of a task that lm-eval has run."""
-    rows = []
-    for instance in task.instances:
-        (prediction,) = instance.filtered_resps.values()
-        score = task.process_results(instance.doc, [prediction])["exact_match"]
-        doc = instance.doc
-        rows.append((doc["id"], doc["category"], doc["answer"], prediction, score == 1))
+    known = benchmark(name)
+    manager = TaskManager(include_path=FOLDER, include_defaults=False, metadata={known.key: data})
+    loaded = manager.load([name])
+    # not `simple_evaluate`: around this same call it seeds all global generators and takes a
+    # second to describe the machine (pip, git, cmake …)
+    run(
+        lm,
+        loaded,
+        apply_chat_template=True,
+        bootstrap_iters=0,
+        log_samples=False,  # would hash every picture; the answers stand in the task
+    )
+    row = known.utils.row
+    rows = [
+        {**row(asked[0].doc, [_result(one) for one in asked]), "prompt_hash": _hash(asked[0])}
+        for task in loaded["tasks"].values()
+        for asked in _by_question(task)
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _by_question(task: Any) -> Iterator[list[Any]]:
+    """The requests of each question, in order: one, or one a choice."""
+    questions: dict[int, list[Any]] = {}
+    for instance in task.instances:
+        questions.setdefault(instance.doc_id, []).append(instance)
+    for asked in questions.values():
+        yield sorted(asked, key=lambda instance: instance.idx)
+
+
+def _result(instance: Any) -> Any:
+    (result,) = instance.filtered_resps.values()
+    return result
+
+
+def _hash(instance: Any) -> str:
+    return hashlib.sha256(instance.args[0].encode()).hexdigest()[:12]

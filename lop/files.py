@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,3 +56,21 @@ def replacing_dir(path: str | Path, like: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def content_digest(path: str | Path, without: Collection[str] = ()) -> str:
+    """Sixteen hex digits over a file, or all files of a directory but those named `without`.
+
+    What is hidden, such as a clone's .git, does not count.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        hidden = file != path and any(p.startswith(".") for p in file.relative_to(path).parts)
+        if file.name not in without and not hidden:
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            name = "" if file == path else file.relative_to(path).as_posix()
+            digest.update(f"{name} {content}\n".encode())
+    return digest.hexdigest()[:16]

@@ -14,6 +14,7 @@ from lop.models.checkpoint import load
 from lop.models.ffn import ffn_widths
 from lop.models.stored import Stored
 from lop.sizes import COSTS
+from lop.tasks import easyvqa, easyvqa_benchmarks
 from lop.tasks.samples import write_samples
 
 
@@ -95,7 +96,33 @@ def test_prune_writes_a_checkpoint_that_can_be_evaluated(made, capsys, method):
     assert f"{record['dense_parameters']:,} -> {record['parameters']:,}" in said
     samples = str(made / "samples.parquet")
     assert main(["evaluate", "--model", str(made / "small"), "--samples", samples]) == 0
-    assert "on 12 samples" in capsys.readouterr().out
+    assert "lop_vqa, 12 questions" in capsys.readouterr().out
+
+
+def test_evaluate_takes_tasks_and_keeps_what_is_finished(made, capsys):
+    rows = easyvqa_benchmarks.mme(easyvqa.load("holdout").head(400))
+    easyvqa_benchmarks.write(rows, made / "mme" / "data" / "test-00000-of-00001.parquet")
+    command = ["evaluate", "--model", str(made / "model"), "--out", str(made / "out")]
+    assert main([*command, "--tasks", f"easyvqa_mme={made / 'mme'}"]) == 0
+    said = capsys.readouterr().out
+    assert f"easyvqa_mme, {len(rows)} questions\n  score" in said
+    assert "latency" not in said, "nothing to measure it on"
+    saved = json.loads((made / "out" / "easyvqa_mme.json").read_text())
+    assert saved["primary"] == "score"
+    written = (made / "out" / "easyvqa_mme.parquet").stat().st_mtime_ns
+    samples = ["--samples", str(made / "samples.parquet")]
+    assert main([*command, *samples, "--tasks", "lop_vqa", f"easyvqa_mme={made / 'mme'}"]) == 0
+    assert (made / "out" / "easyvqa_mme.parquet").stat().st_mtime_ns == written
+    for tasks, message in (
+        (["smell"], "task 'smell': expected one of lop_vqa"),
+        (["easyvqa_pope"], "easyvqa_pope: no data at"),
+        ([f"pope={made / 'nowhere'}"], "task pope: no data at"),
+        ([f"pope={made / 'mme'}"], "no column 'image_source'"),
+    ):
+        assert main([*command, *samples, "--tasks", *tasks]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("target", ["params", "size", "flops-per-token"])

@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from lop import evaluation
+from lop import evaluation, steps
 from lop.errors import LopError
-from lop.evaluation import Evaluation, evaluate, paired_difference
+from lop.evaluation import Evaluation, evaluate, evaluate_all, paired_difference
 from lop.footprint import measure
 from lop.models.checkpoint import load, load_processor, save
 from lop.models.ffn import ffn_widths
 from lop.plan import Plan
 from lop.pruning import prune
+from lop.tasks import easyvqa, easyvqa_benchmarks
 from lop.tasks.encoding import IGNORE, encode, prompt
 from lop.tasks.samples import write_samples
 
@@ -29,7 +30,9 @@ def table(correct, ids=None):
     return pd.DataFrame(
         {
             "id": ids or [f"s{i}" for i in range(n)],
+            "group": ids or [f"s{i}" for i in range(n)],
             "category": ["a", "b"] * (n // 2) + ["a"] * (n % 2),
+            "prompt_hash": "0",
             "answer": "yes",
             "prediction": ["yes" if c else "no" for c in correct],
             "correct": correct,
@@ -43,7 +46,7 @@ def stock_lm_eval(model, path):
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(
-        include_path=evaluation.TASK_DIR, include_defaults=False, metadata={"samples": str(path)}
+        include_path=evaluation.FOLDER, include_defaults=False, metadata={"samples": str(path)}
     )
     return HFMultimodalLM(pretrained=model, batch_size=8), manager
 
@@ -160,7 +163,9 @@ def test_standard_error_and_categories():
     assert result.accuracy == 0.75
     assert result.stderr == pytest.approx(math.sqrt(0.75 * 0.25 / 3))
     assert result.by_category == {"a": 1.0, "b": 0.5}
-    assert Evaluation(table([True])).summary()["stderr"] is None
+    assert result.headline()["stderr"] == result.summary()["metrics"]["accuracy"]["stderr"]
+    assert Evaluation(table([True])).headline()["stderr"] is None
+    assert Evaluation(table([True])).summary()["metrics"]["accuracy"]["stderr"] is None
 
 
 def test_reload_equals_memory(tmp_path):
@@ -215,3 +220,100 @@ def test_a_question_must_not_hold_a_placeholder(model_dir, samples, tmp_path):
     write_samples(samples.assign(question="what is <image>?"), tmp_path / "samples.parquet")
     with pytest.raises(LopError, match="sample s0"):
         evaluate(model_dir, tmp_path / "samples.parquet")
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Some of each of the two kinds of tasks: answers generated, and chosen by likelihood."""
+    folder = tmp_path_factory.mktemp("few")
+    held_out = easyvqa.load("holdout")
+    rng = np.random.default_rng(0)
+    rows = {
+        "easyvqa_pope": easyvqa_benchmarks.pope(held_out, rng)[:60],
+        "easyvqa_mmbench": easyvqa_benchmarks.mmbench(held_out, rng)[::100],
+    }
+    for name, chosen in rows.items():
+        easyvqa_benchmarks.write(chosen, folder / f"{name}.parquet")
+    return {name: str(folder / f"{name}.parquet") for name in rows}
+
+
+def test_a_killed_evaluation_keeps_its_finished_shards(few, tmp_path, monkeypatch):
+    asked = []
+    ask = evaluation._answers
+
+    def dying(lm, name, data):
+        asked.append(name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return ask(lm, name, data)
+
+    monkeypatch.setattr(evaluation, "_answers", dying)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_all(tmp_path, REFERENCE, few)
+    first, second = few
+    assert {p.name for p in tmp_path.iterdir()} == {f"{first}.json", f"{first}.parquet"}
+    found = evaluate_all(tmp_path, REFERENCE, few)
+    assert asked == [first, second, second]
+    again = evaluate_all(tmp_path, REFERENCE, few)
+    assert len(asked) == 3
+    for name in few:
+        pd.testing.assert_frame_equal(again[name].samples, found[name].samples)
+        assert again[name].summary() == found[name].summary()
+    assert found[first].summary()["metrics"]["f1"]["value"] > 0.9
+    # four or three rotations of a question, each with a prompt of its own
+    rotations = found["easyvqa_mmbench"].samples.groupby("group")["prompt_hash"].nunique()
+    assert rotations.tolist() == [4] * 5 + [3] * 5
+
+
+def test_a_shard_is_known_by_all_that_decides_it(few, model_dir, tmp_path, samples):
+    name, data = next(iter(few.items()))
+    mark = evaluation.shard_fingerprint(model_dir, name, data)
+    (model_dir / "README.md").write_text("says nothing about answers")
+    assert evaluation.shard_fingerprint(model_dir, name, data) == mark
+    other = shutil.copytree(model_dir, tmp_path / "other")
+    assert evaluation.shard_fingerprint(other, name, data) == mark
+    assert evaluation.shard_fingerprint(model_dir, "easyvqa_mme", data) != mark
+    assert evaluation.shard_fingerprint(model_dir, name, "on/hub") != mark
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    assert evaluation.shard_fingerprint(other, name, data) != mark
+
+
+def test_a_broken_or_stale_shard_is_asked_again(model_dir, few, tmp_path):
+    tasks = {"easyvqa_pope": few["easyvqa_pope"]}
+    out = tmp_path / "out"
+    found = evaluate_all(out, model_dir, tasks)["easyvqa_pope"]
+    for damage in ("easyvqa_pope.parquet", "easyvqa_pope.json"):
+        (out / damage).write_text("{}")
+        again = evaluate_all(out, model_dir, tasks)["easyvqa_pope"]
+        pd.testing.assert_frame_equal(again.samples, found.samples)
+        assert Evaluation.load(out / "easyvqa_pope").fingerprint == found.fingerprint
+
+
+def test_the_step_writes_what_the_report_reads(model_dir, few, path, tmp_path, monkeypatch):
+    out, pruned = tmp_path / "evaluation", tmp_path / "pruned"
+    shutil.copytree(model_dir, pruned / "flap-0.5")
+    tasks = ["lop_vqa", *({name: data} for name, data in few.items())]
+    grid = {"batch_size": 32, "latency_samples": 1, "tasks": tasks}
+    here = {"each": lambda work, keys: [work(*key) for key in keys]}
+    metrics = steps.evaluate(out, str(model_dir), pruned, path, **grid, **here)
+    files = {f"{name}.{kind}" for name in ["lop_vqa", *few] for kind in ("json", "parquet")}
+    assert {p.name for p in (out / "dense").iterdir()} == files | {"footprint.json"}
+    assert metrics.keys() == {"dense", "flap-0.5"}
+    dense = metrics["dense"]
+    assert dense["count"] == 12
+    assert dense["tasks"].keys() == {"lop_vqa", *few}
+    assert dense["tasks"]["lop_vqa"]["metrics"]["accuracy"]["value"] == dense["accuracy"]
+    assert dense["tasks"]["easyvqa_mmbench"]["metrics"].keys() == {"accuracy", "circular"}
+    assert {"f1", "f1_adversarial"} <= dense["tasks"]["easyvqa_pope"]["metrics"].keys()
+    assert dense["latency_ms"] > 0
+
+    def never(*_):
+        raise AssertionError("nothing is missing")
+
+    monkeypatch.setattr("lop.footprint.load_to_ask", never)
+    monkeypatch.setattr(evaluation, "load_to_ask", never)
+    assert steps.evaluate(out, str(model_dir), pruned, path, **grid, **here) == metrics
+    with pytest.raises(LopError, match="easyvqa_mme: no data"):
+        steps.evaluate(out, str(model_dir), pruned, path, tasks=["easyvqa_mme"], **here)

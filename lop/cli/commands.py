@@ -155,16 +155,30 @@ def prune(
         print(f"padded with zeros to {stored:,} parameters ({1 - stored / dense:.1%} smaller)")
 
 
-def evaluate(model: str, samples: Path, out: Path | None, batch_size: int) -> None:
+def evaluate(
+    model: str, samples: Path | None, tasks: list[str], out: Path | None, batch_size: int
+) -> None:
     from lop import steps
+    from lop.tasks.benchmarks import locate
 
-    found = steps.evaluate_one(out, model, samples, batch_size, latency_samples=20)
-    error = "" if found["stderr"] is None else f" ± {found['stderr']:.4f}"
-    print(f"accuracy {found['accuracy']:.4f}{error} on {found['count']} samples")
-    for category, accuracy in found["by_category"].items():
-        print(f"  {category}: {accuracy:.4f}")
-    print(f"parameters {found['parameters']:,}, {found['disk_bytes'] / 1e6:.2f} MB on disk")
-    print(f"latency {found['latency_ms']:.1f} ms a sample of {found['tokens']} tokens")
+    places = locate([_task(text) for text in tasks], samples)
+    found = steps.evaluate_one(out, model, samples, batch_size, 20, places)
+    for name, task in found["tasks"].items():
+        print(f"{name}, {task['count']} questions")
+        for metric, figure in task["metrics"].items():
+            error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.4f}"
+            print(f"  {metric} {figure['value']:.4f}{error}")
+        for category, accuracy in task["by_category"].items():
+            print(f"    {category}: {accuracy:.4f}")
+    if samples:
+        print(f"parameters {found['parameters']:,}, {found['disk_bytes'] / 1e6:.2f} MB on disk")
+        print(f"latency {found['latency_ms']:.1f} ms a sample of {found['tokens']} tokens")
+
+
+def _task(text: str) -> Any:
+    """`name`, or `name=data`, as a task of `lop.tasks.benchmarks.locate`."""
+    name, given, data = text.partition("=")
+    return {name: data} if given else name
 
 
 def compare(

@@ -106,10 +106,12 @@ def build_parser() -> argparse.ArgumentParser:
     arg("--method", default="lop", help=f"lop (default) or one of {METHODS}")
     arg("--out", type=Path, required=True, help="directory for the smaller checkpoint")
 
-    arg = add(do.evaluate, "ask a dense or pruned model a benchmark, and measure it")
+    arg = add(do.evaluate, "ask a dense or pruned model benchmarks, and measure it")
     _add_model(arg)
-    arg("--samples", type=Path, required=True, help="benchmark samples (Parquet)")
-    arg("--out", type=Path, help="also write <out>.json and <out>.parquet with every answer")
+    arg("--samples", type=Path, help="samples (Parquet): lop_vqa's questions, and to time it on")
+    text = "lop_vqa (default), easyvqa_mme, …, or mme, mmbench, mmmu_val, pope; name=PATH: its data"
+    arg("--tasks", nargs="+", default=["lop_vqa"], metavar="TASK", help=text)
+    arg("--out", type=Path, help="directory to keep answers and figures in; finished ones stay")
     _add_batch_size(arg)
 
     arg = add(do.compare, "cut and evaluate several methods at several ratios, and write the table")

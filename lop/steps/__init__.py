@@ -1,11 +1,12 @@
 """The pipeline's steps as functions from files to files; flows and the command line call them."""
 
-from lop.steps.judging import compare, evaluate, evaluate_one, report
+from lop.steps.judging import EVALUATION_MODULES, compare, evaluate, evaluate_one, report
 from lop.steps.pruning import Cutter, prune_grid, prune_one
 from lop.steps.searching import importance, prepare, profile, reward_of, search
 from lop.steps.training import train
 
 __all__ = [
+    "EVALUATION_MODULES",
     "Cutter",
     "compare",
     "evaluate",

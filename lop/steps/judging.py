@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lop.comparison import TITLES, Comparison, differences_markdown
-from lop.files import replacing, replacing_dir
+from lop.errors import LopError
+from lop.files import clear_leftovers, content_digest, replacing, replacing_dir
+from lop.models.checkpoint import read_json
 from lop.steps.pruning import Cutter, prune_grid
+from lop.tasks.benchmarks import HEADLINE, Spec, locate
 from lop.workers import Each, in_processes
+
+EVALUATION_MODULES = ["lop.evaluation", "lop.lm"]  # what a process that evaluates imports
 
 
 def compare(
@@ -37,7 +44,8 @@ def compare(
         title = f"{TITLES[methods[0]]} minus each other, points ± paired standard error:"
         page += f"\n{title}\n\n{differences_markdown(compared.differences(methods[0]))}\n"
     with replacing(out / "comparison.csv") as tmp:
-        compared.table.drop(columns=["plan", "kept", "by_category"]).to_csv(tmp, index=False)
+        nested = ["plan", "kept", "by_category", "tasks"]
+        compared.table.drop(columns=nested).to_csv(tmp, index=False)
     with replacing(out / "comparison.md") as tmp:
         tmp.write_text(page)
     return page
@@ -52,21 +60,28 @@ def evaluate(
     latency_samples: int = 20,
     workers: int = 1,
     each: Each[dict[str, Any]] | None = None,
+    tasks: Sequence[Spec] = (HEADLINE,),
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate and measure the dense model and all in `pruned_dir`; answers and metrics.json.
+    """Evaluate and measure the dense model and all in `pruned_dir`: a folder a model in `out`, and
+    metrics.json of all. What is finished there is kept.
+
+    `tasks` are names, or {name: data}; see `lop.tasks.benchmarks.locate`.
 
     Returns the metrics by model name; the dense model is called `dense`. Every model gets a
     process of its own, `workers` at a time, unless `each` sees to that.
     """
+    places = locate(tasks, samples_path)
     models = {"dense": Path(model_path)}
     models |= {path.name: path for path in sorted(pruned_dir.iterdir()) if path.is_dir()}
-    options = (samples_path, batch_size, latency_samples)
-    each = each or in_processes(workers, "models", ["lop.evaluation"], fresh=True)
-    with replacing_dir(out, like="metrics.json") as tmp:
-        work = partial(_evaluate_named, tmp, models, options)
-        results = each(work, [(name,) for name in models])
-        metrics = dict(zip(models, results, strict=True))
-        (tmp / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    options = (samples_path, batch_size, latency_samples, places)
+    each = each or in_processes(workers, "models", EVALUATION_MODULES, fresh=True)
+    work = partial(_evaluate_named, out, models, options)
+    results = each(work, [(name,) for name in models])
+    metrics = dict(zip(models, results, strict=True))
+    for name in models:  # what killed runs and workers left; none is writing now
+        clear_leftovers(out / name)
+    with replacing(out / "metrics.json") as tmp:
+        tmp.write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
@@ -79,19 +94,47 @@ def _evaluate_named(
 def evaluate_one(
     out: Path | None,
     model_path: str | Path,
-    samples_path: Path,
+    samples_path: Path | None,
     batch_size: int,
     latency_samples: int,
+    places: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What one model costs and how it answers; its answers go to `out`.json and `out`.parquet."""
-    from lop.evaluation import evaluate as ask
+    """What one model costs and how it answers the tasks in `places` (name -> data).
+
+    Everything is kept in `out`, and what is there and current is not done again. Size, latency and
+    memory are measured on samples, and not without.
+    """
+    from lop.evaluation import evaluate_all
+
+    if out and out.is_file():
+        raise LopError(f"{out}: is a file; expected a directory for answers and figures")
+    cost = {}
+    if samples_path is not None:
+        cost = _footprint(out, model_path, samples_path, latency_samples)
+    found = evaluate_all(out, model_path, places, batch_size)
+    figures = {name: shard.summary() for name, shard in found.items()}
+    headline = found[HEADLINE].headline() if HEADLINE in found else {}
+    return headline | cost | {"tasks": figures}
+
+
+def _footprint(
+    out: Path | None, model_path: str | Path, samples_path: Path, latency_samples: int
+) -> dict[str, Any]:
+    """What a checkpoint costs, measured once on a machine and kept in `out`/footprint.json."""
+    from lop.evaluation import NOT_ASKED
     from lop.footprint import measure
 
-    footprint = measure(model_path, samples_path, latency_samples)
-    result = ask(model_path, samples_path, batch_size)
-    if out:
-        result.save(out)
-    return result.summary() | footprint.summary()
+    place = None if out is None else out / "footprint.json"
+    content = [content_digest(model_path, NOT_ASKED), content_digest(samples_path)]
+    parts = [*content, latency_samples, platform.node()]
+    mark = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    if place and place.exists() and (known := read_json(place)).get("fingerprint") == mark:
+        return known["footprint"]
+    cost = measure(model_path, samples_path, latency_samples).summary()
+    if place:
+        with replacing(place) as tmp:
+            tmp.write_text(json.dumps({"fingerprint": mark, "footprint": cost}, indent=2) + "\n")
+    return cost
 
 
 def report(out: Path, evaluation: Path, pruned: Path, search_dir: Path, training: Path) -> None:

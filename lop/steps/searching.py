@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -20,18 +21,28 @@ from lop.reward import Reward
 from lop.search import by_searcher, run_shard, write_index
 from lop.search.knapsack import SHARES, Profile, solve
 from lop.search.knapsack import profile as profile_layers
+from lop.tasks import easyvqa_benchmarks
 from lop.tasks.encoding import encode
-from lop.tasks.prepare import prepare_samples
+from lop.tasks.prepare import REFERENCE, prepare_samples
 from lop.tasks.samples import read_samples, write_samples
 from lop.workers import Each, in_processes, once_a_thread
 
 
 def prepare(out: Path, source: str, seed: int, **sizes: int | None) -> None:
-    """Write a table of samples a purpose: calibration, reward, validation, benchmark."""
+    """Write a table of samples a purpose: calibration, reward, validation, benchmark.
+
+    For the reference, also the data of its benchmark tasks; `tasks/index.json` counts them.
+    """
     tables = prepare_samples(source, seed, **sizes)
+    tasks = easyvqa_benchmarks.build(seed) if source == REFERENCE else {}
     with replacing_dir(out, like="calibration.parquet") as tmp:
         for name, table in tables.items():
             write_samples(table, tmp / f"{name}.parquet")
+        (tmp / "tasks").mkdir()
+        for name, rows in tasks.items():
+            easyvqa_benchmarks.write(rows, tmp / "tasks" / f"{name}.parquet")
+        counts = {name: len(rows) for name, rows in tasks.items()}
+        (tmp / "tasks" / "index.json").write_text(json.dumps(counts, indent=2) + "\n")
 
 
 def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) -> None:

@@ -50,7 +50,7 @@ def clone(tmp_path_factory):
     small = {"targets": [0.2, 0.5], "settings": settings | {"simulations": 4}, "workers": 1}
     set_params(clone, "search", **small)
     set_params(clone, "prune", ratios=[0.3], methods=["lop", "flap"])
-    set_params(clone, "evaluate", workers=1, latency_samples=2)
+    set_params(clone, "evaluate", tasks=["lop_vqa"], workers=1, latency_samples=2)
     server = [sys.executable, "-m", "flows.server"]
     sh(clone, *server, "dvc", "repro")
     return clone

@@ -12,7 +12,8 @@ from datasets import Dataset, Features, List, Value
 from PIL.Image import Image
 
 from lop.errors import LopError
-from lop.tasks.samples import decode_images, prompt_text, read_samples
+from lop.tasks.samples import prompt_text, read_samples
+from lop.tasks.tables import decode
 
 _TEXT = Value("string")
 _FEATURES = Features(
@@ -51,7 +52,19 @@ def doc_to_text(doc: dict[str, Any]) -> str:
 
 def doc_to_image(doc: dict[str, Any]) -> list[Image]:
     """The pictures, in RGB."""
-    return decode_images(doc)
+    return [decode(image["bytes"]) for image in doc["images"]]
+
+
+def row(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
+    """What was answered, and whether that is right: exactly, but for case and outer space."""
+    return {
+        "id": doc["id"],
+        "group": doc["id"],
+        "category": doc["category"],
+        "answer": doc["answer"],
+        "prediction": results[0],
+        "correct": _normal(results[0]) == _normal(doc["answer"]),
+    }
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:

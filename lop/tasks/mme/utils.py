@@ -1,0 +1,82 @@
+"""MME: yes/no questions in pairs, one of each answer about an image (arXiv 2306.13394).
+
+Columns, as in the hub's lmms-lab/MME: question_id (names the image), image, question, answer,
+category. `easyvqa_mme` has the same columns, of easy-VQA's published questions; see
+lop/tasks/easyvqa_benchmarks.py. It is not MME.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset
+from PIL.Image import Image
+
+from lop.errors import LopError
+from lop.tasks import scoring
+from lop.tasks.tables import picture, read_table
+
+COLUMNS = ("question_id", "image", "question", "answer", "category")
+SCORER = scoring.mme(scoring.MME)
+EASYVQA_SCORER = scoring.mme(scoring.EASYVQA_MME)
+
+
+def load(mme: str = "lmms-lab/MME", **_: Any) -> dict[str, Dataset]:
+    """The split `test` of the data at `mme`: a Parquet file, a folder, or the hub's id."""
+    return {"test": read_table(mme, COLUMNS, "test")}
+
+
+def load_easyvqa(easyvqa_mme: str | None = None, **_: Any) -> dict[str, Dataset]:
+    """The questions that `prepare` wrote, as the split `test`."""
+    if easyvqa_mme is None:
+        raise LopError('easyvqa_mme: no data; give metadata, {"easyvqa_mme": "<file>"}')
+    return load(easyvqa_mme)
+
+
+def doc_to_text(doc: dict[str, Any]) -> str:
+    """The question as published; it says itself how to answer."""
+    return "<image>" + doc["question"].strip()
+
+
+def doc_to_image(doc: dict[str, Any]) -> list[Image]:
+    """The picture, in RGB."""
+    return [picture(doc)]
+
+
+def parse(text: str) -> str:
+    """`yes`, `no` or `other`, from the first four letters, as the official calculation.py has it.
+
+    Source: tools/eval_tool of github.com/BradyFU/Awesome-Multimodal-Large-Language-Models (branch
+    Evaluation).
+    """
+    start = text.strip().lower()[:4]
+    return "yes" if "yes" in start else "no" if "no" in start else "other"
+
+
+def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+    """What was answered, and whether that is right; the group is the image."""
+    answer, prediction = doc["answer"].strip().lower(), parse(results[0])
+    if answer not in ("yes", "no"):
+        raise LopError(f"MME, {doc['question_id']}: answer {doc['answer']!r}, expected Yes or No")
+    return {
+        "id": f"{doc['question_id']}: {doc['question'].strip()}",
+        "group": str(doc["question_id"]),
+        "category": doc["category"],
+        "answer": answer,
+        "prediction": prediction,
+        "correct": prediction == answer,
+    }
+
+
+def process_results(doc: dict[str, Any], results: list[Any]) -> dict[str, dict[str, Any]]:
+    """The row, under the name of each figure that it counts for."""
+    found = row(doc, results)
+    all_halves = (scoring.MME, scoring.EASYVQA_MME)
+    half = [n for halves in all_halves for n, names in halves.items() if doc["category"] in names]
+    return dict.fromkeys(("score", *half, doc["category"]), found)
+
+
+def total(rows: list[dict[str, Any]]) -> float:
+    """The sum of the scores of all subtasks in `rows`; of one subtask, its score."""
+    scorer = SCORER if rows[0]["category"] in sum(scoring.MME.values(), ()) else EASYVQA_SCORER
+    return scoring.aggregate(scorer, "score")(rows)

@@ -1,0 +1,134 @@
+"""MMMU: questions of college subjects, with choices or open, on up to seven images.
+
+Prompts and scoring are lm-eval's own (lm_eval.tasks.mmmu, after github.com/MMMU-Benchmark/MMMU,
+arXiv 2311.16502). Columns, as in the hub's MMMU/MMMU: id (split_Subject_number), question, options
+(a Python list as text), answer, image_1 … image_7, question_type. `easyvqa_mmmu` has the same
+columns; see lop/tasks/easyvqa_benchmarks.py. It is not MMMU.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from lm_eval.tasks.mmmu import utils as upstream
+from PIL.Image import Image
+
+from lop.errors import LopError
+from lop.tasks import scoring
+from lop.tasks.tables import joined, picture, read_table
+
+IMAGES = tuple(f"image_{i}" for i in range(1, 8))
+COLUMNS = ("id", "question", "options", "answer", "question_type", *IMAGES)
+SCORER = scoring.ACCURACY
+LETTERS = "ABCDEFGHI"
+CHOICE, OPEN = "multiple-choice", "open"
+HUB = "MMMU/MMMU"
+SUBJECTS = (
+    "Accounting", "Agriculture", "Architecture_and_Engineering", "Art", "Art_Theory",
+    "Basic_Medical_Science", "Biology", "Chemistry", "Clinical_Medicine", "Computer_Science",
+    "Design", "Diagnostics_and_Laboratory_Medicine", "Economics", "Electronics",
+    "Energy_and_Power", "Finance", "Geography", "History", "Literature", "Manage", "Marketing",
+    "Materials", "Math", "Mechanical_Engineering", "Music", "Pharmacy", "Physics", "Psychology",
+    "Public_Health", "Sociology",
+)  # fmt: skip
+
+
+def load(mmmu_val: str = HUB, **_: Any) -> dict[str, Dataset]:
+    """The validation split of the data at `mmmu_val`, all subjects, as the split `test`."""
+    here = Path(mmmu_val)
+    present = [name for name in SUBJECTS if (here / name).is_dir()]
+    if here.exists() and not present:
+        return {"test": _read(mmmu_val)}
+    return {"test": joined([_read(mmmu_val, name) for name in present or SUBJECTS])}
+
+
+def load_choice(easyvqa_mmmu: str | None = None, **_: Any) -> dict[str, Dataset]:
+    """The multiple-choice questions that `prepare` wrote, as the split `test`."""
+    return _of_type(easyvqa_mmmu, CHOICE)
+
+
+def load_open(easyvqa_mmmu: str | None = None, **_: Any) -> dict[str, Dataset]:
+    """The open questions that `prepare` wrote, as the split `test`."""
+    return _of_type(easyvqa_mmmu, OPEN)
+
+
+def _of_type(source: str | None, kind: str) -> dict[str, Dataset]:
+    if source is None:
+        raise LopError('easyvqa_mmmu: no data; give metadata, {"easyvqa_mmmu": "<file>"}')
+    table = _read(source)
+    return {"test": table.select([i for i, t in enumerate(table["question_type"]) if t == kind])}
+
+
+def _read(source: str, subject: str | None = None) -> Dataset:
+    return read_table(source, COLUMNS, "validation", subject).select_columns(list(COLUMNS))
+
+
+def doc_to_image(doc: dict[str, Any]) -> list[Image]:
+    """The pictures in the order in which the prompt names them, in RGB; one may come twice."""
+    named = {name: picture(doc, name) for name in IMAGES if doc[name] is not None}
+    try:
+        return upstream.doc_to_image({**doc, **{name: named.get(name) for name in IMAGES}})
+    except (SyntaxError, ValueError) as error:
+        raise LopError(f"MMMU, {doc['id']}: options {doc['options']!r} are no list") from error
+
+
+def doc_to_plain_text(doc: dict[str, Any]) -> str:
+    """The bare question, for models that know neither letters nor instructions."""
+    return re.sub("<image [1-7]>", "<image>", doc["question"])
+
+
+def choices(doc: dict[str, Any]) -> list[str]:
+    """The texts of the choices, in order; none of an open question."""
+    return ast.literal_eval(doc["options"])
+
+
+def target(doc: dict[str, Any]) -> int:
+    """Which choice is right."""
+    return LETTERS.index(doc["answer"])
+
+
+def subject(doc: dict[str, Any]) -> str:
+    """The subject that a question's id names."""
+    return "_".join(doc["id"].split("_")[1:-1])
+
+
+def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+    """What was answered, and whether that is right.
+
+    `results` are one generated text, or a (log-likelihood, …) for each choice.
+    """
+    if isinstance(results[0], str):
+        prediction, correct = results[0], _judge(doc, results[0])
+    else:
+        likeliest = scoring.best([result[0] for result in results])
+        prediction = "" if likeliest is None else LETTERS[likeliest]
+        correct = upstream.eval_multi_choice(doc["answer"], prediction)
+    return {
+        "id": doc["id"],
+        "group": doc["id"],
+        "category": subject(doc),
+        "answer": str(doc["answer"]),
+        "prediction": prediction,
+        "correct": bool(correct),
+    }
+
+
+def _judge(doc: dict[str, Any], text: str) -> bool:
+    """Upstream's judgement. It guesses where a text names no choice: here by the question's id."""
+    before = random.getstate()
+    random.seed(zlib.crc32(doc["id"].encode()))
+    try:
+        return upstream.process_results(doc, [text])["acc"] == 1
+    finally:
+        random.setstate(before)
+
+
+def process_results(doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
+    """1 if the answer is right, else 0."""
+    return {"acc": float(row(doc, results)["correct"])}

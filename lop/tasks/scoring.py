@@ -1,0 +1,257 @@
+"""From rows of answers to a benchmark's official figures, with a standard error for each.
+
+A scorer first turns rows into numbers that add up, one row a group (what must be judged together:
+an image, a question with all its rotations), then makes figures of their sums. So a bootstrap over
+groups is one product of matrices, and a pair of models can be resampled alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from lop.errors import LopError
+
+COLUMNS = ["id", "group", "category", "prompt_hash", "answer", "prediction", "correct"]
+DRAWS, SEED = 1000, 0  # of the bootstrap
+
+# Subtasks of MME and the ceiling of 200 points each: arXiv 2306.13394, section 2.
+MME = {
+    "perception": (
+        "existence", "count", "position", "color", "posters",
+        "celebrity", "scene", "landmark", "artwork", "OCR",
+    ),
+    "cognition": (
+        "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
+    ),
+}  # fmt: skip
+EASYVQA_MME = {
+    "perception": ("colour", "shape"),
+    "cognition": ("negated_colour", "negated_shape"),
+}
+POPE = ("random", "popular", "adversarial")
+ROTATION = 1_000_000  # MMBench: index modulo this is the question, above it a rotation of choices
+
+Sums = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How rows become figures.
+
+    `parts(rows)` has a row a group and a column a number that adds up; `figures(sums)` makes the
+    figures of the columns' sums, each an array of any one shape. `primary` is the figure to compare
+    models by, `analytic` says that each row is a group of its own and the figure a mean.
+    """
+
+    parts: Callable[[pd.DataFrame], pd.DataFrame]
+    figures: Callable[[Sums], dict[str, np.ndarray]]
+    primary: str
+    analytic: bool = False
+
+
+def score(scorer: Scorer, rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """Every figure as {"value", "stderr"}; rows have the columns of `COLUMNS` but prompt_hash.
+
+    The standard error of a plain accuracy is s/√n; of all else, a seeded bootstrap over groups.
+    A single group has none. Raises LopError for no rows.
+    """
+    if rows.empty:
+        raise LopError("no answers to score")
+    parts = scorer.parts(rows)
+    values = {name: float(value) for name, value in scorer.figures(_sums(parts)).items()}
+    if len(parts) < 2:
+        errors: dict[str, float | None] = dict.fromkeys(values)
+    elif scorer.analytic:
+        errors = {scorer.primary: float(rows["correct"].astype(float).sem())}
+    else:
+        drawn = scorer.figures(_drawn_sums(parts))
+        errors = {name: float(drawn[name].std(ddof=1)) for name in values}
+    return {name: {"value": values[name], "stderr": errors[name]} for name in values}
+
+
+def paired(scorer: Scorer, a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float]:
+    """The primary figure of `a` minus that of `b`, and its standard error, on the same questions.
+
+    Paired: for a plain accuracy s/√n of the differences, else a bootstrap that draws the same
+    groups for both. Raises LopError unless both hold the same ids, each once.
+    """
+    a, b = _aligned(a, b)
+    if scorer.analytic:
+        difference = a["correct"].astype(float) - b["correct"].astype(float)
+        return float(difference.mean()), float(difference.sem())
+    sides = [scorer.parts(rows) for rows in (a, b)]
+    values = [float(scorer.figures(_sums(side))[scorer.primary]) for side in sides]
+    drawn = [scorer.figures(_drawn_sums(side))[scorer.primary] for side in sides]
+    return values[0] - values[1], float((drawn[0] - drawn[1]).std(ddof=1))
+
+
+def _aligned(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    x, y = set(a["id"]), set(b["id"])
+    if x != y or len(x) != len(a) or len(y) != len(b):
+        raise LopError(
+            f"cannot pair the results: {len(a)} and {len(b)} samples, "
+            f"{len(x & y)} ids in common; expected the same ids, each once"
+        )
+    return a, b.set_index("id", drop=False).loc[a["id"]].reset_index(drop=True)
+
+
+def _sums(parts: pd.DataFrame) -> Sums:
+    return {str(name): np.asarray(column.sum()) for name, column in parts.items()}
+
+
+def _drawn_sums(parts: pd.DataFrame) -> Sums:
+    """Sums over groups drawn with replacement, `DRAWS` times; equal groups are drawn alike."""
+    parts = parts.sort_index()
+    rng = np.random.default_rng(SEED)
+    count = len(parts)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    return dict(zip(parts, (weights @ parts.to_numpy(float)).T, strict=True))
+
+
+def _ratio(part: Any, whole: Any) -> np.ndarray:
+    """part / whole, and 0 where there is nothing to divide by."""
+    part, whole = np.asarray(part, float), np.asarray(whole, float)
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _accuracy_parts(rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"right": rows["correct"].astype(float).to_numpy(), "all": 1.0}, rows["id"])
+
+
+def _accuracy(sums: Sums) -> dict[str, np.ndarray]:
+    return {"accuracy": _ratio(sums["right"], sums["all"])}
+
+
+ACCURACY = Scorer(_accuracy_parts, _accuracy, primary="accuracy", analytic=True)
+
+
+def mme(halves: Mapping[str, tuple[str, ...]]) -> Scorer:
+    """MME's scores over the subtasks of `halves`: {"perception": names, "cognition": names}.
+
+    A subtask's score is 100 · accuracy + 100 · accuracy_plus, where plus is the share of images
+    with both questions right (arXiv 2306.13394, section 2.3). `perception` and `cognition` are
+    sums over their subtasks, `score` is the sum of both. An image with one question missing stays
+    among the images and is never right: what was not asked is not known.
+    """
+    subtasks = [name for names in halves.values() for name in names]
+
+    def parts(rows: pd.DataFrame) -> pd.DataFrame:
+        if unknown := sorted(set(rows["category"]) - set(subtasks)):
+            raise LopError(f"MME has no subtask {unknown[0]!r}; it has {', '.join(subtasks)}")
+        by_image = rows.groupby(["category", "group"], sort=False)["correct"]
+        table = pd.DataFrame({"right": by_image.sum(), "all": by_image.size()}).astype(float)
+        table["plus"] = ((table["right"] == table["all"]) & (table["all"] == 2)).astype(float)
+        table["images"] = 1.0
+        category = table.index.get_level_values("category")
+        return pd.DataFrame(
+            {
+                f"{name} {column}": table[column].where(category == name, 0.0)
+                for name in subtasks
+                for column in table
+            }
+        )
+
+    def figures(sums: Sums) -> dict[str, np.ndarray]:
+        of = {
+            name: 100 * _ratio(sums[f"{name} right"], sums[f"{name} all"])
+            + 100 * _ratio(sums[f"{name} plus"], sums[f"{name} images"])
+            for name in subtasks
+        }
+        found = {half: sum(of[name] for name in names) for half, names in halves.items()}
+        right = sum(sums[f"{name} right"] for name in subtasks)
+        asked = sum(sums[f"{name} all"] for name in subtasks)
+        all_ = {"score": sum(found.values()), **found, "accuracy": _ratio(right, asked), **of}
+        return {name: np.asarray(value) for name, value in all_.items()}
+
+    return Scorer(parts, figures, primary="score")
+
+
+_OUTCOMES = {"tp": ("yes", "yes"), "fp": ("no", "yes"), "tn": ("no", "no"), "fn": ("yes", "no")}
+
+
+def _pope_parts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Outcomes by image and split; the prediction of a row is yes or no."""
+    if unknown := sorted(set(rows["category"]) - set(POPE)):
+        raise LopError(f"POPE has no split {unknown[0]!r}; it has {', '.join(POPE)}")
+    pair = rows["answer"] + " " + rows["prediction"]
+    columns = {
+        f"{split} {name}": ((rows["category"] == split) & (pair == " ".join(both))).astype(float)
+        for split in POPE
+        for name, both in _OUTCOMES.items()
+    }
+    return pd.DataFrame(columns).groupby(rows["group"].to_numpy(), sort=False).sum()
+
+
+def _pope(sums: Sums) -> dict[str, np.ndarray]:
+    found = _confusion({n: sum(sums[f"{split} {n}"] for split in POPE) for n in _OUTCOMES})
+    for split in POPE:
+        of = _confusion({name: sums[f"{split} {name}"] for name in _OUTCOMES})
+        found |= {f"{name}_{split}": value for name, value in of.items()}
+    return found
+
+
+def _confusion(n: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Figures with `yes` as the positive answer; one with nothing to divide by is 0."""
+    return {
+        "accuracy": _ratio(n["tp"] + n["tn"], n["tp"] + n["fp"] + n["tn"] + n["fn"]),
+        "precision": _ratio(n["tp"], n["tp"] + n["fp"]),
+        "recall": _ratio(n["tp"], n["tp"] + n["fn"]),
+        "f1": _ratio(2 * n["tp"], 2 * n["tp"] + n["fp"] + n["fn"]),
+        "yes_ratio": _ratio(n["tp"] + n["fp"], n["tp"] + n["fp"] + n["tn"] + n["fn"]),
+    }
+
+
+# Over all splits together, and of each: evaluate.py of github.com/AoiDragon/POPE.
+POPE_SCORER = Scorer(_pope_parts, _pope, primary="f1")
+
+
+def _mmbench_parts(rows: pd.DataFrame) -> pd.DataFrame:
+    """A question a row: right as first asked, and right under every rotation of its choices."""
+    first = rows["id"] == rows["group"]
+    by_question = rows.groupby("group", sort=False)["correct"]
+    once = rows[first].groupby("group", sort=False)["correct"].all()
+    questions = by_question.all().index
+    return pd.DataFrame(
+        {
+            "once": once.reindex(questions, fill_value=False).astype(float),
+            "every": by_question.all().astype(float),
+            "asked": questions.isin(once.index).astype(float),
+            "all": 1.0,
+        },
+        index=questions,
+    )
+
+
+def _mmbench(sums: Sums) -> dict[str, np.ndarray]:
+    return {
+        "accuracy": _ratio(sums["once"], sums["asked"]),
+        "circular": _ratio(sums["every"], sums["all"]),
+    }
+
+
+# CircularEval: arXiv 2307.06281, section 4.1.
+MMBENCH = Scorer(_mmbench_parts, _mmbench, primary="circular")
+
+
+def best(logliks: list[float]) -> int | None:
+    """Which choice is the likeliest; None at a tie or without a number, which is no answer."""
+    values = np.asarray(logliks, float)
+    if np.isnan(values).any():
+        return None
+    top = np.flatnonzero(values == values.max())
+    return int(top[0]) if len(top) == 1 else None
+
+
+def aggregate(scorer: Scorer, figure: str) -> Callable[[list[dict[str, Any]]], float]:
+    """An lm-eval aggregation: the rows that `process_results` gave, to one figure."""
+
+    def over(rows: list[dict[str, Any]]) -> float:
+        table = pd.DataFrame(rows)
+        return float(scorer.figures(_sums(scorer.parts(table)))[figure])
+
+    return cast(Callable[[list[dict[str, Any]]], float], over)
