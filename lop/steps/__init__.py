@@ -1,6 +1,6 @@
 """The pipeline's steps as functions from files to files; flows and the command line call them."""
 
-from lop.steps.judging import compare, evaluate, evaluate_one, report
+from lop.steps.judging import compare, diff, evaluate, evaluate_one, report
 from lop.steps.pruning import Cutter, prune_grid, prune_one
 from lop.steps.searching import importance, prepare, profile, reward_of, search
 from lop.steps.training import train
@@ -8,6 +8,7 @@ from lop.steps.training import train
 __all__ = [
     "Cutter",
     "compare",
+    "diff",
     "evaluate",
     "evaluate_one",
     "importance",
