@@ -48,10 +48,7 @@ class Comparison:
         if missing := {"dense", *names} - set(metrics):
             raise LopError(f"{evaluation}: no evaluation of {', '.join(sorted(missing))}")
         scores = pd.DataFrame([row for name in ["dense", *names] for row in _scores(name, metrics)])
-        rows = [
-            {"name": n, **plan, **{k: v for k, v in metrics[n].items() if k != "tasks"}}
-            for n, plan in zip(names, plans, strict=True)
-        ]
+        rows = [{"name": n, **plan, **metrics[n]} for n, plan in zip(names, plans, strict=True)]
         table = pd.DataFrame(rows).sort_values(["ratio", "method"])
         return cls(table, metrics["dense"], scores, evaluation)
 

@@ -12,8 +12,9 @@ import pandas as pd
 from lop.comparison import bold, markdown
 from lop.errors import LopError
 from lop.paired import check_pairs, read_answers
-from lop.report.changes import changes, questions, thumbnail
+from lop.report.changes import changes, thumbnail
 from lop.report.html import literal, to_html
+from lop.report.questions import questions
 from lop.tasks.samples import prompt_text
 
 
@@ -107,9 +108,9 @@ def _table(found: Diff, samples: Path, limit: int, pictures: dict[str, bytes]) -
     order = gain[differ].map({-1: 0, 1: 1, 0: 2}).sort_values(kind="stable").index[:limit]
     if not len(order):
         return "All answers are the same."
-    head = ["picture", "question", "category", "right", *map(literal, found.names)]
+    head = ["picture", "question", "right", *map(literal, found.names), "category"]
     lines = [head, ["---"] * len(head)]
-    asked = questions(samples, found.a.loc[order, "id"].tolist())
+    asked = questions(samples, found.task, found.a.loc[order, "id"].tolist())
     for i, sample in zip(order, asked, strict=True):
         images = []
         for image in sample["images"]:
@@ -117,8 +118,8 @@ def _table(found: Diff, samples: Path, limit: int, pictures: dict[str, bytes]) -
             images.append(f"![picture]({len(pictures)}{suffix})")
             pictures[f"{len(pictures)}{suffix}"] = small
         answers = [_given(table.loc[i]) for table in (found.a, found.b)]
-        texts = [literal(prompt_text(sample)), literal(sample["category"])]
-        lines.append([" ".join(images), *texts, literal(sample["answer"]), *answers])
+        texts = [literal(prompt_text(sample)), literal(sample["answer"]), *answers]
+        lines.append([" ".join(images), *texts, literal(str(found.a.loc[i, "category"]))])
     return markdown(lines)
 
 

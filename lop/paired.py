@@ -8,9 +8,7 @@ score, and needs no random draws. (Efron and Tibshirani, An Introduction to the 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +20,36 @@ from lop.errors import LopError
 
 COLUMNS = ["id", "group", "category", "prompt_hash", "answer", "prediction", "correct"]
 
-# MME's subtasks of cognition; all others are perception (arXiv 2306.13394, section 2)
-COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+ROTATION = 1_000_000  # MMBench numbers a question's rotations that far apart
 
+# The subtasks of cognition, MME's (arXiv 2306.13394, section 2) and easy-VQA's in its form; all
+# others are perception.
+COGNITION = (
+    "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
+    "negated_colour", "negated_shape",
+)  # fmt: skip
 
-@dataclass(frozen=True)
-class Metric:
-    """`value` of the counts of all groups; with `subtasks`, the sum of its values in each.
-
-    `subtasks` says which categories count, each on its own.
-    """
-
-    value: Callable[[Any], np.ndarray]
-    subtasks: Callable[[pd.Series], pd.Series] | None = None
+Sums = Mapping[str, Any]  # of the columns of `_parts`: numbers, or an array with one a group
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[float, float]:
     """`metric` of answers `a` minus that of `b`, and the standard error of the difference.
 
-    The error is nan where a stratum has one group only. Raises LopError unless both answer the
-    same ids, each once, and the metric is known and has questions.
+    The error is nan for a single group. Raises LopError unless both answer the same ids, each once,
+    and the metric is one of `METRICS`.
     """
     check_pairs(a, b)
-    value, of_a, of_b = _known(metric).value, _strata(a, metric), _strata(b, metric)
-    if not of_a:
-        raise LopError(f"metric {metric!r}: none of these answers counts for it")
-    difference = variance = 0.0
-    for x, y in zip(of_a, of_b, strict=True):
-        difference += float(value(x.sum()) - value(y.sum()))
-        without = value(x.sum() - x) - value(y.sum() - y)  # each group in turn
-        n = len(without)
-        variance += (n - 1) / n * np.square(without - without.mean()).sum() if n > 1 else np.nan
+    figure, x, y = _known(metric), _parts(a), _parts(b)
+    difference = float(figure(x.sum()) - figure(y.sum()))
+    without = figure(x.sum() - x) - figure(y.sum() - y)  # each group in turn
+    n = len(without)
+    variance = (n - 1) / n * np.square(without - without.mean()).sum() if n > 1 else np.nan
     return difference, float(np.sqrt(variance))
 
 
 def score(answers: pd.DataFrame, metric: str) -> float:
-    """`metric` of one model's answers, in the units of `lop.evaluation`; nan where none counts."""
-    value, strata = _known(metric).value, _strata(answers, metric)
-    return float(sum(value(counts.sum()) for counts in strata)) if strata else math.nan
+    """`metric` of one model's answers: a share, or points for `perception` and `cognition`."""
+    return float(_known(metric)(_parts(answers).sum()))
 
 
 def check_pairs(a: pd.DataFrame, b: pd.DataFrame) -> None:
@@ -104,60 +94,65 @@ def read_answers(folder: str | Path, task: str) -> pd.DataFrame:
     return table.sort_values("id", ignore_index=True)
 
 
-def _known(metric: str) -> Metric:
+def _known(metric: str) -> Callable[[Sums], Any]:
     if metric not in METRICS:
         raise LopError(f"metric {metric!r}: expected one of {', '.join(METRICS)}")
     return METRICS[metric]
 
 
-def _strata(answers: pd.DataFrame, metric: str) -> list[pd.DataFrame]:
-    """The counts of each subtask, or of all there is, a row a group in order of its name."""
-    subtasks = _known(metric).subtasks
-    if subtasks is None:
-        return [_counts(answers)]
-    chosen = answers[subtasks(answers["category"])]
-    return [_counts(rows) for _, rows in chosen.groupby("category")]
+def _parts(answers: pd.DataFrame) -> pd.DataFrame:
+    """What metrics are made of: a row a group, columns that add up over groups.
 
-
-def _counts(answers: pd.DataFrame) -> pd.DataFrame:
-    """What metrics are made of: sums over the answers of each group.
-
-    `whole` is 1 where all of a group is right; `tp`, `fp` and `fn` take "yes" as the positive.
+    `tp`, `fp` and `fn` take "yes" as the positive. A column `<category>/plus` counts images of
+    which both questions are right, `<category>/images` all of them.
     """
     right, yes = answers["correct"].astype(bool), answers["answer"].astype(str).str.lower() == "yes"
-    table = pd.DataFrame(
-        {"right": right, "asked": 1, "tp": yes & right, "fp": ~yes & ~right, "fn": yes & ~right}
-    )
-    groups = table.astype(float).groupby(answers["group"])
-    return groups.sum().assign(whole=groups["right"].min(), groups=1.0)
+    number, group = (pd.to_numeric(answers[c], errors="coerce") for c in ("id", "group"))
+    first = ~((number >= ROTATION) & (number % ROTATION == group))
+    columns = {"right": right & first, "asked": first}
+    columns |= {"tp": yes & right, "fp": ~yes & ~right, "fn": yes & ~right}
+    for category in sorted(answers["category"].unique()):
+        here = answers["category"] == category
+        columns |= {f"{category}/right": right & here, f"{category}/asked": here}
+    groups = pd.DataFrame(columns).astype(float).groupby(answers["group"])
+    table = groups.sum()
+    whole = right.groupby(answers["group"]).all().astype(float)
+    table = table.assign(whole=whole, groups=1.0)
+    for category in [c.removesuffix("/asked") for c in table if c.endswith("/asked")]:
+        both = (table[f"{category}/right"] == 2) & (table[f"{category}/asked"] == 2)
+        table[f"{category}/plus"] = both.astype(float)
+        table[f"{category}/images"] = (table[f"{category}/asked"] > 0).astype(float)
+    return table
 
 
-def _share(part: Any, of: Any) -> np.ndarray:
+def _share(part: Any, of: Any) -> Any:
     """part / of, and 0 where there is nothing to share."""
     part, of = np.asarray(part, float), np.asarray(of, float)
     return np.divide(part, of, out=np.zeros_like(of), where=of > 0)
 
 
-def _accuracy(c: Any) -> np.ndarray:
-    return _share(c["right"], c["asked"])
+def _mme(cognition: bool) -> Callable[[Sums], Any]:
+    """Half the subtasks' points, 100 · accuracy + 100 · accuracy_plus each (ibid., section 2.3)."""
+
+    def points(c: Sums) -> Any:
+        total = np.zeros_like(np.asarray(c["groups"], float))
+        ends = "/images"
+        for name in [k.removesuffix(ends) for k in map(str, c.keys()) if k.endswith(ends)]:
+            if (name in COGNITION) == cognition:
+                total = total + 100 * _share(c[f"{name}/right"], c[f"{name}/asked"])
+                total = total + 100 * _share(c[f"{name}/plus"], c[f"{name}/images"])
+        return total
+
+    return points
 
 
-def _circular(c: Any) -> np.ndarray:
-    return _share(c["whole"], c["groups"])
-
-
-def _mme(c: Any) -> np.ndarray:
-    """A subtask's score out of 200: accuracy and accuracy_plus (images with all right), per cent"""
-    return 100 * (_accuracy(c) + _circular(c))
-
-
-METRICS = {
-    "accuracy": Metric(_accuracy),
-    "circular": Metric(_circular),
-    "perception": Metric(_mme, lambda category: ~category.isin(COGNITION)),
-    "cognition": Metric(_mme, lambda category: category.isin(COGNITION)),
-    "precision": Metric(lambda c: _share(c["tp"], c["tp"] + c["fp"])),
-    "recall": Metric(lambda c: _share(c["tp"], c["tp"] + c["fn"])),
-    "f1": Metric(lambda c: _share(2 * c["tp"], 2 * c["tp"] + c["fp"] + c["fn"])),
-    "yes_ratio": Metric(lambda c: _share(c["tp"] + c["fp"], c["asked"])),
+METRICS: Mapping[str, Callable[[Sums], Any]] = {
+    "accuracy": lambda c: _share(c["right"], c["asked"]),
+    "circular": lambda c: _share(c["whole"], c["groups"]),  # arXiv 2307.06281, section 4.1
+    "perception": _mme(cognition=False),
+    "cognition": _mme(cognition=True),
+    "precision": lambda c: _share(c["tp"], c["tp"] + c["fp"]),
+    "recall": lambda c: _share(c["tp"], c["tp"] + c["fn"]),
+    "f1": lambda c: _share(2 * c["tp"], 2 * c["tp"] + c["fp"] + c["fn"]),
+    "yes_ratio": lambda c: _share(c["tp"] + c["fp"], c["asked"]),
 }

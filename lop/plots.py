@@ -22,7 +22,7 @@ COLOURS = {
 
 
 @contextmanager
-def picture(path: Path, width: float = 5.6, height: float = 3.9) -> Iterator[tuple[Any, Any]]:
+def picture(path: Path, width: float = 5, height: float = 3.6) -> Iterator[tuple[Any, Any]]:
     """Yield a figure and its axes; what is drawn on them is written to `path`."""
     from matplotlib.figure import Figure  # takes a second to import; no global state
 
@@ -66,13 +66,16 @@ def pareto(
 ) -> None:
     """`value` against the column `cost`, a point a model, with the front of those none betters."""
     with picture(path) as (figure, axes):
-        for method, rows in points.groupby("method", sort=False):
+        for method, title in {"dense": "Dense", **titles}.items():
+            rows = points[points["method"] == method]
+            if rows.empty:
+                continue
             axes.errorbar(
                 rows[cost],
                 rows["value"],
                 rows["stderr"],
-                label=titles.get(str(method), "Dense"),
-                color=COLOURS.get(str(method), "black"),
+                label=title,
+                color=COLOURS.get(method, "black"),
                 ls="none",
                 marker="D" if method == "dense" else "o",
                 ms=5,

@@ -51,6 +51,7 @@ _TABLE = [
     ("POPE", "pope", "easyvqa_pope", None, True),
 ]
 SUITES = {"Benchmarks": "", "Benchmarks built from easy-VQA": " (easy-VQA)"}
+_FURTHER = ("accuracy", "circular", "precision", "recall", "f1", "yes_ratio")
 _POINTS = ("perception", "cognition")  # sums, not shares
 
 
@@ -69,15 +70,15 @@ def main_columns(compared: Comparison, label: str) -> list[Column]:
 
 
 def other_columns(compared: Comparison, label: str) -> list[Column]:
-    """All further metrics of those tasks."""
+    """Further metrics of those tasks; benchmarks.csv has all, each subtask's among them."""
     shown = {(c.task, c.metric) for c in main_columns(compared, label)}
     titles = {(built if label else real): title for title, real, built, *_ in _TABLE}
     titles |= {task: "MME" for task in titles if task.endswith("mme")}
     return [
         Column(f"{title}, {_plain(metric)}{label}", task, metric)
         for task, title in titles.items()
-        for metric in compared.tasks.get(task, {}).get("metrics", {})
-        if (task, metric) not in shown
+        for metric in _FURTHER
+        if metric in compared.tasks.get(task, {}).get("metrics", {}) and (task, metric) not in shown
     ]
 
 
@@ -123,12 +124,12 @@ def main_table(
     paired standard error.
     """
     mean = has_average(columns)
-    head = ["FFN", "method", *(c.title for c in columns)]
+    head = ["FFN, method", *(c.title for c in columns)]
     head += [f"average{label}", f"of dense{label}, %"] * mean + ["plan in"] * bool(seconds)
     lines = [head, ["---"] * len(head)]
     parts = [[c] for c in columns] + [[c for c in columns if c.averaged]] * mean
     dense = [_text(_figure(compared, "dense", part)) for part in parts]
-    lines.append(["0 %", "dense", *dense, *["100.0"] * mean, *["–"] * bool(seconds)])
+    lines.append(["0 % dense", *dense, *["100.0"] * mean, *["–"] * bool(seconds)])
     for ratio, rows in compared.table.groupby("ratio"):
         names = {m: n for m in TITLES for n in rows.loc[rows["method"] == m, "name"]}
         for method, cells in _judged(compared, names, parts).items():
@@ -136,19 +137,19 @@ def main_table(
                 cells.append(_text(relative(compared, names[method], columns), digits=1))
             if seconds:
                 cells.append(_time(seconds.get(names[method])))
-            lines.append([f"{100 * float(str(ratio)):g} %", TITLES[method], *cells])
+            lines.append([f"{100 * float(str(ratio)):g} % {TITLES[method]}", *cells])
     return markdown(lines)
 
 
 def other_table(compared: Comparison, columns: Sequence[Column]) -> str:
     """Further metrics, a row a ratio and method; none is marked, as more is not always better."""
-    head = ["FFN", "method", *(c.title for c in columns)]
+    head = ["FFN, method", *(c.title for c in columns)]
     lines = [head, ["---"] * len(head)]
     rows = [{"ratio": 0.0, "name": "dense", "method": "dense"}, *_in_order(compared)]
     for row in rows:
         cells = [_text(cell(compared, row["name"], c)) for c in columns]
-        ratio, title = f"{100 * row['ratio']:g} %", TITLES.get(row["method"], "dense")
-        lines.append([ratio, title, *cells])
+        title = TITLES.get(row["method"], "dense")
+        lines.append([f"{100 * row['ratio']:g} % {title}", *cells])
     return markdown(lines)
 
 

@@ -10,27 +10,11 @@ import pandas as pd
 from PIL import Image
 
 from lop.comparison import TASK, Comparison, bold, markdown
-from lop.errors import LopError
 from lop.report.html import literal
-from lop.tasks.samples import prompt_text, read_samples
+from lop.report.questions import questions, samples_file
+from lop.tasks.samples import prompt_text
 
 SIDE = 256  # pixels; enough for a table
-
-
-def samples_file(samples: Path, task: str) -> Path:
-    """Where the questions of a task lie in the directory of samples."""
-    return samples / ("benchmark.parquet" if task == TASK else f"{task}.parquet")
-
-
-def questions(path: Path, ids: list[str]) -> list[dict[str, Any]]:
-    """The samples with these ids, in their order; LopError when the file lacks one."""
-    table = read_samples(path).drop_duplicates("id").set_index("id", drop=False)
-    if missing := [i for i in ids if i not in table.index]:
-        raise LopError(
-            f"{path}: no sample {missing[0]} ({len(missing)} of {len(ids)} ids are not there); "
-            "expected the samples that the models were asked"
-        )
-    return table.loc[ids].to_dict("records")
 
 
 def thumbnail(picture: bytes) -> tuple[bytes, str]:
@@ -70,7 +54,7 @@ def examples(compared: Comparison, method: str, samples: Path, out: Path, count:
     answers = {name: compared.answers(name, TASK).set_index("id") for name in names}
     titles = ["dense", *(f"{100 * ratio:g} %" for ratio in compared.of(method)["ratio"])]
     lines = [["image", "question", "right", *titles], ["---"] * (3 + len(names))]
-    for i, sample in enumerate(questions(samples_file(samples, TASK), ids)):
+    for i, sample in enumerate(questions(samples_file(samples, TASK), TASK, ids)):
         cells = [_given(answers[name].loc[sample["id"]]) for name in names]
         pictures = save_pictures(sample, out, f"example-{i}")
         lines.append([pictures, literal(prompt_text(sample)), literal(sample["answer"]), *cells])

@@ -30,9 +30,12 @@ code { background: #f1f3f5; padding: .1em .3em; border-radius: 3px; overflow-wra
          border-radius: 6px; width: fit-content; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; text-align: left; white-space: nowrap; vertical-align: top; }
-th { background: #f1f3f5; border-bottom: 1px solid #c4ccd2; vertical-align: bottom; }
+thead tr { background: #f1f3f5; }
+th { border-bottom: 1px solid #c4ccd2; vertical-align: bottom; }
 tr + tr td { border-top: 1px solid #e7eaed; }
-th.words { white-space: normal; min-width: 4.5rem; }
+th:first-child, td:first-child:not(:has(img)) { position: sticky; left: 0; background: inherit; }
+tbody tr { background: #fff; }
+th.words { white-space: normal; min-width: 5.5rem; }
 td.words { white-space: normal; min-width: 5rem; max-width: 22rem; overflow-wrap: anywhere; }
 td img { display: block; max-height: 9rem; max-width: 9rem; min-width: 5rem; height: auto; }
 """
@@ -52,7 +55,7 @@ _PAGE = """<!DOCTYPE html>
 </html>
 """
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
-_LONG = 28  # a cell of more characters than this may break into lines
+_LONG = {"th_open": 12, "td_open": 28}  # cells of more characters may break into lines
 
 
 def to_html(text: str, picture: Callable[[str], bytes]) -> str:
@@ -77,7 +80,7 @@ def to_html(text: str, picture: Callable[[str], bytes]) -> str:
     parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
     tokens = parser.parse(text)
     for cell, content in pairwise(tokens):
-        if cell.type == "th_open" or (cell.type == "td_open" and len(content.content) > _LONG):
+        if cell.type in _LONG and len(content.content) > _LONG[cell.type]:
             cell.attrSet("class", "words")
     title = re.search(r"^# (.*)$", text, re.MULTILINE)
     body = parser.renderer.render(tokens, parser.options, {})

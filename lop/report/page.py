@@ -8,8 +8,9 @@ from typing import Any
 from lop import plots
 from lop.comparison import TASK, TITLES, Comparison, differences_markdown, markdown, percent
 from lop.report import benchmarks
-from lop.report.changes import changed, examples, samples_file
+from lop.report.changes import changed, examples
 from lop.report.html import write_page
+from lop.report.questions import samples_file
 from lop.report.results import (
     SEARCH,
     Results,
@@ -88,11 +89,12 @@ def _benchmarks(results: Results, title: str, label: str, out: Path) -> str:
     asked = ", ".join(f"{task} {count:,}" for task, count in counts.items())
     lines.append(
         f"Questions: {asked}. Figures ± standard error; MME-P and MME-R are sums of up to "
-        "200 points a subtask (2000 and 800 of the published ones), all else is per cent. **Bold** is the best of a ratio. ▼ marks what LOP is "
-        "better than by more than twice the standard error of the difference, paired by question; "
-        "▲ what is better than LOP by as much. The average is that of MMBench, MMMU and POPE, as "
-        "in the paper; its error takes the three as independent. *Plan in* is the time to the plan "
-        "alone: scores, profile and training are counted elsewhere."
+        "200 points a subtask (2000 and 800 of the published ones), all else is per cent. "
+        "**Bold** is the best of a ratio. ▼ marks what LOP is "
+        "better than by more than twice the standard error of the difference, paired by question "
+        "(those on one image together); ▲ what is better than LOP by as much. The average is that "
+        "of MMBench, MMMU and POPE, as in the paper; its error takes the three as independent. "
+        "*Plan in* is the time to the plan alone, with scores, profile and predictor at hand."
     )
     lines.append(benchmarks.main_table(compared, columns, label, results.plan_seconds))
     names = []

@@ -37,7 +37,8 @@ def compare(
         title = f"{TITLES[methods[0]]} minus each other, points ± paired standard error:"
         page += f"\n{title}\n\n{differences_markdown(compared.differences(methods[0]))}\n"
     with replacing(out / "comparison.csv") as tmp:
-        compared.table.drop(columns=["plan", "kept", "by_category"]).to_csv(tmp, index=False)
+        nested = ["plan", "kept", "by_category", "tasks"]
+        compared.table.drop(columns=nested, errors="ignore").to_csv(tmp, index=False)
     with replacing(out / "comparison.md") as tmp:
         tmp.write_text(page)
     return page
@@ -109,7 +110,7 @@ def diff(
     up to `limit` of the `samples` (default: the task's file in data/samples).
     """
     from lop.diff import Diff, page
-    from lop.report.changes import samples_file
+    from lop.report.questions import samples_file
 
     found = Diff.read(a, b, task, evaluation)
     if out:
