@@ -8,11 +8,12 @@ from lop import steps
 
 @flow
 def prune() -> None:
-    """Write data/pruned/<method>-<ratio>/ and plans.json."""
+    """Write data/pruned/<method>-<ratio>/ and plans.json, and data/pruned.json with plan times."""
     model, searched = params("model")["path"], params("search")
     score, compensate = searched["score"], searched["compensate"]
     cutter = steps.Cutter(model, IMPORTANCE, score, compensate, PREDICTOR, PROFILE)
     steps.prune_grid(PRUNED, **params("prune"), cutter=cutter)
+    steps.plan_times(PRUNED.with_suffix(".json"), **params("prune"), cutter=cutter)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lop.errors import LopError
 from lop.models.checkpoint import read_json
-from lop.paired import METRICS, paired, read_answers, score
+from lop.paired import METRICS, apart, check_pairs, parts, read_answers, value_of
 
 TASK = "lop_vqa"
 TITLES = {
@@ -38,6 +38,7 @@ class Comparison:
     scores: pd.DataFrame
     evaluation: Path
     _answers: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
+    _parts: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
 
     @classmethod
     def read(cls, evaluation: Path, pruned: Path) -> Comparison:
@@ -83,21 +84,27 @@ class Comparison:
 
         Answers that do not give the recorded value would give a wrong error: then there is none.
         """
-        apart = self.score(a, task, metric)[0] - self.score(b, task, metric)[0]
+        difference = self.score(a, task, metric)[0] - self.score(b, task, metric)[0]
         if metric not in METRICS or not all(self._gives(name, task, metric) for name in (a, b)):
-            return apart, np.nan
-        return paired(self.answers(a, task), self.answers(b, task), metric)
+            return difference, np.nan
+        check_pairs(self.answers(a, task), self.answers(b, task))
+        return apart(self._counted(a, task), self._counted(b, task), metric)
 
     def _gives(self, name: str, task: str, metric: str) -> bool:
-        counted = score(self.answers(name, task), metric)
-        return bool(np.isclose(counted, self.score(name, task, metric)[0], atol=1e-6))
+        found = value_of(self._counted(name, task), metric)
+        return bool(np.isclose(found, self.score(name, task, metric)[0], atol=1e-6))
+
+    def _counted(self, name: str, task: str) -> pd.DataFrame:
+        if (name, task) not in self._parts:
+            self._parts[name, task] = parts(self.answers(name, task))
+        return self._parts[name, task]
 
     def differences(self, ours: str) -> pd.DataFrame:
         """`ours` minus each other method at each ratio, in points, with paired standard error."""
         rows = []
         for row in self.table[self.table["method"] != ours].to_dict("records"):
-            mine = self.answers(f"{ours}-{row['ratio']:g}", TASK)
-            difference, error = paired(mine, self.answers(row["name"], TASK), "accuracy")
+            pair = (f"{ours}-{row['ratio']:g}", row["name"])
+            difference, error = self.difference(*pair, TASK, "accuracy")
             rows.append(
                 {
                     "ratio": row["ratio"],

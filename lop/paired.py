@@ -29,7 +29,7 @@ COGNITION = (
     "negated_colour", "negated_shape",
 )  # fmt: skip
 
-Sums = Mapping[str, Any]  # of the columns of `_parts`: numbers, or an array with one a group
+Sums = Mapping[str, Any]  # of the columns of `parts`: numbers, or an array with one a group
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[float, float]:
@@ -39,7 +39,12 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[float, float]
     and the metric is one of `METRICS`.
     """
     check_pairs(a, b)
-    figure, x, y = _known(metric), _parts(a), _parts(b)
+    return apart(parts(a), parts(b), metric)
+
+
+def apart(x: pd.DataFrame, y: pd.DataFrame, metric: str) -> tuple[float, float]:
+    """What `paired` says, from the `parts` of both, which are worth keeping for many metrics."""
+    figure = _known(metric)
     difference = float(figure(x.sum()) - figure(y.sum()))
     without = figure(x.sum() - x) - figure(y.sum() - y)  # each group in turn
     n = len(without)
@@ -49,7 +54,12 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[float, float]
 
 def score(answers: pd.DataFrame, metric: str) -> float:
     """`metric` of one model's answers: a share, or points for `perception` and `cognition`."""
-    return float(_known(metric)(_parts(answers).sum()))
+    return value_of(parts(answers), metric)
+
+
+def value_of(x: pd.DataFrame, metric: str) -> float:
+    """What `score` says, from the `parts` of the answers."""
+    return float(_known(metric)(x.sum()))
 
 
 def check_pairs(a: pd.DataFrame, b: pd.DataFrame) -> None:
@@ -100,7 +110,7 @@ def _known(metric: str) -> Callable[[Sums], Any]:
     return METRICS[metric]
 
 
-def _parts(answers: pd.DataFrame) -> pd.DataFrame:
+def parts(answers: pd.DataFrame) -> pd.DataFrame:
     """What metrics are made of: a row a group, columns that add up over groups.
 
     `tp`, `fp` and `fn` take "yes" as the positive. A column `<category>/plus` counts images of

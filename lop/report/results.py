@@ -42,7 +42,7 @@ class Results:
             differences=compared.differences("lop"),
             search=read_search(search),
             training=learned,
-            plan_seconds=seconds | predicted,
+            plan_seconds=predicted | seconds,
             samples=samples if samples and samples.is_dir() else None,
         )
 

@@ -3,6 +3,7 @@
 from lop.steps.judging import compare, diff, evaluate, evaluate_one, report
 from lop.steps.pruning import Cutter, prune_grid, prune_one
 from lop.steps.searching import importance, prepare, profile, reward_of, search
+from lop.steps.timing import plan_times
 from lop.steps.training import train
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "evaluate",
     "evaluate_one",
     "importance",
+    "plan_times",
     "prepare",
     "profile",
     "prune_grid",
