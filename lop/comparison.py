@@ -48,6 +48,8 @@ class Comparison:
         names = [f"{plan['method']}-{plan['ratio']:g}" for plan in plans]
         if missing := {"dense", *names} - set(metrics):
             raise LopError(f"{evaluation}: no evaluation of {', '.join(sorted(missing))}")
+        if "accuracy" not in metrics["dense"]:
+            raise LopError(f"{evaluation}: methods are compared by {TASK}, which was not asked")
         scores = pd.DataFrame([row for name in ["dense", *names] for row in _scores(name, metrics)])
         rows = [{"name": n, **plan, **metrics[n]} for n, plan in zip(names, plans, strict=True)]
         table = pd.DataFrame(rows).sort_values(["ratio", "method"])
