@@ -63,6 +63,14 @@ def run_stage(stage: Flow[[], None], section: str | None = None) -> None:
         sys.exit(2)
 
 
+def data_versions() -> dict[str, str]:
+    """What DVC says lies in data/: `dvc:<path>` -> hash, from dvc.lock; empty without one."""
+    lock = Path("dvc.lock")
+    stages = yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
+    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
+    return {f"dvc:{out['path']}": out["md5"] for out in outs if "md5" in out}
+
+
 def git_commit() -> str:
     """The checked-out commit, or `unknown` outside a repository."""
     result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.common import REPORT, git_commit
 from lop.files import replacing_dir
+from lop.report.html import write_page
 
 
 def publish(out: Path, command: str) -> None:
@@ -18,7 +19,7 @@ def publish(out: Path, command: str) -> None:
     with replacing_dir(out, like="report.md") as tmp:
         shutil.copytree(REPORT, tmp, dirs_exist_ok=True)
         shutil.copy("params.yaml", tmp / "params.yaml")
-        (tmp / "report.md").write_text(f"{title}\n\n{origin}\n{rest}")
+        write_page(tmp, f"{title}\n\n{origin}\n{rest}")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
 from prefect import flow
 
-from flows.common import EVALUATION, PRUNED, REPORT, SEARCH, TRAINING, run_stage
+from flows.common import EVALUATION, PRUNED, REPORT, SAMPLES, SEARCH, TRAINING, run_stage
 from lop import steps
 
 
 @flow
 def report() -> None:
     """Write data/report/ and data/report.json."""
-    steps.report(REPORT, EVALUATION, PRUNED, SEARCH, TRAINING)
+    steps.report(REPORT, EVALUATION, PRUNED, SEARCH, TRAINING, SAMPLES)
 
 
 if __name__ == "__main__":

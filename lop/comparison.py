@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lop.errors import LopError
-from lop.evaluation import Evaluation, paired_difference
 from lop.models.checkpoint import read_json
-from lop.tasks.benchmarks import HEADLINE
+from lop.paired import METRICS, apart, check_pairs, parts, read_answers, value_of
 
+TASK = "lop_vqa"
 TITLES = {
     "lop": "LOP",
     "knapsack": "Knapsack",
@@ -28,12 +29,16 @@ TITLES = {
 class Comparison:
     """What every method made of every ratio.
 
-    `table` has a row a (method, ratio): kept, plan, accuracy, stderr, parameters, latency …
+    `table` has a row a (method, ratio): name, kept, plan, accuracy, stderr, parameters, latency …
+    `scores` has a row a (model, task, metric): name, task, metric, value, stderr (nan: none).
     """
 
     table: pd.DataFrame
     dense: dict[str, Any]
-    answers: dict[str, Evaluation]
+    scores: pd.DataFrame
+    evaluation: Path
+    _answers: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
+    _parts: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
 
     @classmethod
     def read(cls, evaluation: Path, pruned: Path) -> Comparison:
@@ -41,29 +46,67 @@ class Comparison:
         metrics = read_json(evaluation / "metrics.json")
         plans = read_json(pruned / "plans.json")
         names = [f"{plan['method']}-{plan['ratio']:g}" for plan in plans]
-        if missing := set(names) - set(metrics):
+        if missing := {"dense", *names} - set(metrics):
             raise LopError(f"{evaluation}: no evaluation of {', '.join(sorted(missing))}")
+        if "accuracy" not in metrics["dense"]:
+            raise LopError(f"{evaluation}: methods are compared by {TASK}, which was not asked")
+        scores = pd.DataFrame([row for name in ["dense", *names] for row in _scores(name, metrics)])
         rows = [{"name": n, **plan, **metrics[n]} for n, plan in zip(names, plans, strict=True)]
-        models = ["dense", *names]
-        answers = {name: Evaluation.load(evaluation / name / HEADLINE) for name in models}
         table = pd.DataFrame(rows).sort_values(["ratio", "method"])
-        return cls(table, metrics["dense"], answers)
+        return cls(table, metrics["dense"], scores, evaluation)
 
     @property
     def methods(self) -> list[str]:
         """The methods compared, in the order of `TITLES`."""
         return [m for m in TITLES if m in set(self.table["method"])]
 
+    @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """The tasks that the dense model was asked: their counts, primary metric and metrics."""
+        return tasks_of(self.dense)
+
     def of(self, method: str) -> pd.DataFrame:
         """The rows of one method, by ratio."""
         return self.table[self.table["method"] == method]
+
+    def answers(self, name: str, task: str) -> pd.DataFrame:
+        """The answers of one model to a task, one row a question; LopError when there are none."""
+        if (name, task) not in self._answers:
+            self._answers[name, task] = read_answers(self.evaluation / name, task)
+        return self._answers[name, task]
+
+    def score(self, name: str, task: str, metric: str) -> tuple[float, float]:
+        """Value and standard error of a metric, nan where there is none."""
+        s = self.scores
+        found = s[(s["name"] == name) & (s["task"] == task) & (s["metric"] == metric)]
+        return (np.nan, np.nan) if found.empty else tuple(found.iloc[0][["value", "stderr"]])
+
+    def difference(self, a: str, b: str, task: str, metric: str) -> tuple[float, float]:
+        """Model `a` minus model `b` with the paired standard error; nan where it has none.
+
+        Answers that do not give the recorded value would give a wrong error: then there is none.
+        """
+        difference = self.score(a, task, metric)[0] - self.score(b, task, metric)[0]
+        if metric not in METRICS or not all(self._gives(name, task, metric) for name in (a, b)):
+            return difference, np.nan
+        check_pairs(self.answers(a, task), self.answers(b, task))
+        return apart(self._counted(a, task), self._counted(b, task), metric)
+
+    def _gives(self, name: str, task: str, metric: str) -> bool:
+        found = value_of(self._counted(name, task), metric)
+        return bool(np.isclose(found, self.score(name, task, metric)[0], atol=1e-6))
+
+    def _counted(self, name: str, task: str) -> pd.DataFrame:
+        if (name, task) not in self._parts:
+            self._parts[name, task] = parts(self.answers(name, task))
+        return self._parts[name, task]
 
     def differences(self, ours: str) -> pd.DataFrame:
         """`ours` minus each other method at each ratio, in points, with paired standard error."""
         rows = []
         for row in self.table[self.table["method"] != ours].to_dict("records"):
-            mine = self.answers[f"{ours}-{row['ratio']:g}"].samples
-            difference, error = paired_difference(mine, self.answers[row["name"]].samples)
+            pair = (f"{ours}-{row['ratio']:g}", row["name"])
+            difference, error = self.difference(*pair, TASK, "accuracy")
             rows.append(
                 {
                     "ratio": row["ratio"],
@@ -83,11 +126,27 @@ class Comparison:
             best = rows["accuracy"].max()
             by_method = rows.set_index("method").to_dict("index")
             cells = [
-                _bold(percent(r), r["accuracy"] == best) for r in map(by_method.get, self.methods)
+                bold(percent(r), r["accuracy"] == best) for r in map(by_method.get, self.methods)
             ]
             smaller = 1 - rows["parameters"].mean() / self.dense["parameters"]
             lines.append([f"{100 * ratio:g} %", f"{100 * smaller:.1f} %", *cells])
         return markdown(lines)
+
+
+def tasks_of(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The tasks in a model's metrics; where only `lop_vqa` was asked, its figures stand on top."""
+    own = {"accuracy": {"value": metrics["accuracy"], "stderr": metrics["stderr"]}}
+    first = {"count": metrics["count"], "primary": "accuracy", "metrics": own}
+    return {TASK: first} | metrics.get("tasks", {})
+
+
+def _scores(name: str, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "task": task, "metric": metric}
+        | {"value": one["value"], "stderr": np.nan if one["stderr"] is None else one["stderr"]}
+        for task, summary in tasks_of(metrics[name]).items()
+        for metric, one in summary["metrics"].items()
+    ]
 
 
 def differences_markdown(differences: pd.DataFrame, searched: list[float] | None = None) -> str:
@@ -99,7 +158,7 @@ def differences_markdown(differences: pd.DataFrame, searched: list[float] | None
         cells = []
         for baseline in baselines:
             difference, error = by_name.loc[baseline, ["difference", "stderr"]]
-            cells.append(_bold(f"{difference:+.2f} ± {error:.2f}", abs(difference) > 2 * error))
+            cells.append(bold(f"{difference:+.2f} ± {error:.2f}", abs(difference) > 2 * error))
         known = searched is None or any(abs(ratio - target) < 1e-9 for target in searched)
         lines.append([f"{100 * ratio:g} %{'' if known else ' *'}", *cells])
     return markdown(lines)
@@ -116,5 +175,6 @@ def percent(row: dict[str, Any]) -> str:
     return f"{100 * row['accuracy']:.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
 
 
-def _bold(text: str, on: bool) -> str:
+def bold(text: str, on: bool) -> str:
+    """The text in bold, when `on`."""
     return f"**{text}**" if on else text

@@ -22,7 +22,7 @@ COLOURS = {
 
 
 @contextmanager
-def picture(path: Path, width: float = 7, height: float = 4.2) -> Iterator[tuple[Any, Any]]:
+def picture(path: Path, width: float = 5, height: float = 3.6) -> Iterator[tuple[Any, Any]]:
     """Yield a figure and its axes; what is drawn on them is written to `path`."""
     from matplotlib.figure import Figure  # takes a second to import; no global state
 
@@ -33,31 +33,64 @@ def picture(path: Path, width: float = 7, height: float = 4.2) -> Iterator[tuple
     figure.savefig(path, dpi=150)
 
 
-def accuracy(
-    table: pd.DataFrame, dense: Mapping[str, Any], titles: Mapping[str, str], path: Path
+def curves(
+    rows: pd.DataFrame, dense: float, titles: Mapping[str, str], axis: str, path: Path
 ) -> None:
-    """Accuracy against ratio, a line a method, error bars of one standard error."""
-    with picture(path) as (_, axes):
-        axes.axhline(100 * dense["accuracy"], color="black", lw=0.8, ls=":", label="Dense")
-        for method, rows in table.groupby("method", sort=False):
+    """`value` against `ratio`, a line a `method`, error bars of one `stderr`; `axis` names it."""
+    with picture(path) as (figure, axes):
+        axes.axhline(dense, color="black", lw=0.8, ls=":", label="Dense")
+        for method in [m for m in titles if m in set(rows["method"])]:
+            line = rows[rows["method"] == method].sort_values("ratio")
             axes.errorbar(
-                100 * rows["ratio"],
-                100 * rows["accuracy"],
-                100 * rows["stderr"],
-                label=titles[str(method)],
-                color=COLOURS[str(method)],
+                100 * line["ratio"],
+                line["value"],
+                line["stderr"],
+                label=titles[method],
+                color=COLOURS[method],
                 lw=2.4 if method == "lop" else 1.4,
                 marker="o",
                 ms=4,
                 capsize=2,
                 zorder=3 if method == "lop" else 2,
             )
-        axes.set(xlabel="FFN neurons removed (%)", ylabel="Benchmark accuracy (%)")
-        handles, labels = axes.get_legend_handles_labels()
-        order = sorted(
-            range(len(labels)), key=lambda i: [*titles.values(), "Dense"].index(labels[i])
-        )
-        axes.legend([handles[i] for i in order], [labels[i] for i in order], frameon=False)
+        axes.set(xlabel="FFN neurons removed (%)", ylabel=axis)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+def pareto(
+    points: pd.DataFrame,
+    cost: str,
+    titles: Mapping[str, str],
+    axes_titles: tuple[str, str],
+    path: Path,
+) -> None:
+    """`value` against the column `cost`, a point a model, with the front of those none betters."""
+    with picture(path) as (figure, axes):
+        for method, title in {"dense": "Dense", **titles}.items():
+            rows = points[points["method"] == method]
+            if rows.empty:
+                continue
+            axes.errorbar(
+                rows[cost],
+                rows["value"],
+                rows["stderr"],
+                label=title,
+                color=COLOURS.get(method, "black"),
+                ls="none",
+                marker="D" if method == "dense" else "o",
+                ms=5,
+                elinewidth=0.8,
+            )
+        front = pareto_front(points, cost)
+        axes.step(front[cost], front["value"], where="post", color="black", lw=1, zorder=1)
+        axes.set(xlabel=axes_titles[0], ylabel=axes_titles[1])
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+def pareto_front(points: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """The models that no other betters at the same `cost` or less, by cost."""
+    ordered = points.sort_values([cost, "value"], ascending=[True, False])
+    return ordered[ordered["value"] > ordered["value"].cummax().shift(fill_value=float("-inf"))]
 
 
 def plan_heat_map(rows: pd.DataFrame, path: Path) -> None:

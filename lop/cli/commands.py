@@ -207,11 +207,23 @@ def _cutter(**places: Any) -> Any:
     return steps.Cutter(**{renamed.get(name, name): value for name, value in places.items()})
 
 
-def report(evaluation: Path, pruned: Path, search: Path, training: Path, out: Path) -> None:
+def report(
+    evaluation: Path, pruned: Path, search: Path, training: Path, samples: Path, out: Path
+) -> None:
     from lop import steps
 
-    steps.report(out, evaluation, pruned, search, training)
-    print(f"{out}/report.md")
+    steps.report(out, evaluation, pruned, search, training, samples)
+    print(f"{out}/report.md, {out}/report.html")
+
+
+def diff(
+    a: str, b: str, task: str, evaluation: Path, samples: Path | None, out: Path | None, limit: int
+) -> None:
+    from lop import steps
+
+    print(steps.diff(a, b, task, evaluation, out, samples, limit))
+    if out:
+        print(f"\n{out}")
 
 
 def serve(**options: Any) -> None:

@@ -124,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_batch_size(arg)
 
     arg = add(do.report, "write the report of a pipeline run")
-    for name in ("evaluation", "pruned", "search", "training"):
+    for name in ("evaluation", "pruned", "search", "training", "samples"):
         arg(f"--{name}", type=Path, default=Path("data") / name, help=f"default data/{name}")
     arg("--out", type=Path, default=Path("data/report"), help="default data/report")
 
@@ -140,6 +140,14 @@ def build_parser() -> argparse.ArgumentParser:
     arg("--queue", type=int, default=8, help="checkpoints that may wait to be cut (default 8)")
     arg("--keep", type=int, default=100, help="checkpoints there may be (default 100)")
     arg("--poll", type=float, default=30, help="seconds between looks at the alias (default 30)")
+    arg = add(do.diff, "show which answers of two models differ, with their pictures")
+    arg("a", metavar="A", help="a model's name in the evaluation (dense, lop-0.3 …) or its folder")
+    arg("b", metavar="B", help="another one")
+    arg("--task", default="lop_vqa", help="default lop_vqa")
+    arg("--evaluation", type=Path, default=Path("data/evaluation"), help="default data/evaluation")
+    arg("--samples", type=Path, help="the task's questions (default: its file in data/samples)")
+    arg("--out", type=Path, help="also write an HTML page with questions, pictures and answers")
+    arg("--limit", type=int, default=200, help="questions on that page at most (default 200)")
     return parser
 
 

@@ -45,7 +45,7 @@ def compare(
         page += f"\n{title}\n\n{differences_markdown(compared.differences(methods[0]))}\n"
     with replacing(out / "comparison.csv") as tmp:
         nested = ["plan", "kept", "by_category", "tasks"]
-        compared.table.drop(columns=nested).to_csv(tmp, index=False)
+        compared.table.drop(columns=nested, errors="ignore").to_csv(tmp, index=False)
     with replacing(out / "comparison.md") as tmp:
         tmp.write_text(page)
     return page
@@ -137,11 +137,46 @@ def _footprint(
     return cost
 
 
-def report(out: Path, evaluation: Path, pruned: Path, search_dir: Path, training: Path) -> None:
-    """Write report.md with plots and tables to `out`, and its numbers to `<out>.json`."""
+def diff(
+    a: str,
+    b: str,
+    task: str,
+    evaluation: Path,
+    out: Path | None = None,
+    samples: Path | None = None,
+    limit: int = 200,
+) -> str:
+    """Set the answers of models `a` and `b` to `task` side by side; returns the counts as text.
+
+    A model is a name in `evaluation` or a folder of answers. With `out`, also writes a page with
+    up to `limit` of the `samples` (default: the task's file in data/samples).
+    """
+    from lop.diff import Diff, page
+    from lop.report.questions import samples_file
+
+    found = Diff.read(a, b, task, evaluation)
+    if out:
+        text = page(found, samples or samples_file(Path("data/samples"), task), limit)
+        with replacing(out) as tmp:
+            tmp.write_text(text)
+    return found.text()
+
+
+def report(
+    out: Path,
+    evaluation: Path,
+    pruned: Path,
+    search_dir: Path,
+    training: Path,
+    samples: Path | None = None,
+) -> None:
+    """Write report.md, report.html, plots and tables to `out`, and the numbers to `<out>.json`.
+
+    With the directory of `samples`, the page shows pictures whose answers pruning changed.
+    """
     from lop.report import write_report
 
     with replacing_dir(out, like="report.md") as tmp:
-        metrics = write_report(evaluation, pruned, search_dir, training, tmp)
+        metrics = write_report(evaluation, pruned, search_dir, training, tmp, samples)
     with replacing(out.with_suffix(".json")) as tmp:
         tmp.write_text(json.dumps(metrics, indent=2) + "\n")

@@ -1,0 +1,46 @@
+"""A checkpoint as MLflow serves it ("models from code": MLflow runs this file to load it)."""
+
+from typing import Any
+
+import pandas as pd
+import torch
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+import lop
+from lop.tasks.encoding import prompt
+from lop.tasks.samples import decode_images
+
+TOKENS = 24  # as in lop_vqa
+
+
+class AnswerModel(PythonModel):
+    """Columns `image` (bytes), `question` and, if there are any, `choices` in; `answer` out."""
+
+    def load_context(self, context):  # type: ignore[no-untyped-def] # MLflow wants this signature
+        named = (context.model_config or {}).get("checkpoint")  # large ones stay where they lie
+        path = named or context.artifacts["checkpoint"]
+        self.model, self.processor = lop.load(path), lop.load_processor(path)
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        answers = [self._answer(row) for row in model_input.to_dict("records")]
+        return pd.DataFrame({"answer": answers})
+
+    @torch.no_grad()
+    def _answer(self, row: dict[str, Any]) -> str:
+        """The greedy answer to one question, as lm-eval would have it."""
+        choices = row.get("choices")
+        none = choices is None or isinstance(choices, float)
+        sample = row | {"images": [{"bytes": row["image"]}], "choices": None if none else choices}
+        text, images = prompt(self.processor, sample), decode_images(sample)
+        inputs = self.processor(text=[text], images=[images], return_tensors="pt")
+        given = inputs.to(self.model.device, self.model.dtype)
+        output = self.model.generate(
+            **given, do_sample=False, repetition_penalty=1.0, max_new_tokens=TOKENS
+        )
+        new = output[:, given["input_ids"].shape[1] :]
+        (answer,) = self.processor.batch_decode(new, skip_special_tokens=True)
+        return str(answer).strip()
+
+
+set_model(AnswerModel())

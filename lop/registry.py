@@ -1,0 +1,117 @@
+"""Pruned models in MLflow's registry: a version a checkpoint, to sort by any metric and pick from.
+
+A version is code plus safetensors, no pickle. Its metrics stand on the run, on the logged model
+(whose list in MLflow's UI sorts by them) and in the version's tags.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lop.models.checkpoint import read_json
+
+PREFIX = "lop-pruned-"
+COPIED_MB = 512  # larger checkpoints stay where they are, and the version names the place
+_TAG = 5000  # characters that MLflow keeps of a tag
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, float]:
+    """A model's figures as numbers by name; a task's are `<task>/<metric>`, with `…_stderr`."""
+    found = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
+    for task, summary in values.get("tasks", {}).items():
+        for metric, one in summary["metrics"].items():
+            found[f"{task}/{metric}"] = float(one["value"])
+            if one["stderr"] is not None:
+                found[f"{task}/{metric}_stderr"] = float(one["stderr"])
+    return found
+
+
+def register(
+    run: Any,
+    checkpoint: Path,
+    values: Mapping[str, Any],
+    tags: Mapping[str, str],
+    copied_mb: float = COPIED_MB,
+) -> str | None:
+    """Log a pruned checkpoint in the current run and register it; returns its version.
+
+    `values` are its figures from the evaluation, `tags` where it came from (commit, data hashes).
+    Above `copied_mb` the weights are not copied: the version's tag `checkpoint` says where they
+    lie. None when MLflow is out of reach, which costs a warning and not the stage.
+    """
+    if not run.active:
+        return None
+    try:
+        return _register(checkpoint, values, tags, copied_mb)
+    except Exception as error:  # any failure of a tracking server must not fail the stage
+        warnings.warn(f"MLflow: {checkpoint.name} is not registered: {error}", stacklevel=2)
+        return None
+
+
+def model_name(source: str) -> str:
+    """The registered model that collects what was cut out of `source`."""
+    return PREFIX + Path(source).name
+
+
+def _register(
+    checkpoint: Path, values: Mapping[str, Any], tags: Mapping[str, str], copied_mb: float
+) -> str:
+    import mlflow
+
+    record, card = read_json(checkpoint / "pruning.json"), checkpoint / "README.md"
+    size = sum(f.stat().st_size for f in checkpoint.iterdir())
+    by_name = size > copied_mb * 1e6
+    settings = {k: record[k] for k in ("method", "ratio", "score", "source") if k in record}
+    for file in (card, checkpoint / "pruning.json"):
+        mlflow.log_artifact(str(file), checkpoint.name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's advice on type hints and examples
+        info = mlflow.pyfunc.log_model(
+            name=checkpoint.name.replace(".", "_"),  # MLflow takes no dot here
+            python_model=str(Path(__file__).parent / "models" / "pyfunc.py"),
+            artifacts=_files(checkpoint, by_name),
+            model_config={"checkpoint": str(checkpoint.resolve())} if by_name else None,
+            signature=_signature(),
+            pip_requirements=["lop"],
+            params=settings | {"kept": _short(record["kept"])},
+            metadata={"model_fingerprint": record["model_fingerprint"]},
+        )
+    figures = flat(values)
+    mlflow.log_metrics(figures, model_id=info.model_id)
+    name = model_name(record["source"])
+    marks = {**settings, "kept": _short(record["kept"]), **tags, **figures, "bytes": size}
+    marks["checkpoint"] = str(checkpoint.resolve()) if by_name else "artifacts/checkpoint"
+    version = mlflow.register_model(
+        info.model_uri, name, tags={k: str(v)[:_TAG] for k, v in marks.items()}
+    )
+    text = card.read_text().split("---\n", 2)[-1]  # without the front matter
+    mlflow.MlflowClient().update_model_version(name, version.version, description=text[:_TAG])
+    return str(version.version)
+
+
+def _files(checkpoint: Path, by_name: bool) -> dict[str, str]:
+    """What MLflow copies: all of the checkpoint, or only what says what it is."""
+    if not by_name:
+        return {"checkpoint": str(checkpoint)}
+    return {file: str(checkpoint / file) for file in ("README.md", "pruning.json")}
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    asked: list[Any] = [
+        ColSpec(DataType.binary, "image"),
+        ColSpec(DataType.string, "question"),
+        ColSpec(Array(DataType.string), "choices", required=False),
+    ]
+    return ModelSignature(Schema(asked), Schema([ColSpec(DataType.string, "answer")]))
+
+
+def _short(kept: list[int]) -> str:
+    return json.dumps(kept, separators=(",", ":"))[:_TAG]

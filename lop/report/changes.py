@@ -1,0 +1,94 @@
+"""Questions whose answer pruning changed, with their pictures: what the figures cannot show."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from lop.comparison import TASK, Comparison, bold, markdown
+from lop.report.html import literal
+from lop.report.questions import questions, samples_file
+from lop.tasks.samples import prompt_text
+
+SIDE = 256  # pixels; enough for a table
+
+
+def thumbnail(picture: bytes) -> tuple[bytes, str]:
+    """A picture no larger than `SIDE` and how its file name ends; small PNG and JPEG stay as is."""
+    image = Image.open(io.BytesIO(picture))
+    kinds = {"PNG": ".png", "JPEG": ".jpg"}
+    if image.format in kinds and max(image.size) <= SIDE:
+        return picture, kinds[image.format]
+    small, buffer = image.convert("RGB"), io.BytesIO()
+    small.thumbnail((SIDE, SIDE))
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue(), ".jpg"
+
+
+def example_ids(compared: Comparison, method: str, count: int) -> list[str]:
+    """Questions that `method` loses at its highest ratio: the first of each category, by id.
+
+    Then the second of each, and so on, up to `count`. No other choice is made.
+    """
+    last = compared.of(method)["name"].iloc[-1]
+    before, after = compared.answers("dense", TASK), compared.answers(last, TASK)
+    lost = before[before["correct"] & ~after["correct"]]
+    turn = lost.groupby("category").cumcount()
+    order = lost.assign(turn=turn).sort_values(["turn", "category", "id"])
+    return order["id"].head(count).tolist()
+
+
+def examples(compared: Comparison, method: str, samples: Path, out: Path, count: int = 8) -> str:
+    """A table of such questions with every answer, wrong ones in bold; pictures go to `out`.
+
+    Empty when pruning has cost no answer.
+    """
+    ids = example_ids(compared, method, count)
+    if not ids:
+        return ""
+    names = ["dense", *compared.of(method)["name"]]
+    answers = {name: compared.answers(name, TASK).set_index("id") for name in names}
+    titles = ["dense", *(f"{100 * ratio:g} %" for ratio in compared.of(method)["ratio"])]
+    lines = [["image", "question", "right", *titles], ["---"] * (3 + len(names))]
+    for i, sample in enumerate(questions(samples_file(samples, TASK), TASK, ids)):
+        cells = [_given(answers[name].loc[sample["id"]]) for name in names]
+        pictures = save_pictures(sample, out, f"example-{i}")
+        lines.append([pictures, literal(prompt_text(sample)), literal(sample["answer"]), *cells])
+    return markdown(lines)
+
+
+def save_pictures(sample: dict[str, Any], out: Path, stem: str) -> str:
+    """Write the sample's pictures, made small, to `out`; returns the Markdown that shows them."""
+    names = []
+    for i, image in enumerate(sample["images"]):
+        small, suffix = thumbnail(image["bytes"])
+        names.append(f"{stem}-{i}{suffix}")
+        (out / names[-1]).write_bytes(small)
+    return " ".join(f"![picture]({name})" for name in names)
+
+
+def changed(compared: Comparison, method: str) -> str:
+    """A table of how many answers `method` changed at each ratio, and to what."""
+    before = compared.answers("dense", TASK)
+    head = ["FFN", "answers changed", "right → wrong", "wrong → right"]
+    lines = [head, ["---"] * len(head)]
+    for row in compared.of(method).to_dict("records"):
+        after = compared.answers(row["name"], TASK)
+        counts = changes(before, after)
+        lines.append([f"{100 * row['ratio']:g} %", *(f"{n:,}" for n in counts)])
+    return markdown(lines)
+
+
+def changes(before: pd.DataFrame, after: pd.DataFrame) -> tuple[int, int, int]:
+    """How many answers differ, went from right to wrong, and from wrong to right; rows by id."""
+    was, now = before["correct"].to_numpy(bool), after["correct"].to_numpy(bool)
+    differ = before["prediction"].to_numpy() != after["prediction"].to_numpy()
+    return int(differ.sum()), int((was & ~now).sum()), int((~was & now).sum())
+
+
+def _given(answer: pd.Series) -> str:
+    return bold(literal(str(answer["prediction"]), 60), not answer["correct"])

@@ -1,0 +1,220 @@
+"""The report as Markdown, from which its web page is made, with the plots that it shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lop import plots
+from lop.comparison import TASK, TITLES, Comparison, differences_markdown, markdown, percent
+from lop.report import benchmarks
+from lop.report.changes import changed, examples
+from lop.report.html import write_page
+from lop.report.questions import samples_file
+from lop.report.results import (
+    SEARCH,
+    Results,
+    accuracy_table,
+    column_table,
+    plan_table,
+    quality,
+    search_progress,
+    summary,
+    times,
+)
+
+
+def write_report(
+    evaluation: Path,
+    pruned: Path,
+    search: Path,
+    training: Path,
+    out: Path,
+    samples: Path | None = None,
+) -> dict[str, Any]:
+    """Write report.md, report.html, the plots and the tables behind them as CSV to `out`.
+
+    Returns the numbers that `dvc metrics` shows. Raises LopError when something is missing.
+    """
+    results = Results.read(evaluation, pruned, search, training, samples)
+    compared, progress = results.comparison, search_progress(results.search)
+    accuracy_table(compared).to_csv(out / "accuracy.csv", index=False)
+    results.differences.to_csv(out / "comparison.csv", index=False)
+    benchmarks.long_table(compared).to_csv(out / "benchmarks.csv", index=False)
+    progress.to_csv(out / "search.csv", index=False)
+    plan_table(compared).to_csv(out / "plans.csv", index=False)
+    plots.plan_heat_map(compared.of("lop"), out / "plans.png")
+    plots.search_progress(progress, out / "search.png")
+    plots.times(times(results), out / "times.png")
+    write_page(out, page(results, out))
+    return summary(results)
+
+
+def page(results: Results, out: Path) -> str:
+    """The report as Markdown; the plots of its sections go to `out`."""
+    sections = [
+        _introduction(results),
+        *(_benchmarks(results, title, label, out) for title, label in benchmarks.SUITES.items()),
+        _accuracy(results, out),
+        _savings(results.comparison),
+        _pareto(results.comparison, out),
+        "## Plans\n\nShare of each layer's FFN neurons that LOP removes.\n\n![plans](plans.png)",
+        _changes(results, out),
+        _search(results),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _introduction(results: Results) -> str:
+    dense = results.comparison.dense
+    return f"""# lop report
+
+Dense model: {percent(dense)} on {dense["count"]:,} benchmark questions, {dense["parameters"]:,}
+parameters, {_mb(dense["disk_bytes"])} MB, {dense["latency_ms"]:.1f} ms a sample."""
+
+
+def _benchmarks(results: Results, title: str, label: str, out: Path) -> str:
+    compared = results.comparison
+    columns = benchmarks.main_columns(compared, label)
+    if not columns:
+        return ""
+    lines = [f"## {title}"]
+    if label:
+        lines.append(
+            "**These are not the published benchmarks.** Their questions are built from easy-VQA's "
+            "annotations in the form of MME, MMBench, MMMU and POPE and are scored by the same "
+            "rules; no figure here can be compared with a published one."
+        )
+    counts = {c.task: compared.tasks[c.task]["count"] for c in columns}
+    asked = ", ".join(f"{task} {count:,}" for task, count in counts.items())
+    lines.append(
+        f"Questions: {asked}. Figures ± standard error; MME-P and MME-R are sums of up to "
+        "200 points a subtask (2000 and 800 of the published ones), all else is per cent. "
+        "**Bold** is the best of a ratio. ▼ marks what LOP is "
+        "better than by more than twice the standard error of the difference, paired by question "
+        "(those on one image together); ▲ what is better than LOP by as much. The average is that "
+        "of MMBench, MMMU and POPE, as in the paper; its error takes the three as independent. "
+        "*Plan in* is the time to the plan alone, with scores, profile and predictor at hand."
+    )
+    lines.append(benchmarks.main_table(compared, columns, label, results.plan_seconds))
+    names = []
+    for column in columns:
+        names.append(f"{column.task}-{column.metric}.png")
+        _curve(compared, column, out / names[-1])
+    lines.append("\n".join(f"![{n.removesuffix('.png')} against ratio]({n})" for n in names))
+    if others := benchmarks.other_columns(compared, label):
+        lines += ["### Further metrics", benchmarks.other_table(compared, others)]
+    return "\n\n".join(lines)
+
+
+def _accuracy(results: Results, out: Path) -> str:
+    own = benchmarks.Column("Accuracy", TASK, "accuracy")
+    _curve(results.comparison, own, out / "accuracy.png")
+    targets = sorted(results.search["target"].unique())
+    return f"""## Accuracy at each ratio
+
+Per cent ± standard error; **bold** is the best of a row. *FFN* is the share of FFN neurons
+removed, *model* the share of the whole model's parameters. All methods keep the same number of
+neurons and answer the same questions.
+
+{results.comparison.accuracy_markdown()}
+
+![accuracy against ratio](accuracy.png)
+
+## LOP against each baseline
+
+Difference in points on the same questions ± paired standard error; **bold** where it is beyond
+twice that error. Ratios marked * were never searched: their plans are the predictor's alone.
+
+{differences_markdown(results.differences, targets)}"""
+
+
+def _curve(compared: Comparison, column: benchmarks.Column, path: Path) -> None:
+    dense = benchmarks.cell(compared, "dense", column).value
+    axis = f"{column.title} ({column.unit})"
+    plots.curves(column_table(compared, column), dense, TITLES, axis, path)
+
+
+def _savings(compared: Comparison) -> str:
+    dense = compared.dense
+    speeds = {
+        "prefill_tokens_per_s": "prefill tokens/s",
+        "decode_tokens_per_s": "decode tokens/s",
+    }
+    speeds = {key: title for key, title in speeds.items() if dense.get(key)}
+    head = ["FFN", "model", "parameters", "on disk", "peak memory", "latency a sample"]
+    head += speeds.values()
+    lines = [head, ["---"] * len(head)]
+    for row in [dense | {"ratio": 0.0}, *compared.of("lop").to_dict("records")]:
+        smaller = 1 - row["parameters"] / dense["parameters"]
+        sizes = [f"{_mb(row['disk_bytes'])} MB", f"{_mb(row['peak_bytes'])} MB"]
+        shares = [f"{100 * row['ratio']:g} %", f"{100 * smaller:.1f} %"]
+        cells = [*shares, f"{row['parameters']:,}", *sizes, f"{row['latency_ms']:.1f} ms"]
+        lines.append(cells + [f"{row[key]:,.0f}" for key in speeds])
+    return f"""## What the cut saves (LOP)
+
+{markdown(lines)}
+
+Latency is the median over single samples, processor and greedy generation included; peak memory is
+the process's ({dense["peak_of"]}) above what it held before loading, so on a model this small it
+says little."""
+
+
+def _pareto(compared: Comparison, out: Path) -> str:
+    title, points = quality(compared)
+    points["megabytes"] = points["disk_bytes"] / 1e6
+    costs = {"megabytes": "On disk (MB)", "latency_ms": "Latency a sample (ms)"}
+    for cost, axis in costs.items():
+        plots.pareto(points, cost, TITLES, (axis, title), out / f"pareto-{cost}.png")
+    points.to_csv(out / "pareto.csv", index=False)
+    fronts = [plots.pareto_front(points, cost)["name"] for cost in costs]
+    return f"""## What is worth its cost
+
+Every model by what it keeps and what it costs. On the line, no other model is both cheaper and
+better; differences within the error bars, and milliseconds within a machine's mood, decide
+nothing. By size the line holds {", ".join(fronts[0])}; by latency {", ".join(fronts[1])}.
+
+![quality against size](pareto-megabytes.png)
+![quality against latency](pareto-latency_ms.png)"""
+
+
+def _changes(results: Results, out: Path) -> str:
+    compared = results.comparison
+    text = f"""## What changes when LOP prunes
+
+Answers to the {compared.dense["count"]:,} questions, beside the dense model's:
+
+{changed(compared, "lop")}"""
+    if results.samples is None or not samples_file(results.samples, TASK).is_file():
+        return text
+    table = examples(compared, "lop", results.samples, out)
+    return (
+        text
+        + f"""
+
+Questions that are lost at the highest ratio: the first of each category by id, then the second, and
+so on, not chosen in any other way. Wrong answers are in **bold**. `lop diff` shows all of them.
+
+{table}"""
+        if table
+        else text
+    )
+
+
+def _search(results: Results) -> str:
+    taken, searches = times(results), results.search.groupby(SEARCH).ngroups
+    return f"""## Search
+
+{searches} searches evaluated {len(results.search):,} plans; the predictor learned from
+{results.training["samples"]:.0f} of them.
+
+![search progress](search.png)
+
+A search takes {taken["search"]:.1f} s (mean), a prediction {1000 * taken["predict"]:.2f} ms on one
+core: {taken["search"] / taken["predict"]:,.0f} times less.
+
+![time to a plan](times.png)"""
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:.2f}"

@@ -1,0 +1,124 @@
+"""All that the stages before the report left behind, and the tables made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lop.comparison import TASK, Comparison
+from lop.models.checkpoint import read_json
+from lop.report import benchmarks
+from lop.search import read_search
+
+SEARCH = ["searcher", "target", "seed"]  # what tells one search from another
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was evaluated, searched and learned; `samples` is the directory of the questions."""
+
+    comparison: Comparison
+    differences: pd.DataFrame  # LOP against each baseline
+    search: pd.DataFrame
+    training: dict[str, float]
+    plan_seconds: dict[str, float]  # by model name
+    samples: Path | None
+
+    @classmethod
+    def read(
+        cls, evaluation: Path, pruned: Path, search: Path, training: Path, samples: Path | None
+    ) -> Results:
+        """Read what the stages wrote; LopError when something is missing."""
+        compared = Comparison.read(evaluation, pruned)
+        learned = read_json(training / "metrics.json")
+        timed = pruned.with_name(f"{pruned.name}.json")
+        seconds = read_json(timed) if timed.is_file() else {}
+        predicted = dict.fromkeys(compared.of("lop")["name"], learned["predict_ms"] / 1000)
+        return cls(
+            comparison=compared,
+            differences=compared.differences("lop"),
+            search=read_search(search),
+            training=learned,
+            plan_seconds=predicted | seconds,
+            samples=samples if samples and samples.is_dir() else None,
+        )
+
+
+def search_progress(samples: pd.DataFrame) -> pd.DataFrame:
+    """Best reward so far in each search, by simulation."""
+    ordered = samples.sort_values([*SEARCH, "simulation"])
+    best = ordered.groupby(SEARCH)["reward"].cummax()
+    return ordered.assign(best=best)[[*SEARCH, "simulation", "best", "seconds"]]
+
+
+def times(results: Results) -> dict[str, float]:
+    """Seconds to a plan: one search (mean), and one prediction."""
+    searches = results.search.groupby(SEARCH)["seconds"].max()
+    return {"search": float(searches.mean()), "predict": results.training["predict_ms"] / 1000}
+
+
+def accuracy_table(compared: Comparison) -> pd.DataFrame:
+    """Per cent by ratio and method, for `dvc plots`."""
+    table = compared.table.assign(accuracy=100 * compared.table["accuracy"])
+    return table[["ratio", "method", "accuracy"]]
+
+
+def plan_table(compared: Comparison) -> pd.DataFrame:
+    """LOP's plans in long form, for `dvc plots`: ratio, layer, pruned share."""
+    rows = [
+        {"ratio": row["ratio"], "layer": layer, "pruned": share}
+        for row in compared.of("lop").to_dict("records")
+        for layer, share in enumerate(row["plan"])
+    ]
+    return pd.DataFrame(rows)
+
+
+def column_table(compared: Comparison, column: benchmarks.Column) -> pd.DataFrame:
+    """One benchmark's figures: method, ratio, value, stderr, as printed."""
+    rows = []
+    for row in compared.table.to_dict("records"):
+        score = benchmarks.cell(compared, row["name"], column)
+        figures = {"value": score.value, "stderr": score.stderr}
+        rows.append({"method": row["method"], "ratio": row["ratio"]} | figures)
+    return pd.DataFrame(rows)
+
+
+def quality(compared: Comparison) -> tuple[str, pd.DataFrame]:
+    """What a model is worth in one figure, and that with what it costs: a row a model.
+
+    The figure is the average of the paper's benchmarks, or of their easy-VQA form; else the
+    accuracy on lop's own questions.
+    """
+    title, chosen = "Accuracy (%)", [benchmarks.Column("", TASK, "accuracy")]
+    for label in benchmarks.SUITES.values():
+        columns = benchmarks.main_columns(compared, label)
+        if benchmarks.has_average(columns):
+            title, chosen = f"Average{label} (%)", [c for c in columns if c.averaged]
+            break
+    costs = ["parameters", "disk_bytes", "latency_ms"]
+    dense = {"name": "dense", "method": "dense", "ratio": 0.0} | compared.dense
+    rows = []
+    for row in [dense, *compared.table.to_dict("records")]:
+        score = benchmarks.mean([benchmarks.cell(compared, row["name"], c) for c in chosen])
+        kept = {k: row[k] for k in ("name", "method", "ratio", *costs)}
+        rows.append(kept | {"value": score.value, "stderr": score.stderr})
+    return title, pd.DataFrame(rows)
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """The numbers that `dvc metrics` shows."""
+    ours, taken = results.comparison.of("lop"), times(results)
+    return {
+        "dense": {"accuracy": results.comparison.dense["accuracy"]},
+        "lop": {f"{r:g}": a for r, a in zip(ours["ratio"], ours["accuracy"], strict=True)},
+        "best_baseline_difference_points": {
+            f"{ratio:g}": float(rows["difference"].min())
+            for ratio, rows in results.differences.groupby("ratio")
+        },
+        "search_seconds": taken["search"],
+        "predict_ms": 1000 * taken["predict"],
+        "search_over_predict": taken["search"] / taken["predict"],
+    }

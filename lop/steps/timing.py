@@ -1,0 +1,42 @@
+"""The step that tells how long each method takes to a plan, apart from the cutting."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from lop.files import replacing
+from lop.importance import load_all_scores, made_for
+from lop.methods import Kit, method
+from lop.predictor import Predictor
+from lop.search.knapsack import Profile
+from lop.steps.pruning import Cutter
+
+REPEATS = 5
+
+
+def plan_times(out: Path, methods: Sequence[str], ratios: Sequence[float], cutter: Cutter) -> None:
+    """Write the median seconds to each plan by model name, with all that it needs in memory."""
+    predictor = profile = None
+    if "lop" in methods and cutter.predictor_path:
+        predictor = Predictor.from_pretrained(cutter.predictor_path)
+    if "knapsack" in methods and cutter.profile_path:
+        profile = Profile.load(cutter.profile_path)
+    kit = Kit(cutter.score, cutter.compensate, predictor, profile)
+    of_model = made_for(cutter.scores_dir / "mean_activation.safetensors")
+    scores = load_all_scores(cutter.scores_dir, of_model)
+    widths = [len(layer) for layer in scores["mean_activation"]]
+    seconds = {}
+    for name, ratio in product(methods, ratios):
+        rule, taken = method(name, kit).plan, []
+        for _ in range(REPEATS):
+            begun = time.perf_counter()
+            rule(ratio, widths, scores)
+            taken.append(time.perf_counter() - begun)
+        seconds[f"{name}-{ratio:g}"] = statistics.median(taken)
+    with replacing(out) as tmp:
+        tmp.write_text(json.dumps(seconds, indent=2) + "\n")

@@ -1,0 +1,130 @@
+"""Pruned models in a real MLflow registry on sqlite: registered, sorted by, loaded and asked."""
+
+import os
+
+import pandas as pd
+import pytest
+
+from flows import common
+from lop import registry, steps, tracking
+from lop.evaluation import evaluate
+from lop.tasks.samples import write_samples
+
+VALUES = {
+    "accuracy": 0.75,
+    "stderr": 0.1,
+    "count": 12,
+    "latency_ms": 7.5,
+    "by_category": {"a": 1.0},
+    "peak_of": "rss",
+    "tasks": {"easyvqa_pope": {"metrics": {"f1": {"value": 0.8, "stderr": 0.02}}}},
+}
+
+
+@pytest.fixture
+def pruned(model_dir, samples, tmp_path):
+    """A checkpoint that lop cut out of a model directory called `model`."""
+    write_samples(samples, tmp_path / "samples.parquet")
+    steps.importance(tmp_path / "scores", str(model_dir), tmp_path / "samples.parquet", 12)
+    cutter = steps.Cutter(str(model_dir), tmp_path / "scores", "flap")
+    steps.prune_one(tmp_path / "uniform-0.5", "uniform", 0.5, cutter)
+    return tmp_path / "uniform-0.5"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    root = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+        patch.chdir(root)  # artifacts land beside the database
+        yield root
+
+
+def registered(checkpoint, values=VALUES, **options):
+    """Register a checkpoint in a run; returns MLflow, the version and the logged model."""
+    import mlflow
+
+    tags = {"git_commit": "abc", "dvc:data/pruned": "123.dir"}
+    with tracking.run("evaluate", {}, {}) as run:
+        number = registry.register(run, checkpoint, values, tags, **options)
+    version = mlflow.MlflowClient().get_model_version("lop-pruned-model", number)
+    return mlflow, version, mlflow.get_logged_model(version.source.removeprefix("models:/"))
+
+
+def ask(mlflow, version, samples):
+    model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
+    rows = [{"image": i[0]["bytes"], "question": q} for i, q in zip(*_asked(samples), strict=True)]
+    return model.predict(pd.DataFrame(rows))["answer"].tolist()
+
+
+def _asked(samples):
+    return samples["images"], samples["question"]
+
+
+def test_a_version_says_what_it_is_and_answers_like_the_checkpoint(store, pruned, samples):
+    mlflow, version, model = registered(pruned)
+    assert (
+        version.tags.items()
+        >= {
+            "method": "uniform",
+            "ratio": "0.5",
+            "kept": "[20,20,20]",
+            "accuracy": "0.75",
+            "easyvqa_pope/f1": "0.8",
+            "latency_ms": "7.5",
+            "git_commit": "abc",
+            "dvc:data/pruned": "123.dir",
+            "checkpoint": "artifacts/checkpoint",
+        }.items()
+    )
+    assert "FFN neurons pruned" in version.description
+    figures = {metric.key: metric.value for metric in model.metrics}
+    assert figures == registry.flat(VALUES), "the list of models can be sorted by each"
+    assert mlflow.get_run(version.run_id).data.metrics == figures
+    expected = evaluate(pruned, pruned.parent / "samples.parquet").samples["prediction"]
+    assert ask(mlflow, version, samples) == expected.str.strip().tolist()
+
+
+def test_nothing_is_a_pickle_and_card_and_plan_are_artifacts(store, pruned):
+    mlflow, version, _ = registered(pruned)
+    uri = f"models:/{version.name}/{version.version}"
+    path = mlflow.artifacts.download_artifacts(uri)
+    names = {f for _, _, files in os.walk(path) for f in files}
+    assert names >= {"model.safetensors", "pruning.json", "README.md"}
+    assert not [n for n in names if n.endswith((".pkl", ".pickle", ".bin", ".pt"))]
+    listed = mlflow.artifacts.list_artifacts(run_id=version.run_id, artifact_path="uniform-0.5")
+    assert {f.path for f in listed} == {"uniform-0.5/README.md", "uniform-0.5/pruning.json"}
+
+
+def test_a_large_checkpoint_is_named_and_not_copied(store, pruned, samples):
+    mlflow, version, _ = registered(pruned, copied_mb=0.01)
+    assert version.tags["checkpoint"] == str(pruned)
+    path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
+    names = {f for _, _, files in os.walk(path) for f in files}
+    assert not [n for n in names if n.endswith(".safetensors")]
+    assert len(ask(mlflow, version, samples.head(2))) == 2
+
+
+def test_versions_are_found_by_any_metric(store, pruned):
+    better = VALUES | {"accuracy": 0.9}
+    mlflow, _, model = registered(pruned, better)
+    best = mlflow.search_logged_models(
+        filter_string="metrics.accuracy > 0.8",
+        order_by=[{"field_name": "metrics.accuracy", "ascending": False}],
+        output_format="list",
+    )
+    assert [one.model_id for one in best] == [model.model_id]
+
+
+def test_a_missing_registry_costs_a_warning_not_the_stage(pruned, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/such/place.db")
+    with pytest.warns(UserWarning, match="out of reach"), tracking.run("evaluate", {}, {}) as run:
+        assert registry.register(run, pruned, VALUES, {}) is None
+
+
+def test_data_versions_are_what_the_lock_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert common.data_versions() == {}
+    lock = "schema: '2.0'\nstages:\n  prune:\n    cmd: x\n    outs:\n    - path: data/pruned\n"
+    (tmp_path / "dvc.lock").write_text(lock + "      hash: md5\n      md5: 12ab.dir\n")
+    assert common.data_versions() == {"dvc:data/pruned": "12ab.dir"}
