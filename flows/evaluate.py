@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.common import EVALUATION, PRUNED, SAMPLES, git_commit, params, placed, run_stage
+from flows.common import EVALUATION, PRUNED, SAMPLES, hashes, origin, params, placed, run_stage
 from flows.tasks import as_tasks
 from lop import steps, tracking
 
@@ -14,11 +14,12 @@ def evaluate() -> None:
     model, benchmark = params("model")["path"], SAMPLES / "benchmark.parquet"
     each = as_tasks(place, ["lop.evaluation"], fresh=True)
     results = steps.evaluate(EVALUATION, model, PRUNED, benchmark, each=each, **settings)
-    commit = git_commit()
-    for name, values in results.items():
-        tags = {"git_commit": commit, "model": name}
-        with tracking.run(f"evaluate {name}", settings, tags) as run:
-            run.metrics({k: v for k, v in values.items() if isinstance(v, int | float)})
+    with tracking.run("evaluate", settings, origin()) as stage:
+        stage.inputs(hashes(benchmark, PRUNED))
+        for name, values in results.items():
+            tags = origin() | {"stage": "evaluate", "model": name}
+            with stage.child(f"evaluate {name}", settings, tags) as run:
+                run.metrics({k: v for k, v in values.items() if isinstance(v, int | float)})
 
 
 if __name__ == "__main__":

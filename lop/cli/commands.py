@@ -177,3 +177,17 @@ def report(evaluation: Path, pruned: Path, search: Path, training: Path, out: Pa
 
     steps.report(out, evaluation, pruned, search, training)
     print(f"{out}/report.md")
+
+
+def track() -> None:
+    from lop import tracking
+
+    told = tracking.replay()
+    print(f"{told} {'run' if told == 1 else 'runs'} logged")
+
+
+def rollback(name: str, reason: str) -> None:
+    from lop import tracking
+
+    was, now = tracking.rollback(reason, name)
+    print(f"{name}: champion is version {now} again, version {was} was")

@@ -124,6 +124,12 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("evaluation", "pruned", "search", "training"):
         arg(f"--{name}", type=Path, default=Path("data") / name, help=f"default data/{name}")
     arg("--out", type=Path, default=Path("data/report"), help="default data/report")
+
+    add(do.track, "log to MLflow what had to wait while it was out of reach")
+
+    arg = add(do.rollback, "give the champion's alias back to the predictor that had it before")
+    arg("--name", default="lop-predictor", help="registered model (default lop-predictor)")
+    arg("--reason", default="", help="why; kept on the version")
     return parser
 
 

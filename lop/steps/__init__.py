@@ -1,6 +1,7 @@
 """The pipeline's steps as functions from files to files; flows and the command line call them."""
 
 from lop.steps.judging import compare, evaluate, evaluate_one, report
+from lop.steps.promoting import promote
 from lop.steps.pruning import Cutter, prune_grid, prune_one
 from lop.steps.searching import importance, prepare, profile, reward_of, search
 from lop.steps.training import train
@@ -13,6 +14,7 @@ __all__ = [
     "importance",
     "prepare",
     "profile",
+    "promote",
     "prune_grid",
     "prune_one",
     "report",
