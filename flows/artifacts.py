@@ -18,10 +18,11 @@ from lop import tracking
 
 def of_stage(stage: str, place: Path) -> None:
     """Artifacts of a stage that has just been brought up to date in `place`."""
-    create_table_artifact(outputs(stage, place), f"{stage}-outputs", "What it wrote")
+    key = re.sub(r"[^a-z0-9]+", "-", stage.lower())  # all that Prefect takes
+    create_table_artifact(outputs(stage, place), f"{key}-outputs", "What it wrote")
     uri = os.environ.get(tracking.URI, "")
     if uri.startswith("http"):
-        create_link_artifact(uri, "MLflow", key=f"{stage}-mlflow", description="Its run in MLflow")
+        create_link_artifact(uri, "MLflow", key=f"{key}-mlflow", description="Its run in MLflow")
     if stage == "report":
         create_markdown_artifact(page(place / REPORT), "report", "The report, with its plots")
     if stage == "prune":

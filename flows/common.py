@@ -87,6 +87,7 @@ def hashes(*paths: Path) -> dict[str, str]:
         Path(out["path"]): out["md5"]
         for stage in _lock().get("stages", {}).values()
         for out in stage.get("outs", [])
+        if "md5" in out
     }
     found = {path: next((p for p in (path, *path.parents) if p in kept), None) for path in paths}
     return {str(path): kept[place] for path, place in found.items() if place}

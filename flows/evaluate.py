@@ -14,10 +14,11 @@ def evaluate() -> None:
     model, benchmark = params("model")["path"], SAMPLES / "benchmark.parquet"
     each = as_tasks(place, ["lop.evaluation"], fresh=True)
     results = steps.evaluate(EVALUATION, model, PRUNED, benchmark, each=each, **settings)
-    with tracking.run("evaluate", settings, origin()) as stage:
+    marks = origin()
+    with tracking.run("evaluate", settings, marks) as stage:
         stage.inputs(hashes(benchmark, PRUNED))
         for name, values in results.items():
-            tags = origin() | {"stage": "evaluate", "model": name}
+            tags = marks | {"stage": "evaluate", "model": name}
             with stage.child(f"evaluate {name}", settings, tags) as run:
                 run.metrics({k: v for k, v in values.items() if isinstance(v, int | float)})
 

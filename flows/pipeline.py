@@ -99,7 +99,9 @@ def _address(stage: Any) -> str:
 def environment(run: str) -> dict[str, str]:
     """What a stage is started with: this Python, this place's MLflow, and whose child it is."""
     here, python = Path.cwd(), Path(sys.executable).parent
-    return os.environ | {
+    # what a worker tells the process of a run is not for the processes of its stages
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT__")}
+    return inherited | {
         "PATH": f"{python}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",
         tracking.URI: tracking.default_uri(here),

@@ -126,10 +126,10 @@ def rollback(reason: str, name: str = PREDICTOR_NAME) -> tuple[str, str]:
     return champion.number, before
 
 
-def predictor_path(uri: str | Path) -> Path:
+def predictor_path(uri: str | Path, cache: Path = CACHE) -> Path:
     """The directory of a predictor: `uri` itself, or of `models:/NAME@ALIAS` or `models:/NAME/N`.
 
-    What comes from a registry is kept in .lop/predictors, once a version.
+    What comes from a registry is kept in `cache`, once a version.
     Raises LopError when there is no such version, or no registry.
     """
     if not str(uri).startswith(SCHEME):
@@ -143,7 +143,7 @@ def predictor_path(uri: str | Path) -> Path:
             version = client.get_model_version(*name.rsplit("/", 1))
         which = f"{_uri()} {version.name} {version.version} {version.creation_timestamp}"
         digest = hashlib.sha256(which.encode()).hexdigest()[:8]
-        path = CACHE / f"{version.name}-{version.version}-{digest}"
+        path = cache / f"{version.name}-{version.version}-{digest}"
         if not path.exists():
             _download(f"{SCHEME}{version.name}/{version.version}", path)
     return path
@@ -207,4 +207,4 @@ def _uri() -> str:
 
 
 def _client() -> Any:
-    return store.connect().MlflowClient()
+    return store.quiet().MlflowClient()

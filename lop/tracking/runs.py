@@ -154,7 +154,7 @@ def _open(record: Record, params: Mapping[str, Any], line: Line) -> Iterator[Run
         record.ended = now()
         if record.run_id:
             _end(mlflow, record, line)
-        if not line.up and (record.calls or record.run_id is None):
+        if not line.up:
             queue.keep(record)
 
 

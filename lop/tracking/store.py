@@ -18,6 +18,13 @@ def default_uri(folder: Path) -> str:
 
 def connect() -> Any:
     """MLflow, with lop's experiment chosen. Raises whatever MLflow raises when out of reach."""
+    mlflow = quiet()
+    mlflow.set_experiment(EXPERIMENT)
+    return mlflow
+
+
+def quiet() -> Any:
+    """MLflow, told where its store is and to keep its advice to itself."""
     os.environ.setdefault(URI, "sqlite:///mlflow.db")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -27,7 +34,6 @@ def connect() -> Any:
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    mlflow.set_experiment(EXPERIMENT)
     return mlflow
 
 
