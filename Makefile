@@ -33,8 +33,8 @@ ui: $(VENV)/.installed
 schedule: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 schedule: $(VENV)/.installed
 	prefect work-pool create lop --type process --overwrite
-	prefect --no-prompt deploy --all
-	LOP_REPO=$(CURDIR) prefect worker start --pool lop
+	python -m prefect --no-prompt deploy --all
+	LOP_REPO=$(CURDIR) PYTHONPATH=$(CURDIR) prefect worker start --pool lop
 
 FULL := -S prepare.benchmark=null \
 	-S 'search.targets=[0.1,0.125,0.15,0.175,0.2,0.225,0.275,0.3,0.325,0.35,0.375,0.425,0.45,0.475,0.5,0.525,0.55,0.575,0.6]' \

@@ -181,8 +181,8 @@ def _week_seed() -> str:
     return f"search.seeds={[*seeds, 100 * year + week]}".replace(" ", "")
 
 
-def main() -> int:
-    """The command line; a failed stage ends in its own line and exit code 1, 2 for bad input."""
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
     parser.add_argument("stages", nargs="*", help="up to these stages only; default: all")
     parser.add_argument(
@@ -190,7 +190,12 @@ def main() -> int:
         help="for this run alone; what comes out is kept as a DVC experiment",
     )  # fmt: skip
     parser.add_argument("--new-seed", action="store_true", help="search with one more seed")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """The command line; a failed stage ends in its own line and exit code 1, 2 for bad input."""
+    args = parser().parse_args()
     # a shell starts what it puts in the background deaf to interrupts, and its children with it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Prefect marks the run, then lets the signal through: what is open here is closed even so

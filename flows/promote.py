@@ -29,13 +29,18 @@ def promote(force: bool = False, reason: str = "") -> bool:
     return verdict.promoted
 
 
-def main() -> int:
-    """The command line; exit code 0 when promoted, 1 when not, 2 for bad input."""
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
     parser = argparse.ArgumentParser(prog="python -m flows.promote", description=__doc__)
     parser.add_argument("--force", action="store_true", help="whatever the numbers say")
     parser.add_argument("--reason", default="", help="why; kept on the version")
+    return parser
+
+
+def main() -> int:
+    """The command line; exit code 0 when promoted, 1 when not, 2 for bad input."""
     try:
-        return 0 if promote(**vars(parser.parse_args())) else 1
+        return 0 if promote(**vars(parser().parse_args())) else 1
     except LopError as error:
         print(f"lop: {error}", file=sys.stderr)
         return 2
