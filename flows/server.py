@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-START_LIMIT = 120  # seconds
+START_LIMIT = 300  # seconds
 
 
 @contextmanager
