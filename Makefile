@@ -1,12 +1,14 @@
-# make repro   set up, then rebuild everything that changed, from samples to report
-# make test    set up, then run the tests
-# make full    the long profile behind docs/results (up to two hours on two cores)
+# make repro     set up, then rebuild everything that changed, from samples to report
+# make test      set up, then run the tests
+# make ui        Prefect's and MLflow's user interfaces on this machine
+# make schedule  what prefect.yaml lists, on the server at PREFECT_API_URL, worked off here
+# make full      the long profile behind docs/results (up to two hours on two cores)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint full clean
+.PHONY: repro test lint ui schedule full clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "lop needs Python 3.11 or newer"'
@@ -24,6 +26,15 @@ lint: $(VENV)/.installed
 	ruff check
 	ruff format --check
 	mypy
+
+ui: $(VENV)/.installed
+	python -m flows.ui
+
+schedule: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+schedule: $(VENV)/.installed
+	prefect work-pool create lop --type process --overwrite
+	python -m prefect --no-prompt deploy --all
+	LOP_REPO=$(CURDIR) PYTHONPATH=$(CURDIR) prefect worker start --pool lop
 
 FULL := -S prepare.benchmark=null \
 	-S 'search.targets=[0.1,0.125,0.15,0.175,0.2,0.225,0.275,0.3,0.325,0.35,0.375,0.425,0.45,0.475,0.5,0.525,0.55,0.575,0.6]' \

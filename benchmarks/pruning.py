@@ -51,7 +51,7 @@ def write_checkpoint(out: Path) -> None:
             size = 0
         shards[-1][name] = tuple(parameter.shape)
         size += 2 * parameter.numel()
-    where = {}
+    where: dict[str, str] = {}
     for i, shapes in enumerate(shards, 1):
         file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         tensors = {n: torch.empty(s, dtype=torch.bfloat16).normal_() for n, s in shapes.items()}

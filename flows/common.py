@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import yaml
 from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.flow_engine import run_flow
+from prefect.states import Pending
 
 from flows.tasks import Place
 from lop.errors import LopError
@@ -24,6 +32,7 @@ TRAINING = DATA / "training"
 PRUNED = DATA / "pruned"
 EVALUATION = DATA / "evaluation"
 REPORT = DATA / "report"
+PARENT_TASK = "LOP_PARENT_TASK"  # the environment variable by which a pipeline names its task
 
 
 def params(section: str) -> dict[str, Any]:
@@ -53,22 +62,49 @@ def run_stage(stage: Flow[[], None], section: str | None = None) -> None:
     """
     try:
         if section is None:
-            stage()
+            _start(stage)
             return
         place, _ = placed(section)
         with place.server():
-            stage.with_options(task_runner=place.task_runner())()
+            _start(stage.with_options(task_runner=place.task_runner()))
     except LopError as error:
         print(f"lop: {error}", file=sys.stderr)
         sys.exit(2)
 
 
+def _start(stage: Flow[[], None]) -> None:
+    """Run a flow, as a child of the pipeline's task when there is one and the server knows it."""
+    child = None
+    if task := os.environ.get(PARENT_TASK):
+        with get_client(sync_client=True) as client, suppress(PrefectHTTPStatusError):
+            child = client.create_flow_run(stage, state=Pending(), parent_task_run_id=UUID(task))
+    run_flow(stage, flow_run=child)
+
+
+def hashes(*paths: Path) -> dict[str, str]:
+    """The hash under which DVC keeps each of these files, or the folder it lies in."""
+    kept = _kept()
+    found = {path: next((p for p in (path, *path.parents) if p in kept), None) for path in paths}
+    return {str(path): kept[place] for path, place in found.items() if place}
+
+
 def data_versions() -> dict[str, str]:
-    """What DVC says lies in data/: `dvc:<path>` -> hash, from dvc.lock; empty without one."""
+    """What DVC says lies in data/: `dvc:<path>` -> hash; empty without a dvc.lock."""
+    return {f"dvc:{path}": md5 for path, md5 in _kept().items()}
+
+
+def origin() -> dict[str, str]:
+    """Tags of a run: the commit, and the hash of the dvc.lock that its stage began with."""
+    lock = Path("dvc.lock")
+    digest = hashlib.md5(lock.read_bytes()).hexdigest() if lock.exists() else "none"
+    return {"git_commit": git_commit(), "dvc_lock": digest}
+
+
+def _kept() -> dict[Path, str]:
     lock = Path("dvc.lock")
     stages = yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
     outs = [out for stage in stages.values() for out in stage.get("outs", [])]
-    return {f"dvc:{out['path']}": out["md5"] for out in outs if "md5" in out}
+    return {Path(out["path"]): out["md5"] for out in outs if "md5" in out}
 
 
 def git_commit() -> str:

@@ -7,13 +7,15 @@ from flows.common import (
     PRUNED,
     SAMPLES,
     data_versions,
-    git_commit,
+    hashes,
+    origin,
     params,
     placed,
     run_stage,
 )
 from flows.tasks import as_tasks
-from lop import registry, steps, tracking
+from lop import steps, tracking
+from lop.tracking import checkpoints
 
 
 @flow
@@ -24,13 +26,15 @@ def evaluate() -> None:
     model, benchmark = params("model")["path"], SAMPLES / "benchmark.parquet"
     each = as_tasks(place, steps.EVALUATION_MODULES, fresh=True)
     results = steps.evaluate(EVALUATION, model, PRUNED, benchmark, each=each, **settings)
-    commit, versions = git_commit(), data_versions()
-    for name, values in results.items():
-        tags = {"git_commit": commit, "model": name}
-        with tracking.run(f"evaluate {name}", settings, tags) as run:
-            known = (run, PRUNED / name, values, tags | versions, copied_mb)
-            if name == "dense" or not register or not registry.register(*known):
-                run.metrics(registry.flat(values))
+    marks, versions = origin(), data_versions()
+    with tracking.run("evaluate", settings, marks) as stage:
+        stage.inputs(hashes(benchmark, PRUNED))
+        for name, values in results.items():
+            tags = marks | {"stage": "evaluate", "model": name}
+            with stage.child(f"evaluate {name}", settings, tags) as run:
+                known = (run, PRUNED / name, values, tags | versions, copied_mb)
+                if name == "dense" or not register or not checkpoints.register(*known):
+                    run.metrics(checkpoints.flat(values))
 
 
 if __name__ == "__main__":

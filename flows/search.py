@@ -1,8 +1,20 @@
 """Stage 4: search for good plans at each (searcher, target, seed) of the grid."""
 
+from pathlib import Path
+
 from prefect import flow
 
-from flows.common import IMPORTANCE, PROFILE, SAMPLES, SEARCH, git_commit, params, placed, run_stage
+from flows.common import (
+    IMPORTANCE,
+    PROFILE,
+    SAMPLES,
+    SEARCH,
+    hashes,
+    origin,
+    params,
+    placed,
+    run_stage,
+)
 from flows.tasks import as_tasks
 from lop import steps, tracking
 from lop.search import by_searcher, read_search
@@ -17,8 +29,8 @@ def search() -> None:
     places = (SEARCH, model, samples, IMPORTANCE)
     each = as_tasks(place, ["lop.steps"])
     steps.search(*places, profile_path=PROFILE, each=each, **settings)
-    searchers, tags = by_searcher(settings["settings"]), {"git_commit": git_commit()}
-    tracking.searches(read_search(SEARCH), knobs, searchers, tags)
+    searchers, inputs = by_searcher(settings["settings"]), hashes(Path(model), samples, PROFILE)
+    tracking.searches(read_search(SEARCH), knobs, searchers, origin(), inputs)
 
 
 if __name__ == "__main__":

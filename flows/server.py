@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-START_LIMIT = 120  # seconds
+START_LIMIT = 300  # seconds
 
 
 @contextmanager
@@ -24,37 +24,46 @@ def prefect_server() -> Iterator[str]:
     if url := os.environ.get("PREFECT_API_URL"):
         yield url
         return
+    port = free_port()
+    # no schedules here, but the service stays that writes down task runs
+    options = ["--no-scheduler", "--no-late-runs", "--host", "127.0.0.1", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}/api"
+    with started(["prefect", "server", "start", *options], f"{url}/health"):
+        yield url
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "prefect", "server", "start", "--no-services"]
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def started(command: list[str], health: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A server for the block: a module of Python's and its arguments, up once `health` answers."""
     server = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        url = f"http://127.0.0.1:{port}/api"
-        _wait_until_up(server, url)
-        yield url
+        _wait_until_up(server, " ".join(command), health)
+        yield server
     finally:
         server.terminate()
         server.wait()
 
 
-def _wait_until_up(server: subprocess.Popen[bytes], url: str) -> None:
+def _wait_until_up(server: subprocess.Popen[bytes], command: str, health: str) -> None:
     end = time.monotonic() + START_LIMIT
     while time.monotonic() < end:
         if server.poll() is not None:
-            raise RuntimeError(
-                "the Prefect server stopped while starting: try `prefect server start`"
-            )
+            raise RuntimeError(f"a server stopped while starting: try `{command}`")
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
+            with urllib.request.urlopen(health, timeout=2):
                 return
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"the Prefect server was not up within {START_LIMIT} s")
+    raise RuntimeError(f"`{command}` was not up within {START_LIMIT} s")
 
 
 def main() -> int:

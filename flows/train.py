@@ -8,7 +8,8 @@ from flows.common import (
     PROFILE,
     SEARCH,
     TRAINING,
-    git_commit,
+    hashes,
+    origin,
     params,
     run_stage,
     scores_file,
@@ -24,8 +25,8 @@ def train_predictor() -> None:
     metrics, fingerprint = steps.train(*places, profile_path=PROFILE, **settings)
     flat = settings["network"] | settings["fit_options"] | settings["samples"]
     flat |= {"base": settings["base"]}
-    tags = {"git_commit": git_commit(), "samples": fingerprint}
-    with tracking.run("train", flat, tags) as run:
+    with tracking.run("train", flat, origin() | {"samples": fingerprint}) as run:
+        run.inputs(hashes(SEARCH, PROFILE))
         run.curve(pd.read_csv(TRAINING / "curve.csv"), step="epoch")
         run.metrics(metrics)
         run.artifact(TRAINING)

@@ -77,7 +77,8 @@ class Reward:
         self._means = _in_order(mean_activation, self._orders, self.ffns)
         self._output_biases = [ffn.down.bias for ffn in self.ffns]
         parts = [*self._orders, *(self._means or [])]
-        self.fingerprint = _fingerprint(model, samples, parts, kind)
+        self.model_fingerprint = model_fingerprint(model)
+        self.fingerprint = _fingerprint(self.model_fingerprint, samples, parts, kind)
         self._order = _by_length(samples)
         self.batches = _capture(model, processor, samples.iloc[self._order], batch_size)
         self._full: list[dict[str, Tensor]] = []
@@ -211,10 +212,8 @@ def _capture(
     return cached
 
 
-def _fingerprint(
-    model: PreTrainedModel, samples: pd.DataFrame, parts: Sequence[Tensor], kind: str
-) -> str:
-    digest = hashlib.sha256(f"{model_fingerprint(model)} {kind}".encode())
+def _fingerprint(model: str, samples: pd.DataFrame, parts: Sequence[Tensor], kind: str) -> str:
+    digest = hashlib.sha256(f"{model} {kind}".encode())
     digest.update(samples_fingerprint(samples).encode())
     for part in parts:
         digest.update(part.cpu().numpy().tobytes())

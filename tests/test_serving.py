@@ -26,6 +26,7 @@ from lop.importance import SCORES, save_scores
 from lop.models import reference
 from lop.models.checkpoint import fingerprint, load, save
 from lop.models.ffn import ffn_widths
+from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.predictor import Predictor, PredictorConfig
 from lop.pruning import prune
@@ -152,14 +153,21 @@ def test_many_at_once_get_each_its_own(client, made):
         (b'{"ratio": \xff}', 400, "JSON"),
         ('{"ratio": ' + "1" * 5000 + "}", 400, "JSON"),
         ("[]", 422, "expected a JSON object"),
-        ("{}", 422, "expected one of ratio and ratios"),
-        ('{"ratio": 0.3, "ratios": [0.3]}', 422, "expected one of ratio and ratios"),
+        ("{}", 422, "expected one of ratio, params, size, flops_per_token, ratios"),
+        (
+            '{"ratio": 0.3, "ratios": [0.3]}',
+            422,
+            "expected one of ratio, params, size, flops_per_token, ratios",
+        ),
         ('{"ratio": NaN}', 422, "body.ratio: Input should be a finite number"),
         ('{"ratio": -Infinity}', 422, "body.ratio: Input should be a finite number"),
         ('{"ratio": 1e999}', 422, "body.ratio: Input should be a finite number"),
         ('{"ratio": "0.3"}', 422, "body.ratio: Input should be a valid number"),
         ('{"ratio": true}', 422, "body.ratio: Input should be a valid number"),
         ('{"ratio": {"a": 1}}', 422, "body.ratio: Input should be a valid number"),
+        ('{"params": "1"}', 422, "parameters of 1 cannot be met: this model reaches"),
+        ('{"size": "much"}', 422, "expected an amount such as 5.2B"),
+        ('{"size": 9}', 422, "body.size: Input should be a valid string"),
         ('{"ratio": 0.9}', 422, "pruning ratio 0.9 is out of reach"),
         ('{"ratio": -0.1}', 422, "pruning ratio -0.1 is out of reach"),
         ('{"ratios": [0.3, 0.05]}', 422, "pruning ratio 0.05 is out of reach"),
@@ -390,12 +398,20 @@ def test_a_running_job_can_be_stopped(made, tmp_path):
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+def test_a_size_becomes_the_ratio_that_meets_it(client, made):
+    model = Stored(made / "model")
+    aim = model.parameters - 40 * model.neuron_parameters
+    status, plan = client.ask("POST", "/plans", {"params": str(aim)})
+    assert (status, plan["parameters"]) == (200, aim)
+    assert sum(plan["widths"]) - sum(plan["kept"]) == 40
+
+
 def test_the_whole_models_parameters_are_counted_exactly(made):
     means = [torch.rand(SHAPE.ffn) for _ in range(SHAPE.layers)]
     plan = Plan((SHAPE.ffn,) * SHAPE.layers, (10, 20, 30))
     for mean in (None, means):
         pruned = prune(load(made / "model"), plan, means, mean)
-        count = parameters_of(str(made / "model"), compensate=mean is not None)
+        count = parameters_of(Stored(made / "model"), compensate=mean is not None)
         assert count(plan) == sum(p.numel() for p in pruned.parameters())
 
 

@@ -232,3 +232,17 @@ def serve(**options: Any) -> None:
     except ModuleNotFoundError as error:
         raise LopError(f"{error}; install it with pip install 'lop[serve]'") from error
     run(**options)
+
+
+def track() -> None:
+    from lop import tracking
+
+    told = tracking.replay()
+    print(f"{told} {'run' if told == 1 else 'runs'} logged")
+
+
+def rollback(name: str, reason: str) -> None:
+    from lop import tracking
+
+    was, now = tracking.rollback(reason, name)
+    print(f"{name}: champion is version {now} again, version {was} was")

@@ -148,6 +148,11 @@ def build_parser() -> argparse.ArgumentParser:
     arg("--samples", type=Path, help="the task's questions (default: its file in data/samples)")
     arg("--out", type=Path, help="also write an HTML page with questions, pictures and answers")
     arg("--limit", type=int, default=200, help="questions on that page at most (default 200)")
+    add(do.track, "log to MLflow what had to wait while it was out of reach")
+
+    arg = add(do.rollback, "give the champion's alias back to the predictor that had it before")
+    arg("--name", default="lop-predictor", help="registered model (default lop-predictor)")
+    arg("--reason", default="", help="why; kept on the version")
     return parser
 
 

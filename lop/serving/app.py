@@ -38,7 +38,8 @@ class Parts:
     meters: Meters
     score: str
     compensate: bool
-    parameters: Callable[[Plan], int] | None = None  # of the whole pruned model
+    parameters: Callable[[Plan], int]  # of the whole pruned model
+    ratio_for: Callable[[str, str], float]  # (kind, amount) of `lop.sizes` -> pruning ratio
 
 
 def build_app(parts: Parts, token: str | None = None) -> FastAPI:
@@ -84,7 +85,7 @@ def _plans(parts: Parts) -> APIRouter:
     @router.post("/plans")
     async def plan(request: schema.PlanRequest) -> schema.PlanAnswer | schema.PlansAnswer:
         """The plan for a pruning ratio; for several `ratios`, `{"plans": [...]}`."""
-        budgets = request.budgets()
+        budgets = request.budgets(parts.ratio_for)
         served, plans = await parts.planner.plans(budgets)
         parts.meters.plans.inc(len(plans))
         answers = [_answer(parts, served, *pair) for pair in zip(budgets, plans, strict=True)]
@@ -94,16 +95,14 @@ def _plans(parts: Parts) -> APIRouter:
 
 
 def _answer(parts: Parts, served: Served, ratio: float, plan: Plan) -> schema.PlanAnswer:
-    pruned = dense = None
-    if parts.parameters:
-        pruned, dense = parts.parameters(plan), parts.parameters(Plan(plan.widths, plan.widths))
+    pruned, dense = parts.parameters(plan), parts.parameters(Plan(plan.widths, plan.widths))
     return schema.PlanAnswer(
         ratio=ratio,
         ratios=list(plan.ratios),
         kept=list(plan.kept),
         widths=list(plan.widths),
         parameters=pruned,
-        reduction=1 - pruned / dense if pruned and dense else None,
+        reduction=1 - pruned / dense,
         predictor_version=served.version,
     )
 
@@ -127,8 +126,9 @@ def _checkpoints(parts: Parts) -> APIRouter:
     @router.post("", status_code=202)
     def start(request: schema.CheckpointRequest, response: Response) -> schema.CheckpointAnswer:
         """Begin to cut a checkpoint; its id is its name."""
-        parts.champion.served.predictor.check_ratio(request.ratio)
-        job = jobs.submit(request.name or f"lop-{request.ratio:g}", request.ratio)
+        ratio = request.budget(parts.ratio_for)
+        parts.champion.served.predictor.check_ratio(ratio)
+        job = jobs.submit(request.name or f"lop-{ratio:g}", ratio)
         response.headers["Location"] = f"/checkpoints/{job.name}"
         return show(job)
 
@@ -173,7 +173,7 @@ def _about(parts: Parts) -> APIRouter:
             max_ratio=config.max_ratio,
             model_fingerprint=config.model_fingerprint,
             widths=list(config.widths),
-            parameters=parts.parameters and parts.parameters(Plan(config.widths, config.widths)),
+            parameters=parts.parameters(Plan(config.widths, config.widths)),
             score=parts.score,
             compensate=parts.compensate,
             stale=champion.stale,

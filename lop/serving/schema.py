@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lop.serving.jobs import NAME
+from lop.sizes import COSTS
 
 MOST_RATIOS = 32  # a request
 
@@ -16,6 +18,8 @@ Ratio = Annotated[
         strict=True, allow_inf_nan=False, description="share of FFN neurons to remove, in [0, 1)"
     ),
 ]
+Amount = Annotated[str, Field(max_length=32)]
+BUDGETS = {"ratio", "ratios", *COSTS}
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
 
@@ -25,27 +29,42 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"ratio": 0.37}]})
 
 
-class PlanRequest(Request):
-    """One ratio, or several."""
+class Target(Request):
+    """One budget: a ratio, or what becomes one (`lop.sizes`)."""
 
     ratio: Ratio | None = None
-    ratios: Annotated[list[Ratio], Field(min_length=1, max_length=MOST_RATIOS)] | None = None
+    params: Amount | None = Field(None, description="parameters of the whole model: 5.2B")
+    size: Amount | None = Field(None, description="bytes on disk: 9GB, 8.5GiB")
+    flops_per_token: Amount | None = Field(None, description="of its language model: 9G")
 
     @model_validator(mode="after")
-    def _one(self) -> PlanRequest:
-        if (self.ratio is None) == (self.ratios is None):
-            raise ValueError("expected one of ratio and ratios")
+    def _one(self) -> Self:
+        names = [name for name in type(self).model_fields if name in BUDGETS]
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(f"expected one of {', '.join(names)}")
         return self
 
-    def budgets(self) -> list[float]:
-        """The pruning ratios asked for. Sizes, once they can be asked for, become ratios here."""
-        return [self.ratio] if self.ratio is not None else self.ratios or []
+    def budget(self, ratio_for: Callable[[str, str], float]) -> float:
+        """The pruning ratio asked for; `ratio_for(kind, amount)` turns other targets into one."""
+        if self.ratio is not None:
+            return self.ratio
+        asked = {kind: getattr(self, kind) for kind in COSTS}
+        return next(ratio_for(kind, amount) for kind, amount in asked.items() if amount)
 
 
-class CheckpointRequest(Request):
+class PlanRequest(Target):
+    """One budget, or several ratios."""
+
+    ratios: Annotated[list[Ratio], Field(min_length=1, max_length=MOST_RATIOS)] | None = None
+
+    def budgets(self, ratio_for: Callable[[str, str], float]) -> list[float]:
+        """The pruning ratios asked for."""
+        return self.ratios or [self.budget(ratio_for)]
+
+
+class CheckpointRequest(Target):
     """A checkpoint to cut."""
 
-    ratio: Ratio
     name: Name | None = Field(None, description="its id; default lop-RATIO")
 
 
@@ -56,8 +75,8 @@ class PlanAnswer(BaseModel):
     ratios: list[float] = Field(description="share each layer loses")
     kept: list[int] = Field(description="neurons each layer keeps")
     widths: list[int] = Field(description="neurons each layer has")
-    parameters: int | None = Field(description="of the whole pruned model, if known")
-    reduction: float | None = Field(description="share of the whole model removed, if known")
+    parameters: int = Field(description="of the whole pruned model")
+    reduction: float = Field(description="share of the whole model removed")
     predictor_version: str
 
 
@@ -104,7 +123,7 @@ class ModelAnswer(BaseModel):
     max_ratio: float
     model_fingerprint: str
     widths: list[int] = Field(description="FFN neurons of each layer")
-    parameters: int | None = Field(description="of the whole dense model, if known")
+    parameters: int = Field(description="of the whole dense model")
     score: str
     compensate: bool
     stale: bool = Field(description="whether its source cannot be asked whether this is the newest")

@@ -8,16 +8,15 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 import uvicorn
-from transformers import AutoModelForImageTextToText
 
 from lop.errors import LopError
 from lop.importance import load_scores, made_for
-from lop.models.checkpoint import read_config
-from lop.models.ffn import find_ffns
+from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.predictor import Predictor
 from lop.serving.app import Parts, build_app
@@ -25,6 +24,7 @@ from lop.serving.champion import Champion, Source, source_of
 from lop.serving.guard import Meters, is_loopback
 from lop.serving.jobs import Jobs, Limits
 from lop.serving.planner import Planner
+from lop.sizes import ratio_for
 from lop.steps import Cutter
 
 TOKEN_LENGTH = 16  # at least
@@ -85,6 +85,7 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         predictor.check_fits(widths, model_fingerprint)
 
     champion = Champion(source, out / "predictor", fits, poll)
+    model = Stored(cutter.model_path)
 
     def with_predictor() -> tuple[Cutter, str]:
         served = champion.served
@@ -97,7 +98,8 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         Meters(),
         cutter.score,
         cutter.compensate,
-        parameters_of(cutter.model_path, cutter.compensate),
+        parameters_of(model, cutter.compensate),
+        partial(ratio_for, model),
     )
 
 
@@ -158,26 +160,13 @@ def scored(directory: Path, score: str) -> tuple[tuple[int, ...], str]:
     return tuple(len(layer) for layer in load_scores(path)), made_for(path)
 
 
-def parameters_of(model_path: str, compensate: bool) -> Callable[[Plan], int] | None:
-    """Counts the parameters of a pruned model from its plan, exactly; None for a pruned source.
-
-    The model is built without weights (on the meta device), whatever its size.
-    """
-    config = read_config(model_path)
-    if config.get_text_config().is_heterogeneous:
-        return None
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    dense = sum(p.numel() for p in model.parameters())
-    ffns = find_ffns(model)
-    neuron = []  # parameters of one neuron of each layer
-    for ffn in ffns:
-        biases = sum(linear.bias is not None for linear in (ffn.gate, ffn.up))
-        neuron.append(ffn.gate.in_features + ffn.up.in_features + ffn.down.out_features + biases)
-    added = sum(ffn.down.out_features for ffn in ffns if compensate and ffn.down.bias is None)
+def parameters_of(model: Stored, compensate: bool) -> Callable[[Plan], int]:
+    """Counts the parameters of a pruned model from its plan, exactly."""
+    biases = sum(ffn.down.out_features for ffn in model.ffns if ffn.down.bias is None)
 
     def count(plan: Plan) -> int:
-        gone = sum(n * (d - k) for n, d, k in zip(neuron, plan.widths, plan.kept, strict=True))
-        return dense - gone + (added if gone else 0)
+        gone = sum(plan.widths) - sum(plan.kept)
+        added = biases if compensate and gone else 0
+        return model.parameters - gone * model.neuron_parameters + added
 
     return count

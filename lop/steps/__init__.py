@@ -8,6 +8,7 @@ from lop.steps.judging import (
     evaluate_one,
     report,
 )
+from lop.steps.promoting import promote
 from lop.steps.pruning import Cutter, prune_grid, prune_one
 from lop.steps.searching import importance, prepare, profile, reward_of, search
 from lop.steps.timing import plan_times
@@ -24,6 +25,7 @@ __all__ = [
     "plan_times",
     "prepare",
     "profile",
+    "promote",
     "prune_grid",
     "prune_one",
     "report",

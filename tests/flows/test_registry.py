@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from flows import common
-from lop import registry, steps, tracking
+from lop import steps, tracking
 from lop.evaluation import evaluate
 from lop.tasks.samples import write_samples
+from lop.tracking import checkpoints
 
 VALUES = {
     "accuracy": 0.75,
@@ -46,7 +47,7 @@ def registered(checkpoint, values=VALUES, **options):
 
     tags = {"git_commit": "abc", "dvc:data/pruned": "123.dir"}
     with tracking.run("evaluate", {}, {}) as run:
-        number = registry.register(run, checkpoint, values, tags, **options)
+        number = checkpoints.register(run, checkpoint, values, tags, **options)
     version = mlflow.MlflowClient().get_model_version("lop-pruned-model", number)
     return mlflow, version, mlflow.get_logged_model(version.source.removeprefix("models:/"))
 
@@ -79,7 +80,7 @@ def test_a_version_says_what_it_is_and_answers_like_the_checkpoint(store, pruned
     )
     assert "FFN neurons pruned" in version.description
     figures = {metric.key: metric.value for metric in model.metrics}
-    assert figures == registry.flat(VALUES), "the list of models can be sorted by each"
+    assert figures == checkpoints.flat(VALUES), "the list of models can be sorted by each"
     assert mlflow.get_run(version.run_id).data.metrics == figures
     expected = evaluate(pruned, pruned.parent / "samples.parquet").samples["prediction"]
     assert ask(mlflow, version, samples) == expected.str.strip().tolist()
@@ -119,7 +120,7 @@ def test_versions_are_found_by_any_metric(store, pruned):
 def test_a_missing_registry_costs_a_warning_not_the_stage(pruned, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/such/place.db")
     with pytest.warns(UserWarning, match="out of reach"), tracking.run("evaluate", {}, {}) as run:
-        assert registry.register(run, pruned, VALUES, {}) is None
+        assert checkpoints.register(run, pruned, VALUES, {}) is None
 
 
 def test_data_versions_are_what_the_lock_says(tmp_path, monkeypatch):

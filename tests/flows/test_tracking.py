@@ -77,7 +77,11 @@ def test_each_search_is_logged_once_with_its_steps(registered):
     mcts = {"mcts": {"simulations": 2}}
     for table in (samples, more, more):
         tracking.searches(table, {"score": "flap"}, mcts, {"git_commit": "abc"})
-    second, first = runs(mlflow, "search")  # the newest comes first
+    logged = runs(mlflow, "search")  # the newest comes first
+    second, first = (run for run in logged if "fingerprint" in run.data.tags)
+    stages = {run.info.run_id for run in logged if "fingerprint" not in run.data.tags}
+    assert len(stages) == 3
+    assert {run.data.tags["mlflow.parentRunId"] for run in (first, second)} <= stages
     assert first.info.run_name == "search mcts 0.3 seed 0"
     assert first.data.params == {
         "score": "flap",
@@ -98,6 +102,7 @@ def test_each_search_is_logged_once_with_its_steps(registered):
 
 def test_a_missing_server_costs_a_warning_not_the_stage(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/such/place.db")
+    monkeypatch.setenv(tracking.QUEUE, str(tmp_path / "queue"))
     with (
         pytest.warns(UserWarning, match="out of reach"),
         tracking.run("train", {"a": 1}, {}) as run,
@@ -105,8 +110,10 @@ def test_a_missing_server_costs_a_warning_not_the_stage(tmp_path, monkeypatch):
         run.metrics({"x": 1.0})
         (tmp_path / "result").write_text(json.dumps("kept"))
     assert not run.active
+    searched = {"simulation": 0, "reward": -1.0, "seconds": 1.0, "target": 0.3, "seed": 0}
+    table = pd.DataFrame({"fingerprint": ["a", "b"], "searcher": "mcts", **searched})
     with pytest.warns(UserWarning, match="out of reach") as warned:
-        table = pd.DataFrame({"fingerprint": ["a", "b"]})
-        tracking.searches(table, {}, {}, {})
+        tracking.searches(table, {}, {"mcts": {}}, {})
     assert len(warned) == 1, "said once, not once a search"
     assert (tmp_path / "result").exists()
+    assert len(list((tmp_path / "queue").iterdir())) == 1 + 3

@@ -72,7 +72,7 @@ def _register(
         warnings.simplefilter("ignore")  # MLflow's advice on type hints and examples
         info = mlflow.pyfunc.log_model(
             name=checkpoint.name.replace(".", "_"),  # MLflow takes no dot here
-            python_model=str(Path(__file__).parent / "models" / "pyfunc.py"),
+            python_model=str(Path(__file__).parents[1] / "models" / "pyfunc.py"),
             artifacts=_files(checkpoint, by_name),
             model_config={"checkpoint": str(checkpoint.resolve())} if by_name else None,
             signature=_signature(),

@@ -1,0 +1,58 @@
+"""What a stage wrote, as Prefect's UI shows it: its files, the report with its plots, the plans."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from flows.common import PRUNED, REPORT
+from lop import tracking
+
+
+def of_stage(stage: str, place: Path) -> None:
+    """Artifacts of a stage that has just been brought up to date in `place`."""
+    key = re.sub(r"[^a-z0-9]+", "-", stage.lower())  # all that Prefect takes
+    create_table_artifact(outputs(stage, place), f"{key}-outputs", "What it wrote")
+    uri = os.environ.get(tracking.URI, "")
+    if uri.startswith("http"):
+        create_link_artifact(uri, "MLflow", key=f"{key}-mlflow", description="Its run in MLflow")
+    if stage == "report":
+        create_markdown_artifact(page(place / REPORT), "report", "The report, with its plots")
+    if stage == "prune":
+        create_table_artifact(plans(place / PRUNED), "plans", "Share of each layer's neurons cut")
+
+
+def outputs(stage: str, place: Path) -> list[dict[str, Any]]:
+    """A row an output of a stage: where it lies, DVC's hash of it, its size in bytes."""
+    lock = place / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
+    return [
+        {"path": str(place / out["path"]), "hash": out.get("md5"), "bytes": out.get("size")}
+        for out in stages.get(stage, {}).get("outs", [])
+    ]
+
+
+def page(report: Path) -> str:
+    """report.md with its pictures inside it, since the UI sees no files."""
+
+    def inside(match: re.Match[str]) -> str:
+        picture = base64.b64encode((report / match[2]).read_bytes()).decode()
+        return f"![{match[1]}](data:image/png;base64,{picture})"
+
+    return re.sub(r"!\[([^]]*)\]\(([\w-]+\.png)\)", inside, (report / "report.md").read_text())
+
+
+def plans(pruned: Path) -> list[dict[str, Any]]:
+    """A row a (method, ratio), a column a layer."""
+    return [
+        {"method": plan["method"], "ratio": plan["ratio"]}
+        | {f"layer {i}": round(share, 3) for i, share in enumerate(plan["plan"])}
+        for plan in json.loads((pruned / "plans.json").read_text())
+    ]

@@ -1,0 +1,226 @@
+"""The whole pipeline as one Prefect flow: `python -m flows.pipeline`.
+
+It walks dvc.yaml's graph and has DVC reproduce one stage after the other, each a task with its own
+state, log and retry. The graph is nowhere repeated: a stage added to dvc.yaml is a task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import networkx
+import yaml
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import TerminationSignal
+from prefect.runtime import task_run
+from prefect.states import Completed, State
+
+from flows import artifacts
+from flows.common import PARENT_TASK, origin
+from flows.server import prefect_server
+from flows.workspace import workspace
+from lop import tracking
+from lop.errors import LopError
+
+RETRIES = 1  # of a stage that fails for another reason than bad input
+PATIENCE = 30  # seconds that a stage has to stop when the run is cancelled
+
+
+class StageFailed(Exception):
+    """A stage came to a bad end; the message is the last thing it said."""
+
+
+@flow(name="pipeline")
+def pipeline(
+    stages: list[str] | None = None, set_params: list[str] | None = None, new_seed: bool = False
+) -> None:
+    """Bring the pipeline up to date, as `dvc repro` does.
+
+    Args:
+        stages: Up to these stages only, with all that they depend on. Default: everything.
+        set_params: Values other than params.yaml's, for this run alone: search.seeds=[0,1]. What
+            comes out is kept as a DVC experiment; the working tree stays as it is.
+        new_seed: Search with one more seed, made of this year and week.
+    """
+    overrides = [*(set_params or []), *([_week_seed()] if new_seed else [])]
+    with workspace(overrides) as place:
+        tags = origin() | {"overrides": " ".join(overrides)}
+        with tracking.run("pipeline", {"stages": stages or "all"}, tags) as run:
+            env = environment(run.id)
+            for stage in in_order(place, stages):
+                one = task(
+                    name=stage,
+                    task_run_name=stage,
+                    retries=RETRIES,
+                    retry_condition_fn=lambda _task, _run, state: isinstance(
+                        state.data, StageFailed
+                    ),
+                    cache_policy=NO_CACHE,
+                )(reproduce)
+                one(stage, place, env)
+
+
+def in_order(place: Path, stages: list[str] | None = None) -> list[str]:
+    """The stages of dvc.yaml, each after all that it depends on.
+
+    Raises LopError for a stage that is not there.
+    """
+    from dvc.repo import Repo
+
+    with Repo(str(place)) as repo:
+        graph = repo.index.graph
+        names = {_address(stage): stage for stage in graph}
+        if unknown := sorted(set(stages or []) - set(names)):
+            raise LopError(f"dvc.yaml: no stage {unknown[0]!r}; it has {', '.join(names)}")
+        roots = [names[stage] for stage in stages or names]
+        wanted = set(roots).union(*(networkx.descendants(graph, root) for root in roots))
+        order = networkx.dfs_postorder_nodes(graph)
+        return [_address(stage) for stage in order if stage in wanted]
+
+
+def _address(stage: Any) -> str:
+    """What DVC calls a stage in the folder of its repository."""
+    file, name = stage.path_in_repo, getattr(stage, "name", None)
+    if name is None:
+        return file
+    return name if file == "dvc.yaml" else f"{file}:{name}"
+
+
+def environment(run: str) -> dict[str, str]:
+    """What a stage is started with: this Python, this place's MLflow, and whose child it is."""
+    here, python = Path.cwd(), Path(sys.executable).parent
+    # what a worker tells the process of a run is not for the processes of its stages
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT__")}
+    return inherited | {
+        "PATH": f"{python}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONUNBUFFERED": "1",
+        tracking.URI: tracking.default_uri(here),
+        tracking.QUEUE: str(tracking.queue.folder().absolute()),
+        tracking.PARENT: run,
+    }
+
+
+def reproduce(stage: str, place: Path, env: dict[str, str]) -> State[None] | None:
+    """One stage, by DVC; a state called Cached when there is nothing to do.
+
+    Raises LopError with the stage's own line when its input was bad, else StageFailed.
+    """
+    logger, said = get_run_logger(), []
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
+    with _started(command, place, env | {PARENT_TASK: str(task_run.id)}) as process:
+        assert process.stdout
+        for line in process.stdout:
+            said.append(line.rstrip())
+            logger.info("%s", said[-1])
+        code = process.wait()
+    if code:
+        raise failure(said)
+    artifacts.of_stage(stage, place)
+    if any(line.startswith("Running stage") for line in said):
+        return None
+    return Completed(name="Cached", message="nothing that it depends on has changed")
+
+
+def failure(said: list[str]) -> Exception:
+    """What to raise for a stage that said this and failed."""
+    own = [line for line in said if line and not line.startswith("ERROR: failed to reproduce")]
+    if named := [line for line in own if line.startswith("lop: ")]:
+        return LopError(named[-1].removeprefix("lop: "))
+    return StageFailed((own or said or ["it said nothing"])[-1])
+
+
+@contextmanager
+def _started(
+    command: list[str], place: Path, env: dict[str, str]
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that is stopped with all its children when the block is left early.
+
+    An interrupt lets DVC give back its locks; what it is too slow for, it clears away next time.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=place,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    for number, limit in ((signal.SIGINT, PATIENCE), (signal.SIGKILL, None)):
+        os.killpg(process.pid, number)
+        try:
+            process.wait(limit)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _week_seed() -> str:
+    """An override that adds a seed which no week before had."""
+    seeds = yaml.safe_load(Path("params.yaml").read_text())["search"]["seeds"]
+    year, week, _ = datetime.now(UTC).isocalendar()
+    return f"search.seeds={[*seeds, 100 * year + week]}".replace(" ", "")
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
+    parser.add_argument("stages", nargs="*", help="up to these stages only; default: all")
+    parser.add_argument(
+        "-S", "--set-param", action="append", metavar="NAME=VALUE",
+        help="for this run alone; what comes out is kept as a DVC experiment",
+    )  # fmt: skip
+    parser.add_argument("--new-seed", action="store_true", help="search with one more seed")
+    return parser
+
+
+def main() -> int:
+    """The command line; a failed stage ends in its own line and exit code 1, 2 for bad input."""
+    args = parser().parse_args()
+    # a shell starts what it puts in the background deaf to interrupts, and its children with it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Prefect marks the run, then lets the signal through: what is open here is closed even so
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with prefect_server() as url:
+            return _run(url, args)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(url: str, args: argparse.Namespace) -> int:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    os.environ["PREFECT_API_URL"] = url
+    try:
+        with temporary_settings({PREFECT_API_URL: url}):
+            pipeline(args.stages or None, args.set_param, args.new_seed)
+    except (LopError, StageFailed) as error:
+        print(f"lop: {error}", file=sys.stderr)
+        return 2 if isinstance(error, LopError) else 1
+    except TerminationSignal:
+        return 128 + signal.SIGTERM
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Makes the registry's challenger its champion, if it is better: `python -m flows.promote`."""
+
+import argparse
+import sys
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from flows.common import IMPORTANCE, SAMPLES, params
+from lop import steps
+from lop.errors import LopError
+
+
+@flow(name="promote")
+def promote(force: bool = False, reason: str = "") -> bool:
+    """Judge the challenger on validation samples, at the ratios of params.yaml's `promote`.
+
+    Args:
+        force: Promote it whatever the numbers say; needs a reason.
+        reason: Why; it is kept with the numbers on the version.
+    """
+    searched, model = params("search"), params("model")["path"]
+    same = {name: searched[name] for name in ("score", "compensate", "batch_size", "targets")}
+    options = {**same, **params("promote"), "force": force, "reason": reason}
+    verdict = steps.promote(model, SAMPLES / "validation.parquet", IMPORTANCE, **options)
+    title = f"{'Promoted' if verdict.promoted else 'Not promoted'}: {verdict.reason}"
+    create_table_artifact(verdict.table.to_dict("records"), "promotion", title)
+    print(f"{title}\n{verdict.table.to_string(index=False)}")
+    return verdict.promoted
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
+    parser = argparse.ArgumentParser(prog="python -m flows.promote", description=__doc__)
+    parser.add_argument("--force", action="store_true", help="whatever the numbers say")
+    parser.add_argument("--reason", default="", help="why; kept on the version")
+    return parser
+
+
+def main() -> int:
+    """The command line; exit code 0 when promoted, 1 when not, 2 for bad input."""
+    try:
+        return 0 if promote(**vars(parser().parse_args())) else 1
+    except LopError as error:
+        print(f"lop: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

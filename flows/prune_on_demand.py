@@ -1,0 +1,45 @@
+"""A checkpoint when somebody asks for one, through the form in Prefect's UI."""
+
+from pathlib import Path
+from typing import Annotated
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from pydantic import Field
+
+from flows.common import IMPORTANCE, params
+from lop import steps, tracking
+
+Ratio = Annotated[float, Field(ge=0, lt=1, description="share of FFN neurons to remove")]
+
+
+@flow(name="prune-on-demand")
+def prune_on_demand(
+    ratio: Ratio,
+    model: str = "data/reference",
+    predictor: str = f"models:/{tracking.PREDICTOR_NAME}@{tracking.CHAMPION}",
+    scores: str = str(IMPORTANCE),
+    out: str = "data/on-demand",
+) -> str:
+    """Cut a checkpoint of a ratio out of a model; returns where it lies.
+
+    Args:
+        ratio: Share of FFN neurons to remove, in [0, 1).
+        model: Hugging Face model directory.
+        predictor: Predictor directory, or models:/NAME@ALIAS of the registry.
+        scores: Directory of the model's neuron scores.
+        out: Directory in which the checkpoint gets one of its own.
+    """
+    searched = params("search")
+    place = Path(out) / f"{Path(model).name}-{ratio:g}"
+    cutter = steps.Cutter(
+        model,
+        Path(scores),
+        searched["score"],
+        searched["compensate"],
+        tracking.predictor_path(predictor),
+    )
+    steps.prune_one(place, "lop", ratio, cutter)
+    card = (place / "README.md").read_text().split("---\n", 2)[-1]
+    create_markdown_artifact(f"`{place.resolve()}`\n\n{card}", "checkpoint", "What was cut")
+    return str(place)

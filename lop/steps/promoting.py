@@ -1,0 +1,67 @@
+"""The step from a registered challenger to the champion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lop import tracking
+from lop.errors import LopError
+from lop.predictor import Predictor
+from lop.promotion import Verdict, check_same_model, judge
+from lop.steps.searching import reward_of
+from lop.tracking import CHALLENGER, CHAMPION, PREDICTOR_NAME
+
+
+def promote(
+    model_path: str,
+    samples_path: Path,
+    scores_dir: Path,
+    score: str,
+    ratios: Sequence[float],
+    targets: Sequence[float],
+    compensate: bool = False,
+    reward: str = "loglik",
+    batch_size: int = 100,
+    force: bool = False,
+    reason: str = "",
+    name: str = PREDICTOR_NAME,
+) -> Verdict:
+    """Judge the registry's challenger against its champion and promote it if it is better.
+
+    With `force` it is promoted whatever the numbers say, for a `reason`. Decision, numbers and
+    reason are tags on its version. Raises LopError when there is nothing to judge, when the two
+    were trained for different models, or when the champion changed meanwhile.
+    """
+    if force and not reason:
+        raise LopError("to promote against the numbers, give a reason")
+    champion, challenger = (tracking.version_of(a, name) for a in (CHAMPION, CHALLENGER))
+    if champion.number == challenger.number:
+        raise LopError(f"{name}: version {champion.number} is the champion already, train another")
+    old, new = (
+        Predictor.from_pretrained(tracking.predictor_path(f"models:/{name}/{each.number}"))
+        for each in (champion, challenger)
+    )
+    check_same_model(old, new)
+    with reward_of(
+        model_path, samples_path, scores_dir, score, compensate, reward, batch_size
+    ) as judged:
+        verdict = judge(judged, old, new, ratios, targets)
+    if force and not verdict.promoted:
+        verdict = Verdict(True, f"{reason} (though {verdict.reason})", verdict.table)
+    if verdict.promoted:
+        tracking.promote(champion, challenger, _tags(verdict, champion.number, reward))
+    else:
+        tracking.refuse(challenger, _tags(verdict, champion.number, reward))
+    return verdict
+
+
+def _tags(verdict: Verdict, against: str, kind: str) -> Mapping[str, str]:
+    return {
+        "promotion": "promoted" if verdict.promoted else "refused",
+        "promotion_reason": verdict.reason,
+        "promotion_against": against,
+        "promotion_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        f"promotion_{kind}": verdict.table.round(6).to_json(orient="records"),
+    }

@@ -1,0 +1,42 @@
+"""Everything lop says to MLflow: runs, metrics, and the registry of predictors.
+
+MLFLOW_TRACKING_URI says where, else mlflow.db and mlruns/ in the working folder. Tracking never
+costs a stage its result: when MLflow cannot be reached, one warning says so, the work goes on, and
+what was to be said waits in a queue for `lop track`.
+"""
+
+from lop.tracking.queue import QUEUE, replay
+from lop.tracking.registry import (
+    CHALLENGER,
+    CHAMPION,
+    PREDICTOR_NAME,
+    Version,
+    predictor_path,
+    promote,
+    refuse,
+    rollback,
+    version_of,
+)
+from lop.tracking.runs import PARENT, Run, run, searches
+from lop.tracking.store import EXPERIMENT, URI, default_uri
+
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "EXPERIMENT",
+    "PARENT",
+    "PREDICTOR_NAME",
+    "QUEUE",
+    "URI",
+    "Run",
+    "Version",
+    "default_uri",
+    "predictor_path",
+    "promote",
+    "refuse",
+    "replay",
+    "rollback",
+    "run",
+    "searches",
+    "version_of",
+]

@@ -1,0 +1,117 @@
+"""What could not be said to MLflow, written down until `lop track` says it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lop.errors import LopError
+from lop.files import replacing_dir
+from lop.tracking import store
+from lop.tracking.sayings import SAYINGS
+
+QUEUE = "LOP_UNTRACKED"  # the environment variable that names the queue's folder
+FOLDER = Path(".lop/untracked")
+WAITING = "waiting:"  # begins the name of a parent that waits in the queue too
+FILES = ("artifact", "register")  # what is said of files, which are kept as they were
+
+
+def now() -> int:
+    """Milliseconds since 1970, as MLflow has it."""
+    return round(time.time() * 1000)
+
+
+@dataclass
+class Record:
+    """A run as it will have to be told: what MLflow knows of it already, and what it does not."""
+
+    name: str
+    tags: dict[str, str]
+    parent: str | None = None  # a run's id, or `waiting:<key>`
+    run_id: str | None = None
+    begun: int = field(default_factory=now)
+    ended: int | None = None
+    status: str = "RUNNING"
+    once: str | None = None  # a tag: runs with the same one are told once
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+    key: str = field(default_factory=lambda: f"{time.time_ns()}-{uuid.uuid4().hex[:6]}")
+
+    @property
+    def as_parent(self) -> str:
+        """What a child writes down as its parent."""
+        return self.run_id or WAITING + self.key
+
+
+def keep(record: Record) -> None:
+    """Write a record to the queue, with the files it is about."""
+    with replacing_dir(folder() / record.key, like="record.json") as tmp:
+        values = asdict(record)
+        values["calls"] = [
+            (what, _keep_files(tmp / str(i), Path(value)) if what in FILES else value)
+            for i, (what, value) in enumerate(record.calls)
+        ]
+        (tmp / "record.json").write_text(json.dumps(values, indent=1))
+
+
+def _keep_files(place: Path, path: Path) -> str:
+    place.mkdir()
+    (shutil.copytree if path.is_dir() else shutil.copy)(path, place / path.name)
+    return str(Path(place.name) / path.name)
+
+
+def folder() -> Path:
+    """Where records wait: LOP_UNTRACKED, else .lop/untracked."""
+    return Path(os.environ.get(QUEUE, FOLDER))
+
+
+def replay() -> int:
+    """Tell MLflow every waiting run, oldest first; returns how many. What is told is removed.
+
+    Raises LopError when MLflow is out of reach or takes offence; what is left waits on.
+    """
+    waiting = sorted(path.parent for path in folder().glob("[!.]*/record.json"))
+    ids: dict[str, str] = {}
+    for place in waiting:
+        try:
+            mlflow = store.connect()
+            ids[WAITING + place.name] = _tell(mlflow, place, ids)
+        except Exception as error:  # MLflow raises a type a kind of store
+            raise LopError(f"{place}: cannot log it to {store.where()}: {error}") from error
+        shutil.rmtree(place)
+    return len(waiting)
+
+
+def _tell(mlflow: Any, place: Path, ids: dict[str, str]) -> str:
+    record = Record(**json.loads((place / "record.json").read_text()))
+    if record.once and (known := find(mlflow, record.once, record.tags[record.once])):
+        return known
+    client = mlflow.MlflowClient()
+    if record.run_id is None:
+        experiment = mlflow.get_experiment_by_name(store.EXPERIMENT).experiment_id
+        tags = record.tags | {"mlflow.runName": record.name}
+        parent = ids.get(record.parent or "", record.parent)
+        if parent and not parent.startswith(WAITING):
+            tags["mlflow.parentRunId"] = parent
+        created = client.create_run(experiment, start_time=record.begun, tags=tags)
+        record.run_id = str(created.info.run_id)
+    for what, value in record.calls:
+        said = str(place / value) if what in FILES else value
+        SAYINGS[what](record.run_id, said)
+    client.set_terminated(record.run_id, record.status, record.ended)
+    return record.run_id
+
+
+def find(mlflow: Any, tag: str, value: str) -> str | None:
+    """The id of a finished run of lop's experiment with this tag, if there is one."""
+    query = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
+    names = [store.EXPERIMENT]
+    found = mlflow.search_runs(
+        experiment_names=names, filter_string=query, max_results=1, output_format="list"
+    )
+    return found[0].info.run_id if found else None

@@ -1,0 +1,210 @@
+"""MLflow's registry of predictors: versions, the champion's and the challenger's alias.
+
+An alias has no compare-and-set in MLflow. What is atomic in each of its stores, and on each of its
+servers, is to create a registered model, whose name is unique: that is the lock under which the
+champion changes. It is held for two requests, during which the champion is looked at again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lop.errors import LopError
+from lop.files import replacing_dir
+from lop.tracking import store
+
+PREDICTOR_NAME = "lop-predictor"
+CHAMPION, CHALLENGER = "champion", "challenger"
+SCHEME = "models:/"
+CACHE = Path(".lop/predictors")
+LOCK = "promotion-lock"  # ends the name of the registered model that is the lock
+PATIENCE = 5.0  # seconds to wait for another's promotion
+OVER = "promoted_over"  # the tag that says which version was champion before
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered predictor; what it was trained for is in its own config."""
+
+    name: str
+    number: str
+    tags: Mapping[str, str]
+
+
+def register(run_id: str, path: str) -> str:
+    """Log a predictor directory as a pyfunc model, register it, and make it the challenger."""
+    import mlflow
+
+    from lop.predictor import Predictor
+
+    config = Predictor.from_pretrained(path).config
+    example = pd.DataFrame({"ratio": [config.min_ratio, config.max_ratio]})
+    plan = [[1.0 / 3] * len(config.widths)] * 2
+    output = pd.DataFrame({"ratios": plan, "kept": [list(config.widths)] * 2})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's advice on type hints and examples
+        info = mlflow.pyfunc.log_model(
+            name="predictor",
+            python_model=str(Path(__file__).parents[1] / "predictor" / "pyfunc.py"),
+            artifacts={"predictor": path},
+            signature=mlflow.models.infer_signature(example, output),
+            input_example=example,
+            pip_requirements=["lop"],
+            registered_model_name=PREDICTOR_NAME,
+            metadata={"model_fingerprint": config.model_fingerprint},
+        )
+    version = str(info.registered_model_version)
+    enlist(version)
+    return version
+
+
+def enlist(number: str, name: str = PREDICTOR_NAME) -> None:
+    """Make a version the challenger, and the champion if there is none."""
+    client = _client()
+    client.set_registered_model_alias(name, CHALLENGER, number)
+    if CHAMPION not in client.get_registered_model(name).aliases:
+        client.set_registered_model_alias(name, CHAMPION, number)
+
+
+def version_of(alias: str, name: str = PREDICTOR_NAME) -> Version:
+    """The version that an alias points at; LopError when there is none or no registry."""
+    with _one_line(f"{SCHEME}{name}@{alias}"):
+        found = _client().get_model_version_by_alias(name, alias)
+    return Version(name, str(found.version), dict(found.tags))
+
+
+def promote(champion: Version, challenger: Version, tags: Mapping[str, str]) -> None:
+    """Give the champion's alias to the challenger, with `tags` on its version.
+
+    Raises LopError when the champion is no longer the one it was judged against.
+    """
+    client, name = _client(), champion.name
+    with _lock(client, name):
+        now = version_of(CHAMPION, name).number
+        if now != champion.number:
+            raise LopError(
+                f"{name}: the champion was version {champion.number}, now it is {now}: "
+                "judge the challenger against that one"
+            )
+        _tag(client, challenger, {**tags, OVER: champion.number})
+        client.set_registered_model_alias(name, CHAMPION, challenger.number)
+        if client.get_registered_model(name).aliases.get(CHALLENGER) == challenger.number:
+            client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def refuse(challenger: Version, tags: Mapping[str, str]) -> None:
+    """Leave the champion, and say why on the challenger's version."""
+    _tag(_client(), challenger, tags)
+
+
+def rollback(reason: str, name: str = PREDICTOR_NAME) -> tuple[str, str]:
+    """Give the alias back to the champion before; returns the numbers of both, then and now.
+
+    Raises LopError when the champion was not promoted over another.
+    """
+    client = _client()
+    with _one_line(f"{SCHEME}{name}@{CHAMPION}"), _lock(client, name):
+        champion = version_of(CHAMPION, name)
+        before = champion.tags.get(OVER)
+        if before is None:
+            raise LopError(
+                f"{name}: version {champion.number} is the first champion, none to go back to"
+            )
+        client.set_registered_model_alias(name, CHAMPION, before)
+        _tag(client, champion, {"rolled_back": reason or "no reason given"})
+    return champion.number, before
+
+
+def predictor_path(uri: str | Path, cache: Path = CACHE) -> Path:
+    """The directory of a predictor: `uri` itself, or of `models:/NAME@ALIAS` or `models:/NAME/N`.
+
+    What comes from a registry is kept in `cache`, once a version.
+    Raises LopError when there is no such version, or no registry.
+    """
+    if not str(uri).startswith(SCHEME):
+        return Path(uri)
+    name, _, alias = str(uri).removeprefix(SCHEME).partition("@")
+    with _one_line(uri):
+        client = _client()
+        if alias:
+            version = client.get_model_version_by_alias(name, alias)
+        else:
+            version = client.get_model_version(*name.rsplit("/", 1))
+        which = f"{_uri()} {version.name} {version.version} {version.creation_timestamp}"
+        digest = hashlib.sha256(which.encode()).hexdigest()[:8]
+        path = cache / f"{version.name}-{version.version}-{digest}"
+        if not path.exists():
+            _download(f"{SCHEME}{version.name}/{version.version}", path)
+    return path
+
+
+def _download(uri: str, path: Path) -> None:
+    import mlflow
+
+    with replacing_dir(path, like="config.json") as tmp:
+        whole = tmp / "model"
+        mlflow.artifacts.download_artifacts(uri, dst_path=str(whole))
+        (predictor,) = (whole / "artifacts").iterdir()  # named as the directory that was logged
+        for part in predictor.iterdir():
+            part.rename(tmp / part.name)
+        shutil.rmtree(whole)
+
+
+def _tag(client: Any, version: Version, tags: Mapping[str, str]) -> None:
+    for key, value in tags.items():
+        client.set_model_version_tag(version.name, version.number, key, value)
+
+
+@contextmanager
+def _lock(client: Any, name: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    lock, end = f"{name}-{LOCK}", time.monotonic() + PATIENCE
+    while True:
+        try:
+            client.create_registered_model(lock, description="a promotion is under way")
+            break
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            if time.monotonic() > end:
+                raise LopError(
+                    f"{lock}: another promotion is under way, or died: if it did, "
+                    f"delete the registered model of that name"
+                ) from error
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        client.delete_registered_model(lock)
+
+
+@contextmanager
+def _one_line(what: object) -> Iterator[None]:
+    """Whatever a registry raises, as one line."""
+    try:
+        yield
+    except LopError:
+        raise
+    except Exception as error:  # MLflow raises a type a kind of store
+        line = str(error).strip().split("\n")[0]
+        raise LopError(f"{what}: not in the registry at {_uri().split('@')[-1]}: {line}") from error
+
+
+def _uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+
+
+def _client() -> Any:
+    return store.quiet().MlflowClient()

@@ -1,0 +1,62 @@
+"""The few things that are said to MLflow, each about a run and with plain values.
+
+Each of SAYINGS takes a run's id and JSON values, so that what cannot be said now can be written
+down and said later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lop.tracking import registry
+
+BATCH = 1000  # metrics that MLflow takes at once
+
+
+def _params(run_id: str, values: Mapping[str, str]) -> None:
+    from mlflow.entities import Param
+
+    _client().log_batch(run_id, params=[Param(name, value) for name, value in values.items()])
+
+
+def _metrics(run_id: str, points: Sequence[tuple[str, float, int, int]]) -> None:
+    """Points are (name, value, milliseconds since 1970, step)."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(*point) for point in points]
+    for start in range(0, len(metrics), BATCH):
+        _client().log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def _inputs(run_id: str, hashes: Mapping[str, str]) -> None:
+    """Data sets by path, each with the hash by which DVC keeps it."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    def one(path: str, digest: str) -> DatasetInput:
+        dataset = Dataset(path, digest, source_type="local", source=json.dumps({"uri": path}))
+        return DatasetInput(dataset, [InputTag("dvc", digest)])
+
+    _client().log_inputs(run_id, [one(path, digest) for path, digest in hashes.items()])
+
+
+def _artifact(run_id: str, path: str) -> None:
+    client = _client()
+    (client.log_artifacts if Path(path).is_dir() else client.log_artifact)(run_id, path)
+
+
+SAYINGS: Mapping[str, Callable[..., Any]] = {
+    "params": _params,
+    "metrics": _metrics,
+    "inputs": _inputs,
+    "artifact": _artifact,
+    "register": registry.register,
+}
+
+
+def _client() -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient()
