@@ -37,6 +37,7 @@ from lop.serving.jobs import Job, Jobs, Limits, Refused
 from lop.serving.server import listening, owned, parameters_of, put_together
 from lop.steps import Cutter
 
+TARGETS = "ratio, params, size, flops_per_token, ratios"
 TOKEN = "0123456789abcdef"
 JSON = {"Content-Type": "application/json"}
 
@@ -286,7 +287,10 @@ def test_the_documented_commands_work(made, tmp_path):
     page = Path("docs/serving.md").read_text()
     commands = "".join(re.findall(r"```sh\n(.*?)```", page, re.S))
     commands = re.sub(r"^(pip|lop) .*\n", "", commands, flags=re.M)
-    assert commands.count("curl") == 10
+    assert commands.count("curl") == 11
+    model = Stored(made / "model")
+    small = model.parameters - 40 * model.neuron_parameters
+    commands = commands.replace("1.8M", str(small))
     with serving(made, tmp_path / "out") as client:
         commands = commands.replace("localhost:8080", f"localhost:{client.port}")
         run = ["bash", "-euc", commands]
