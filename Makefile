@@ -1,14 +1,15 @@
-# make repro     set up, then rebuild everything that changed, from samples to report
-# make test      set up, then run the tests
-# make ui        Prefect's and MLflow's user interfaces on this machine
-# make schedule  what prefect.yaml lists, on the server at PREFECT_API_URL, worked off here
-# make full      the long profile behind docs/results (up to two hours on two cores)
+# make repro       set up, then rebuild everything that changed, from samples to report
+# make test        set up, then run the tests
+# make ui          Prefect's and MLflow's user interfaces on this machine
+# make schedule    what prefect.yaml lists, on the server at PREFECT_API_URL, worked off here
+# make benchmarks  easy-VQA in the forms of four benchmarks, every method (about 20 minutes)
+# make full        the long profile behind docs/results (up to two hours on two cores)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint ui schedule full clean
+.PHONY: repro test lint ui schedule benchmarks full clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "lop needs Python 3.11 or newer"'
@@ -43,6 +44,14 @@ FULL := -S prepare.benchmark=null \
 full: $(VENV)/.installed
 	python -m flows.server dvc exp run $(FULL)
 	python -m flows.publish docs/results/full "make full"
+
+# easy-VQA in the forms of MME, MMBench, MMMU and POPE: the table that the paper has
+EASYVQA := -S 'evaluate.tasks=[lop_vqa,easyvqa_mme,easyvqa_mmbench,easyvqa_mmmu,easyvqa_pope]' \
+	-S 'prune.ratios=[0.2,0.3,0.5]'
+
+benchmarks: $(VENV)/.installed
+	python -m flows.server dvc exp run $(EASYVQA)
+	python -m flows.publish docs/results/benchmarks "make benchmarks"
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
