@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,24 @@ def plan_heat_map(rows: pd.DataFrame, path: Path) -> None:
 
 def search_progress(progress: pd.DataFrame, path: Path) -> None:
     """Best reward so far against simulations, a line a searcher and target, the mean over seeds."""
-    several = progress["searcher"].nunique() > 1
+    from matplotlib import colormaps
+
+    styles = dict(
+        zip(sorted(progress["searcher"].unique()), cycle(["-", "--", ":", "-."]), strict=False)
+    )
+    several = len(styles) > 1
+    top = progress["target"].max()
     with picture(path) as (_, axes):
         for (searcher, target), rows in progress.groupby(["searcher", "target"]):
             gain = rows.groupby("simulation")["best"].mean()
             label = f"{100 * float(target):g} %" + (f", {searcher}" if several else "")
-            axes.plot(gain.index + 1, gain - gain.iloc[0], label=label)
+            colour = colormaps["viridis_r"](float(target) / top)  # more targets than a cycle has
+            axes.plot(
+                gain.index + 1, gain - gain.iloc[0], label=label, color=colour, ls=styles[searcher]
+            )
         axes.set(xlabel="Plans evaluated", ylabel="Best reward, above that of the first plan")
         axes.legend(
-            title="Target", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+            title="Target", frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5)
         )
 
 

@@ -37,6 +37,7 @@ th:first-child, td:first-child:not(:has(img)) { position: sticky; left: 0; backg
 tbody tr { background: #fff; }
 th.words { white-space: normal; min-width: 5.5rem; }
 td.words { white-space: normal; min-width: 5rem; max-width: 22rem; overflow-wrap: anywhere; }
+tr:has(img) td { white-space: normal; min-width: 4.5rem; }
 td img { display: block; max-height: 9rem; max-width: 9rem; min-width: 5rem; height: auto; }
 """
 
