@@ -130,12 +130,11 @@ def _given(answer: pd.Series) -> str:
 def _folder(name: str, evaluation: Path) -> Path:
     """The folder of answers that a name stands for; LopError, with the names known, if none."""
     known = evaluation / name
-    if known.is_dir() or known.with_name(f"{known.name}.parquet").is_file():
+    if known.is_dir():
         return known
     if Path(name).is_dir():
         return Path(name)
     if not evaluation.is_dir():
         raise LopError(f"{evaluation}: no such folder of evaluations, and no folder {name}")
-    names = {p.stem if p.suffix == ".parquet" else p.name for p in evaluation.iterdir()}
-    there = sorted(n for n in names if not n.startswith(".") and not n.endswith(".json"))
+    there = sorted(p.name for p in evaluation.iterdir() if p.is_dir() and p.name[0] != ".")
     raise LopError(f"{evaluation}: no model {name!r}; evaluated are {', '.join(there) or 'none'}")

@@ -87,8 +87,6 @@ def read_answers(folder: str | Path, task: str) -> pd.DataFrame:
     """
     folder = Path(folder)
     path = folder / f"{task}.parquet"
-    if not path.is_file() and task == "lop_vqa" and Path(f"{folder}.parquet").is_file():
-        path = Path(f"{folder}.parquet")
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.parquet"))) or "no task at all"
         raise LopError(f"{path}: no answers to task {task!r}; {folder.name} was asked: {known}")

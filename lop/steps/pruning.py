@@ -73,7 +73,7 @@ class Cutter:
             raise LopError(f"format {self.format!r}: expected {' or '.join(FORMATS)}")
         predictor = profile = None
         if "lop" in methods and self.predictor_path:
-            predictor = Predictor.from_pretrained(_on_disk(self.predictor_path))
+            predictor = Predictor.from_pretrained(predictor_on_disk(self.predictor_path))
         if "knapsack" in methods and self.profile_path:
             profile = Profile.load(self.profile_path)
         kit = Kit(self.score, self.compensate, predictor, profile)
@@ -93,7 +93,8 @@ class Cutter:
         return cut
 
 
-def _on_disk(predictor: str | Path) -> Path:
+def predictor_on_disk(predictor: str | Path) -> Path:
+    """The directory of a predictor, fetched from the registry where it is named models:/…"""
     if not str(predictor).startswith("models:/"):
         return Path(predictor)
     from lop.tracking import predictor_path  # MLflow, which a directory does not need

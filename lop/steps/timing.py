@@ -14,7 +14,7 @@ from lop.importance import load_all_scores, made_for
 from lop.methods import Kit, method
 from lop.predictor import Predictor
 from lop.search.knapsack import Profile
-from lop.steps.pruning import Cutter
+from lop.steps.pruning import Cutter, predictor_on_disk
 
 REPEATS = 5
 
@@ -23,7 +23,7 @@ def plan_times(out: Path, methods: Sequence[str], ratios: Sequence[float], cutte
     """Write the median seconds to each plan by model name, with all that it needs in memory."""
     predictor = profile = None
     if "lop" in methods and cutter.predictor_path:
-        predictor = Predictor.from_pretrained(cutter.predictor_path)
+        predictor = Predictor.from_pretrained(predictor_on_disk(cutter.predictor_path))
     if "knapsack" in methods and cutter.profile_path:
         profile = Profile.load(cutter.profile_path)
     kit = Kit(cutter.score, cutter.compensate, predictor, profile)
