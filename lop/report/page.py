@@ -144,20 +144,44 @@ def _savings(compared: Comparison) -> str:
     speeds = {key: title for key, title in speeds.items() if dense.get(key)}
     head = ["FFN", "model", "parameters", "on disk", "peak memory", "latency a sample"]
     head += speeds.values()
+    counted = bool(dense.get("flops_per_token"))
+    head += ["FLOPs a token"] * counted
     lines = [head, ["---"] * len(head)]
     for row in [dense | {"ratio": 0.0}, *compared.of("lop").to_dict("records")]:
         smaller = 1 - row["parameters"] / dense["parameters"]
         sizes = [f"{_mb(row['disk_bytes'])} MB", f"{_mb(row['peak_bytes'])} MB"]
         shares = [f"{100 * row['ratio']:g} %", f"{100 * smaller:.1f} %"]
         cells = [*shares, f"{row['parameters']:,}", *sizes, f"{row['latency_ms']:.1f} ms"]
-        lines.append(cells + [f"{row[key]:,.0f}" for key in speeds])
+        cells += [f"{row[key]:,.0f}" for key in speeds]
+        lines.append(cells + [f"{row['flops_per_token'] / 1e6:,.2f} M"] * counted)
     return f"""## What the cut saves (LOP)
 
 {markdown(lines)}
 
 Latency is the median over single samples, processor and greedy generation included; peak memory is
 the process's ({dense["peak_of"]}) above what it held before loading, so on a model this small it
-says little."""
+says little.{_speed_up(compared) if speeds and counted else ""}"""
+
+
+def _speed_up(compared: Comparison) -> str:
+    """What was measured at the highest ratio beside what the arithmetic predicts."""
+    dense, last = compared.dense, compared.of("lop").iloc[-1]
+    expected = dense["flops_per_token"] / last["flops_per_token"]
+    prefill, decode = (
+        last[f"{phase}_tokens_per_s"] / dense[f"{phase}_tokens_per_s"]
+        for phase in ("prefill", "decode")
+    )
+    faster = min(prefill, decode) > 1 + (expected - 1) / 2
+    verdict = (
+        "The cut does make it faster."
+        if faster
+        else "That is less than half of what was promised: these widths make it no faster here."
+    )
+    return f"""
+
+FLOPs a token are two for each weight of the language model's linear maps. At
+{100 * last["ratio"]:g} % they promise {expected:.2f} times the speed; measured are
+{prefill:.2f} times in prefill and {decode:.2f} times in decoding. {verdict}"""
 
 
 def _pareto(compared: Comparison, out: Path) -> str:
