@@ -53,8 +53,8 @@ class Entry:
     size: int
 
     def read(self) -> Tensor:
-        """The tensor, read into memory."""
-        raw = np.fromfile(self.file, np.uint8, self.size, offset=self.start)
+        """The tensor, read from the file as it is used."""
+        raw = mapped(self.file, self.start, self.size)
         return torch.from_numpy(raw).view(DTYPES[self.dtype]).view(self.shape)
 
     def values(self, places: Tensor) -> Tensor:
@@ -146,6 +146,11 @@ class Stored:
         for name, entry in self.tensors.items():
             if name not in state and not any(re.search(pattern, name) for pattern in ignored):
                 raise LopError(f"{entry.file}: {entry.key} has no place in the config's model")
+
+
+def mapped(file: Path, start: int, size: int) -> np.ndarray:
+    """Bytes of a file without a copy of them; they may be written to, which leaves the file."""
+    return np.memmap(file, np.uint8, "c", start, (size,)) if size else np.empty(0, np.uint8)
 
 
 def read_header(file: Path) -> list[Entry]:
