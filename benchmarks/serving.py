@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Qwen2_5_VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.common import MODEL, RESULTS, origin
 from lop.comparison import markdown
@@ -63,7 +63,22 @@ def seven_billion(place: Path) -> Served:
         text_config=text | heads, vision_config={"out_hidden_size": 3584}, tie_word_embeddings=False
     )
     config.save_pretrained(place / "model")
+    _write_hole(config, place / "model" / "model.safetensors")
     return _served("Qwen2.5-VL-7B's shape", place / "model", place, (18944,) * 28, "no weights")
+
+
+def _write_hole(config: Qwen2_5_VLConfig, path: Path) -> None:
+    """A safetensors file with every tensor in its header, and a hole that takes no room on disk."""
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    header, end = {}, 0
+    for name, parameter in model.named_parameters():
+        begin, end = end, end + 2 * parameter.numel()
+        shape = list(parameter.shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + end)
 
 
 def _served(
