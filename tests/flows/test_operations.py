@@ -49,5 +49,6 @@ def test_a_deployment_can_run(deployment, monkeypatch):
 
 def test_the_form_of_prune_on_demand_refuses_what_is_no_ratio():
     flow = load_flow_from_entrypoint("flows.prune_on_demand.prune_on_demand")
-    ratio = flow.parameters.properties["ratio"]
+    ratio, none = flow.parameters.properties["ratio"]["anyOf"]
+    assert none == {"type": "null"}  # then a size is asked for
     assert (ratio["minimum"], ratio["exclusiveMaximum"]) == (0, 1)
