@@ -153,7 +153,9 @@ def _savings(compared: Comparison) -> str:
         shares = [f"{100 * row['ratio']:g} %", f"{100 * smaller:.1f} %"]
         cells = [*shares, f"{row['parameters']:,}", *sizes, f"{row['latency_ms']:.1f} ms"]
         cells += [f"{row[key]:,.0f}" for key in speeds]
-        lines.append(cells + [f"{row['flops_per_token'] / 1e6:,.2f} M"] * counted)
+        if counted:
+            cells.append(f"{row['flops_per_token'] / 1e6:,.2f} M")
+        lines.append(cells)
     return f"""## What the cut saves (LOP)
 
 {markdown(lines)}
