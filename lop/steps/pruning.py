@@ -64,6 +64,15 @@ class Cutter:
             raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
         return ratio_for(Stored(self.model_path), kind, target)
 
+    def kit(self, methods: Sequence[str]) -> Kit:
+        """What these methods make their plans from; LopError when it cannot be read."""
+        predictor = profile = None
+        if "lop" in methods and self.predictor_path:
+            predictor = Predictor.from_pretrained(_on_disk(self.predictor_path))
+        if "knapsack" in methods and self.profile_path:
+            profile = Profile.load(self.profile_path)
+        return Kit(self.score, self.compensate, predictor, profile)
+
     def ready(self, methods: Sequence[str]) -> Callable[[str, float, Path], Plan]:
         """Read all of it; returns what cuts by method and ratio to a directory.
 
@@ -71,16 +80,11 @@ class Cutter:
         """
         if self.format not in FORMATS:
             raise LopError(f"format {self.format!r}: expected {' or '.join(FORMATS)}")
-        predictor = profile = None
-        if "lop" in methods and self.predictor_path:
-            predictor = Predictor.from_pretrained(predictor_on_disk(self.predictor_path))
-        if "knapsack" in methods and self.profile_path:
-            profile = Profile.load(self.profile_path)
-        kit = Kit(self.score, self.compensate, predictor, profile)
+        kit = self.kit(methods)
         chosen = {name: method(name, kit) for name in methods}
         source = Stored(self.model_path)
-        if predictor:
-            predictor.check_fits(source.widths, source.fingerprint, self.sibling)
+        if kit.predictor:
+            kit.predictor.check_fits(source.widths, source.fingerprint, self.sibling)
         scores = load_all_scores(self.scores_dir, source.fingerprint, self.sibling)
         padded = self.format == "padded"
 
@@ -93,8 +97,7 @@ class Cutter:
         return cut
 
 
-def predictor_on_disk(predictor: str | Path) -> Path:
-    """The directory of a predictor, fetched from the registry where it is named models:/…"""
+def _on_disk(predictor: str | Path) -> Path:
     if not str(predictor).startswith("models:/"):
         return Path(predictor)
     from lop.tracking import predictor_path  # MLflow, which a directory does not need

@@ -11,22 +11,15 @@ from pathlib import Path
 
 from lop.files import replacing
 from lop.importance import load_all_scores, made_for
-from lop.methods import Kit, method
-from lop.predictor import Predictor
-from lop.search.knapsack import Profile
-from lop.steps.pruning import Cutter, predictor_on_disk
+from lop.methods import method
+from lop.steps.pruning import Cutter
 
 REPEATS = 5
 
 
 def plan_times(out: Path, methods: Sequence[str], ratios: Sequence[float], cutter: Cutter) -> None:
     """Write the median seconds to each plan by model name, with all that it needs in memory."""
-    predictor = profile = None
-    if "lop" in methods and cutter.predictor_path:
-        predictor = Predictor.from_pretrained(predictor_on_disk(cutter.predictor_path))
-    if "knapsack" in methods and cutter.profile_path:
-        profile = Profile.load(cutter.profile_path)
-    kit = Kit(cutter.score, cutter.compensate, predictor, profile)
+    kit = cutter.kit(methods)
     of_model = made_for(cutter.scores_dir / "mean_activation.safetensors")
     scores = load_all_scores(cutter.scores_dir, of_model)
     widths = [len(layer) for layer in scores["mean_activation"]]
