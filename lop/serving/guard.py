@@ -5,11 +5,13 @@ Plain ASGI: a request that is turned away has cost nothing but its head.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from prometheus_client import (
@@ -33,6 +35,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST_BYTES = 16_384  # of a request's body
+LINGER_SECONDS, LINGER_BYTES = 1.0, 2**20  # of a body that nobody wants
 OPEN = ("/health", "/docs", "/openapi.json")  # without a token: they tell nothing of the model
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
@@ -77,20 +80,25 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun, status = time.perf_counter(), 500
+        begun, status, headers = time.perf_counter(), 500, dict(scope["headers"])
+        body = _Body(receive, headers)
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif not message.get("more_body") and not body.ended:
+                await send(message | {"more_body": True})
+                await body.drain()
+                message = {"type": "http.response.body"}
             await send(message)
 
         try:
-            refusal = self._refusal(scope, dict(scope["headers"]))
+            refusal = self._refusal(scope, headers)
             if refusal:
                 await _say(watched, *refusal)
             else:
-                await self.app(scope, _limited(receive), watched)
+                await self.app(scope, body.receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.meters.requests.labels(_method(scope), route, status).inc()
@@ -116,27 +124,51 @@ def _method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "DELETE") else "other"
 
 
-def _limited(receive: Receive) -> Receive:
-    """Bodies may come in chunks, without a length."""
-    size = 0
+class _Body:
+    """A request's body on its way in, of at most MOST_BYTES.
 
-    async def limited() -> MutableMapping[str, Any]:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > MOST_BYTES:
+    Where an answer is ready before all of it is read, the rest is read and dropped: a connection
+    closed on bytes still coming is reset, and the client may lose the answer.
+    """
+
+    def __init__(self, receive: Receive, headers: dict[bytes, bytes]) -> None:
+        self._receive, self._size = receive, 0
+        sent = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+        # who waits for a 100 (Continue) sends no body once refused
+        self.ended = not sent or b"expect" in headers
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """The next part; HTTPException 413 for too many bytes, which may come without a length."""
+        message = await self._next()
+        if self._size > MOST_BYTES:
             raise HTTPException(413, f"expected a body of at most {MOST_BYTES} bytes")
         return message
 
-    return limited
+    async def drain(self) -> None:
+        """Read on to the end, for a moment."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not self.ended and self._size < LINGER_BYTES:
+                    await self._next()
+
+    async def _next(self) -> MutableMapping[str, Any]:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        self.ended = self.ended or not message.get("more_body")
+        return message
 
 
 async def _say(send: Send, status: int, message: str) -> None:
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    body = json.dumps({"error": message}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"error": message}).encode()})
+    await send({"type": "http.response.body", "body": body})
 
 
 def is_loopback(host: str) -> bool:
