@@ -30,13 +30,15 @@ from lop.workers import at_once, processes
 
 # as in params.yaml, so that the full profile's searches are found again
 MCTS = {k: v for k, v in params("search")["settings"].items() if k != "simulations"}
-# name -> (root, settings). A knapsack root costs a profile besides, once for all targets and seeds.
+# name -> (root, settings). A knapsack root costs a profile besides, once for all targets and seeds;
+# a neighbour's root a search of `mcts` at a smaller target.
 VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mcts (paper)": ("uniform", MCTS | {"exploration": 1.414, "step": 0.1}),
     "mcts": ("uniform", MCTS | {"step": 0.3}),
     "mcts, transfer": ("uniform", MCTS | {"step": 0.3, "move": "transfer"}),
     "mcts, max": ("uniform", MCTS | {"step": 0.3, "value": "max"}),
     "mcts, importance root": ("importance", MCTS),
+    "mcts, neighbour's root": ("neighbour", MCTS),
     "mcts, knapsack root": ("knapsack", MCTS),
     "mcts, knapsack root, transfer": ("knapsack", MCTS | {"step": 0.2, "move": "transfer"}),
     "mcts, knapsack root, mixed": ("knapsack", MCTS | {"move": "mixed"}),
@@ -50,11 +52,13 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "knapsack": ("knapsack", {}),  # not searched: its root, whose profile is what it costs
 }
 COUNTS = (1, 10, 25, 50, 100, 200, 300)
+NEIGHBOUR = 0.1  # so far away is the target whose best plan a neighbour's root is
 SEARCHES = DATA / "searchers"
 NOTE = """\
 Mean log-likelihood on validation samples, which no search has seen, of the best plan by the reward
 samples after so many evaluations; mean ± standard deviation over seeds. A knapsack root costs a
-profile besides (about ten evaluations a layer), once for all targets and seeds.
+profile besides (about ten evaluations a layer), once for all targets and seeds; a neighbour's root,
+the best plan of *mcts* at 10 points less, costs that search.
 
 ![searchers](searchers.png)"""
 
@@ -105,7 +109,11 @@ def run(names: list[str], targets: list[float], seeds: list[int], simulations: i
 
         def search(name: str, target: float, seed: int) -> list[Plan]:
             kind, settings = VARIANTS[name]
-            root = root_of(kind, target, profile, scores)
+            if kind == "neighbour":
+                nearby = search("mcts", round(target - NEIGHBOUR, 6), seed)[-1]
+                root = Plan.from_ratios(nearby.ratios, profile.widths, target)
+            else:
+                root = root_of(kind, target, profile, scores)
             if name == "knapsack":
                 return [root] * len(counts)
             shard = call(one_search, spot, root, target, seed, simulations, settings)

@@ -140,10 +140,12 @@ def searchers(results: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(5.2 * len(targets) + 2, 4.4), layout="constrained")
     panels = figure.subplots(1, len(targets), squeeze=False)[0]
     for axes, target in zip(panels, targets, strict=True):
-        for name, rows in results[results["target"] == target].groupby("variant", sort=False):
+        variants = results[results["target"] == target].groupby("variant", sort=False)
+        for i, (name, rows) in enumerate(variants):
             by_count = rows.groupby("evaluations")["reward"]
             mean, spread = by_count.mean(), by_count.std(ddof=0)
-            (line,) = axes.plot(mean.index, mean, marker="o", ms=3, lw=1.5, label=str(name))
+            style = ("-", "--")[i // 10 % 2]  # there are ten colours
+            (line,) = axes.plot(mean.index, mean, style, marker="o", ms=3, lw=1.5, label=str(name))
             axes.fill_between(
                 mean.index, mean - spread, mean + spread, alpha=0.12, color=line.get_color()
             )
