@@ -108,6 +108,8 @@ def _kept() -> dict[Path, str]:
 
 
 def git_commit() -> str:
-    """The checked-out commit, or `unknown` outside a repository."""
-    result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    """The checked-out commit, or `unknown` where there is none."""
+    result = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True
+    )
     return result.stdout.strip() or "unknown"

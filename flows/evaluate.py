@@ -32,9 +32,11 @@ def evaluate() -> None:
         for name, values in results.items():
             tags = marks | {"stage": "evaluate", "model": name}
             with stage.child(f"evaluate {name}", settings, tags) as run:
-                known = (run, PRUNED / name, values, tags | versions, copied_mb)
-                if name == "dense" or not register or not checkpoints.register(*known):
-                    run.metrics(checkpoints.flat(values))
+                figures = checkpoints.flat(values)
+                if name == "dense" or not register:
+                    run.metrics(figures)
+                else:
+                    run.register_checkpoint(PRUNED / name, figures, tags | versions, copied_mb)
 
 
 if __name__ == "__main__":

@@ -30,14 +30,18 @@ def main() -> int:
     with ExitStack() as servers:
         server = ["prefect", "server", "start", "--host", "127.0.0.1"]
         prefect = f"http://127.0.0.1:{args.prefect_port}"
+        os.environ["PREFECT_UI_API_URL"] = f"{prefect}/api"  # else its pages ask port 4200
         processes = [
             servers.enter_context(
                 started([*server, "--port", str(args.prefect_port)], f"{prefect}/api/health")
             )
         ]
         if not uri.startswith("http"):
-            store = ["--backend-store-uri", uri, "--port", str(args.mlflow_port)]
+            # files lie where a run without the server puts and finds them: one can be the other's
+            store = ["--backend-store-uri", uri, "--no-serve-artifacts"]
+            store += ["--default-artifact-root", str(Path("mlruns").resolve())]
             server = ["mlflow", "server", "--host", "127.0.0.1", "--workers", "1", *store]
+            server += ["--port", str(args.mlflow_port)]
             uri = f"http://127.0.0.1:{args.mlflow_port}"
             processes.append(servers.enter_context(started(server, f"{uri}/health")))
         print(f"Prefect  {prefect}   (export PREFECT_API_URL={prefect}/api)")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from clone import clone  # noqa: F401, a fixture
 from PIL import Image
 
 from lop.models import reference

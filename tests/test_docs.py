@@ -66,8 +66,16 @@ def test_the_command_lines_page_is_the_parsers():
     assert Path("docs/cli.md").read_text() == page(), "python -m lop.cli.reference > docs/cli.md"
 
 
+def anchors(page):
+    """What a link may name in a page: its titles, as GitHub writes them."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_every_page_linked_is_there():
-    pages = [*DOCS.glob("*.md"), DOCS.parent / "README.md"]
+    pages = [*DOCS.glob("**/*.md"), DOCS.parent / "README.md"]
     for doc in pages:
-        for link in re.findall(r"\]\((?!http|#)([^)#]+)", doc.read_text()):
-            assert (doc.parent / link).exists(), f"{doc.name}: {link}"
+        for link, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", doc.read_text()):
+            page = doc.parent / link if link else doc
+            assert page.exists(), f"{doc.name}: {link}"
+            assert not anchor or anchor in anchors(page), f"{doc.name}: {link}#{anchor}"

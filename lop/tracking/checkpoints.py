@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lop.models.checkpoint import read_json
-
 PREFIX = "lop-pruned-"
 COPIED_MB = 512  # larger checkpoints stay where they are, and the version names the place
 _TAG = 5000  # characters that MLflow keeps of a tag
@@ -30,26 +28,9 @@ def flat(values: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def register(
-    run: Any,
-    checkpoint: Path,
-    values: Mapping[str, Any],
-    tags: Mapping[str, str],
-    copied_mb: float = COPIED_MB,
-) -> str | None:
-    """Log a pruned checkpoint in the current run and register it; returns its version.
-
-    `values` are its figures from the evaluation, `tags` where it came from (commit, data hashes).
-    Above `copied_mb` the weights are not copied: the version's tag `checkpoint` says where they
-    lie. None when MLflow is out of reach, which costs a warning and not the stage.
-    """
-    if not run.active:
-        return None
-    try:
-        return _register(checkpoint, values, tags, copied_mb)
-    except Exception as error:  # any failure of a tracking server must not fail the stage
-        warnings.warn(f"MLflow: {checkpoint.name} is not registered: {error}", stacklevel=2)
-        return None
+def size(checkpoint: Path) -> int:
+    """Bytes that a checkpoint takes."""
+    return sum(file.stat().st_size for file in checkpoint.iterdir())
 
 
 def model_name(source: str) -> str:
@@ -57,14 +38,22 @@ def model_name(source: str) -> str:
     return PREFIX + Path(source).name
 
 
-def _register(
-    checkpoint: Path, values: Mapping[str, Any], tags: Mapping[str, str], copied_mb: float
+def register(
+    _run_id: str,
+    path: str,
+    figures: Mapping[str, float],
+    tags: Mapping[str, str],
+    by_name: bool = False,
 ) -> str:
+    """Log a pruned checkpoint in the current run and register it; returns its version.
+
+    With `by_name` its weights are not copied: the version's tag `checkpoint` says where they lie.
+    """
     import mlflow
 
-    record, card = read_json(checkpoint / "pruning.json"), checkpoint / "README.md"
-    size = sum(f.stat().st_size for f in checkpoint.iterdir())
-    by_name = size > copied_mb * 1e6
+    checkpoint = Path(path)
+    record = json.loads((checkpoint / "pruning.json").read_text())
+    card = checkpoint / "README.md"
     settings = {k: record[k] for k in ("method", "ratio", "score", "source") if k in record}
     for file in (card, checkpoint / "pruning.json"):
         mlflow.log_artifact(str(file), checkpoint.name)
@@ -80,10 +69,10 @@ def _register(
             params=settings | {"kept": _short(record["kept"])},
             metadata={"model_fingerprint": record["model_fingerprint"]},
         )
-    figures = flat(values)
-    mlflow.log_metrics(figures, model_id=info.model_id)
+    mlflow.log_metrics(dict(figures), model_id=info.model_id)
     name = model_name(record["source"])
-    marks = {**settings, "kept": _short(record["kept"]), **tags, **figures, "bytes": size}
+    marks = {**settings, "kept": _short(record["kept"]), **tags, **figures}
+    marks["bytes"] = size(checkpoint)
     marks["checkpoint"] = str(checkpoint.resolve()) if by_name else "artifacts/checkpoint"
     version = mlflow.register_model(
         info.model_uri, name, tags={k: str(v)[:_TAG] for k, v in marks.items()}

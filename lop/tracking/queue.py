@@ -14,12 +14,11 @@ from typing import Any
 from lop.errors import LopError
 from lop.files import replacing_dir
 from lop.tracking import store
-from lop.tracking.sayings import SAYINGS
+from lop.tracking.sayings import FILES, SAYINGS
 
 QUEUE = "LOP_UNTRACKED"  # the environment variable that names the queue's folder
 FOLDER = Path(".lop/untracked")
 WAITING = "waiting:"  # begins the name of a parent that waits in the queue too
-FILES = ("artifact", "register")  # what is said of files, which are kept as they were
 
 
 def now() -> int:
@@ -39,7 +38,7 @@ class Record:
     ended: int | None = None
     status: str = "RUNNING"
     once: str | None = None  # a tag: runs with the same one are told once
-    calls: list[tuple[str, Any]] = field(default_factory=list)
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
     key: str = field(default_factory=lambda: f"{time.time_ns()}-{uuid.uuid4().hex[:6]}")
 
     @property
@@ -53,8 +52,8 @@ def keep(record: Record) -> None:
     with replacing_dir(folder() / record.key, like="record.json") as tmp:
         values = asdict(record)
         values["calls"] = [
-            (what, _keep_files(tmp / str(i), Path(value)) if what in FILES else value)
-            for i, (what, value) in enumerate(record.calls)
+            (what, _keep_files(tmp / str(i), Path(value)) if what in FILES else value, *more)
+            for i, (what, value, *more) in enumerate(record.calls)
         ]
         (tmp / "record.json").write_text(json.dumps(values, indent=1))
 
@@ -100,9 +99,10 @@ def _tell(mlflow: Any, place: Path, ids: dict[str, str]) -> str:
             tags["mlflow.parentRunId"] = parent
         created = client.create_run(experiment, start_time=record.begun, tags=tags)
         record.run_id = str(created.info.run_id)
-    for what, value in record.calls:
-        said = str(place / value) if what in FILES else value
-        SAYINGS[what](record.run_id, said)
+    with mlflow.start_run(record.run_id, nested=True):  # a model belongs to the run that is open
+        for what, value, *more in record.calls:
+            said = str(place / value) if what in FILES else value
+            SAYINGS[what](record.run_id, said, *more)
     client.set_terminated(record.run_id, record.status, record.ended)
     return record.run_id
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from lop.tracking import queue, store
+from lop.tracking import checkpoints, queue, store
 from lop.tracking.queue import WAITING, Record, now
 from lop.tracking.sayings import SAYINGS
 
@@ -78,6 +78,22 @@ class Run:
         """
         return self._say("register", str(path))
 
+    def register_checkpoint(
+        self,
+        path: Path,
+        figures: Mapping[str, float],
+        tags: Mapping[str, str],
+        copied_mb: float = checkpoints.COPIED_MB,
+    ) -> str | None:
+        """Log a pruned checkpoint and register it; returns its version, None if that has to wait.
+
+        `figures` are the evaluation's, `tags` say where it came from (commit, data hashes). Above
+        `copied_mb` the version only names the place of the weights.
+        """
+        by_name = checkpoints.size(path) > copied_mb * 1e6
+        what = "checkpoint_by_name" if by_name else "checkpoint"
+        return self._say(what, str(path.resolve()), dict(figures), dict(tags))
+
     @contextmanager
     def child(
         self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], once: str | None = None
@@ -86,13 +102,13 @@ class Run:
         with _open(Record(name, dict(tags), self.id, once=once), params, self.line) as run:
             yield run
 
-    def _say(self, what: str, value: Any) -> Any:
+    def _say(self, what: str, *said: Any) -> Any:
         if self.line.up:
             try:
-                return SAYINGS[what](self.record.run_id, value)
+                return SAYINGS[what](self.record.run_id, *said)
             except Exception as error:  # no failure of a tracking server may fail a stage
                 self.line.cut(error)
-        self.record.calls.append((what, value))
+        self.record.calls.append((what, *said))
         return None
 
 

@@ -1,17 +1,18 @@
 """The few things that are said to MLflow, each about a run and with plain values.
 
-Each of SAYINGS takes a run's id and JSON values, so that what cannot be said now can be written
-down and said later.
+Each of SAYINGS takes the id of the run that is open and JSON values, so that what cannot be said
+now can be written down and said later. What is said of FILES begins with their path.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lop.tracking import registry
+from lop.tracking import checkpoints, registry
 
 BATCH = 1000  # metrics that MLflow takes at once
 
@@ -53,7 +54,10 @@ SAYINGS: Mapping[str, Callable[..., Any]] = {
     "inputs": _inputs,
     "artifact": _artifact,
     "register": registry.register,
+    "checkpoint": checkpoints.register,
+    "checkpoint_by_name": partial(checkpoints.register, by_name=True),
 }
+FILES = ("artifact", "register", "checkpoint")  # what is said of files, which are kept as they were
 
 
 def _client() -> Any:

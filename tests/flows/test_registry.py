@@ -1,12 +1,14 @@
 """Pruned models in a real MLflow registry on sqlite: registered, sorted by, loaded and asked."""
 
 import os
+import shutil
 
 import pandas as pd
 import pytest
 
 from flows import common
 from lop import steps, tracking
+from lop.cli import main
 from lop.evaluation import evaluate
 from lop.tasks.samples import write_samples
 from lop.tracking import checkpoints
@@ -20,6 +22,9 @@ VALUES = {
     "peak_of": "rss",
     "tasks": {"easyvqa_pope": {"metrics": {"f1": {"value": 0.8, "stderr": 0.02}}}},
 }
+
+
+TAGS = {"git_commit": "abc", "dvc:data/pruned": "123.dir"}
 
 
 @pytest.fixture
@@ -45,9 +50,9 @@ def registered(checkpoint, values=VALUES, **options):
     """Register a checkpoint in a run; returns MLflow, the version and the logged model."""
     import mlflow
 
-    tags = {"git_commit": "abc", "dvc:data/pruned": "123.dir"}
     with tracking.run("evaluate", {}, {}) as run:
-        number = checkpoints.register(run, checkpoint, values, tags, **options)
+        figures = checkpoints.flat(values)
+        number = run.register_checkpoint(checkpoint, figures, TAGS, **options)
     version = mlflow.MlflowClient().get_model_version("lop-pruned-model", number)
     return mlflow, version, mlflow.get_logged_model(version.source.removeprefix("models:/"))
 
@@ -117,10 +122,25 @@ def test_versions_are_found_by_any_metric(store, pruned):
     assert [one.model_id for one in best] == [model.model_id]
 
 
-def test_a_missing_registry_costs_a_warning_not_the_stage(pruned, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/such/place.db")
-    with pytest.warns(UserWarning, match="out of reach"), tracking.run("evaluate", {}, {}) as run:
-        assert checkpoints.register(run, pruned, VALUES, {}) is None
+@pytest.mark.parametrize("copied_mb", [512, 0.01])
+def test_what_could_not_be_registered_is_later(store, pruned, samples, monkeypatch, copied_mb):
+    monkeypatch.setenv(tracking.QUEUE, str(pruned.parent / "queue"))
+    with monkeypatch.context() as outage:
+        outage.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/such/place.db")
+        with pytest.warns(UserWarning, match="lop track"), tracking.run("late", {}, {}) as run:
+            assert run.register_checkpoint(pruned, {"accuracy": 0.5}, TAGS, copied_mb) is None
+    if copied_mb == 512:
+        shutil.rmtree(pruned)  # the queue has it as it was
+    assert main(["track"]) == 0
+    import mlflow
+
+    (newest, *_) = mlflow.MlflowClient().search_model_versions(
+        "name = 'lop-pruned-model'", order_by=["creation_timestamp DESC"]
+    )
+    assert newest.tags.items() >= {"accuracy": "0.5", "method": "uniform", **TAGS}.items()
+    told = mlflow.get_run(newest.run_id)
+    assert (told.info.run_name, told.data.metrics) == ("late", {"accuracy": 0.5})
+    assert len(ask(mlflow, newest, samples.head(2))) == 2
 
 
 def test_data_versions_are_what_the_lock_says(tmp_path, monkeypatch):

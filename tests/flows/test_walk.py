@@ -16,7 +16,7 @@ from flows.server import prefect_server
 ROOT = Path(__file__).parents[2]
 
 STAGE = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import yaml
 from prefect import flow
@@ -34,6 +34,8 @@ def work():
     if knobs.get("crash") and not Path("crashed").exists():
         Path("crashed").touch()
         raise OSError("the disk hiccuped")
+    if knobs.get("deaf"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     Path(f"{name}.started").touch()
     time.sleep(knobs.get("seconds", 0))
     Path(f"{name}.txt").write_text(str(knobs["value"]))
@@ -172,8 +174,10 @@ def test_a_failed_stage_fails_the_run_with_its_own_line(repo, server):
     assert tasks["first"]["state_name"] == "Cached"
 
 
-def test_a_cancelled_run_leaves_no_lock(repo, server):
-    set_params(repo, last={"value": 5, "seconds": 60})
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_cancelled_run_leaves_no_lock(repo, server, deaf):
+    """Nor when its stage is in the middle of something and hears no interrupt."""
+    set_params(repo, last={"value": 5, "seconds": 600, "deaf": deaf})
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.pipeline"], cwd=repo, env=environment(server)
     )

@@ -1,0 +1,91 @@
+"""One real run, small, as an operator has it: in a temporary clone, under `make ui`'s servers."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.server import free_port, started
+
+ROOT = Path(__file__).parents[1]
+COPIED = [
+    "Makefile", "dvc.yaml", "params.yaml", "prefect.yaml", "flows", "lop", "data/reference",
+    ".dvc/config", ".dvcignore", ".gitignore",
+]  # fmt: skip
+
+
+def wait_for(condition, what, seconds=180):
+    """What `condition` gives once it is true; fails after so many seconds."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"no {what} within {seconds} s"
+        time.sleep(0.2)
+    return found
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A copy of the repository with a small pipeline, and the servers it speaks to."""
+
+    path: Path
+    prefect: str
+    mlflow: str
+
+    @property
+    def env(self):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        home = {"PREFECT_HOME": str(self.path / ".prefect"), "PYTHONPATH": str(self.path)}
+        servers = {"PREFECT_API_URL": f"{self.prefect}/api", "MLFLOW_TRACKING_URI": self.mlflow}
+        return os.environ | home | servers | {"PATH": path}
+
+    def sh(self, *command, check=True):
+        run = subprocess.run(command, cwd=self.path, env=self.env, capture_output=True, text=True)
+        assert not check or run.returncode == 0, run.stdout + run.stderr
+        return run
+
+    def set_params(self, section, **values):
+        file = self.path / "params.yaml"
+        params = yaml.safe_load(file.read_text())
+        params[section] |= values
+        file.write_text(yaml.safe_dump(params))
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory):
+    """The clone, after the whole pipeline has run in it once."""
+    path = tmp_path_factory.mktemp("clone")
+    for name in COPIED:
+        target = path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, target)
+    ports = free_port(), free_port()
+    clone = Clone(path, *(f"http://127.0.0.1:{port}" for port in ports))
+    clone.set_params("prepare", calibration=20, reward=20, validation=20, benchmark=40)
+    settings = yaml.safe_load((path / "params.yaml").read_text())["search"]["settings"]
+    small = {"targets": [0.2, 0.5], "settings": settings | {"simulations": 4}, "workers": 1}
+    clone.set_params("search", **small)
+    clone.set_params("prune", ratios=[0.3], methods=["lop", "flap"])
+    clone.set_params("evaluate", tasks=["lop_vqa"], workers=1, latency_samples=2)
+    identity = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.com"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "begin"]):
+        clone.sh("git", *command)
+    options = ["--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
+    with ExitStack() as servers:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(path)
+            patch.delenv("MLFLOW_TRACKING_URI", raising=False)  # that one would be taken for it
+            patch.setenv("PREFECT_HOME", clone.env["PREFECT_HOME"])
+            patch.setenv("PYTHONPATH", str(path))
+            servers.enter_context(started(["flows.ui", *options], f"{clone.mlflow}/health"))
+        clone.sh(sys.executable, "-m", "flows.pipeline")
+        yield clone
