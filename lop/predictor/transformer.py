@@ -52,9 +52,9 @@ class Block(nn.Module):
         def step(x: Tensor, at: int) -> Tensor:
             new = F.linear(F.layer_norm(x, shape, *norm1), *qkv).view(rows, 3, heads, 1, each)
             past[..., at : at + 1, :] = new[:, 1:].transpose(0, 1)
-            keys, values = past[..., : at + 1, :]
+            keys, values = past[..., : at + 1, :].unbind()
             attended = F.scaled_dot_product_attention(new[:, 0], keys, values)
-            x = x + F.linear(attended.view(rows, -1), *out)
+            x = x + F.linear(attended.reshape(rows, -1), *out)
             return x + F.linear(F.gelu(F.linear(F.layer_norm(x, shape, *norm2), *up)), *down)
 
         return step
