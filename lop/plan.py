@@ -124,15 +124,13 @@ class Plan:
 
 
 def _shift_to_sum(keep: np.ndarray, high: np.ndarray, low: np.ndarray, total: int) -> np.ndarray:
-    """Find s with Σ clip(keep + s·high, low, high) = total, by bisection, and return the clip."""
-    lo, hi = -1.0 - np.max(keep / high), 1.0 - np.min(keep / high)
-    for _ in range(100):
-        mid = (lo + hi) / 2
-        if np.clip(keep + mid * high, low, high).sum() < total:
-            lo = mid
-        else:
-            hi = mid
-    return np.clip(keep + hi * high, low, high)
+    """Find s with Σ clip(keep + s·high, low, high) = total, and return the clip.
+
+    The sum is linear in s between the shifts at which a layer meets a bound.
+    """
+    shifts = np.sort(np.concatenate([(low - keep) / high, 1 - keep / high]))
+    sums = np.clip(keep + shifts[:, None] * high, low, high).sum(1)
+    return np.clip(keep + np.interp(total, sums, shifts) * high, low, high)
 
 
 def _round_to_sum(keep: np.ndarray, low: np.ndarray, high: np.ndarray, total: int) -> list[int]:

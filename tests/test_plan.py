@@ -30,6 +30,26 @@ def test_from_ratios_shifts_all_layers_alike():
     assert plan.kept == (70, 50, 30)
 
 
+@given(widths_st, st.floats(0, 1), st.integers(0, 2**32 - 1), st.floats(0.01, 3))
+def test_the_shift_is_the_one_that_bisection_finds(widths, share, seed, spread):
+    target = share * max_ratio(widths)
+    ratios = np.random.default_rng(seed).normal(target, spread, len(widths))
+    d, low = np.array(widths), min_kept(widths)
+
+    def moved(shift):
+        return np.clip((1 - ratios + shift) * d, low, d)
+
+    below, above = ratios.min() - 1, ratios.max()
+    for _ in range(60):
+        middle = (below + above) / 2
+        if moved(middle).sum() < budget(widths, target):
+            below = middle
+        else:
+            above = middle
+    off = np.subtract(Plan.from_ratios(ratios, widths, target).kept, moved(above))
+    assert np.abs(off).max() < 1 + 1e-5
+
+
 def test_bounds_hold_when_the_wish_is_extreme():
     plan = Plan.from_ratios([5.0, 0.0, 0.0], [100, 100, 100], 0.3)
     assert plan.kept == (10, 100, 100)

@@ -6,14 +6,14 @@ ratios of the layers before it, and gives the ratio of layer l.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lop.errors import LopError
 from lop.predictor.base import PlanNetwork, zero_head
-
-Cache = list[tuple[Tensor, Tensor]]
 
 
 class Block(nn.Module):
@@ -29,16 +29,35 @@ class Block(nn.Module):
             nn.Linear(hidden, 4 * hidden), nn.GELU(), nn.Linear(4 * hidden, hidden)
         )
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple]:
-        """x (B, T, hidden) -> the same; with `past`, T is 1 and its keys and values come first."""
+    def forward(self, x: Tensor) -> Tensor:
+        """All positions at once: x (B, T, hidden) -> the same."""
         b, t, h = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(b, t, 3, self.heads, h // self.heads).unbind(2)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        if past is not None:
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=past is None)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(attended.transpose(1, 2).reshape(b, t, h))
-        return x + self.mlp(self.norm2(x)), (k, v)
+        return x + self.mlp(self.norm2(x))
+
+    def stepper(self, rows: int, length: int) -> Callable[[Tensor, int], Tensor]:
+        """The same a position at a time, each after those before it: x (B, hidden), position -> x.
+
+        With tensors this small, modules and growing caches would cost as much as the arithmetic.
+        """
+        linears = (self.norm1, self.qkv, self.out, self.norm2, self.mlp[0], self.mlp[2])
+        norm1, qkv, out, norm2, up, down = ((m.weight, m.bias) for m in linears)
+        shape, heads = self.norm1.normalized_shape, self.heads
+        each = shape[0] // heads
+        past = qkv[0].new_empty(2, rows, heads, length, each)  # keys and values
+
+        def step(x: Tensor, at: int) -> Tensor:
+            new = F.linear(F.layer_norm(x, shape, *norm1), *qkv).view(rows, 3, heads, 1, each)
+            past[..., at : at + 1, :] = new[:, 1:].transpose(0, 1)
+            keys, values = past[..., : at + 1, :].unbind()
+            attended = F.scaled_dot_product_attention(new[:, 0], keys, values)
+            x = x + F.linear(attended.reshape(rows, -1), *out)
+            return x + F.linear(F.gelu(F.linear(F.layer_norm(x, shape, *norm2), *up)), *down)
+
+        return step
 
 
 class PlanTransformer(PlanNetwork):
@@ -62,23 +81,24 @@ class PlanTransformer(PlanNetwork):
         before = self.ratio(plans[:, :-1, None])
         first = self.first.expand(len(plans), 1, -1)
         x = torch.cat([first, before], 1) + self.budget(budget[:, None, None])
-        return self._step(x + self.position.weight, self.base_logits(budget), None)[0]
+        x = x + self.position.weight
+        for block in self.blocks:
+            x = block(x)
+        return torch.sigmoid(self.base_logits(budget) + self.head(self.norm(x))[..., 0])
 
     @torch.inference_mode()
     def generate(self, budget: Tensor) -> Tensor:
         """Free running: budget (B,) -> ratios (B, L), each layer from its own predecessors."""
-        base, cache = self.base_logits(budget), None
-        token, ratios = self.first.expand(len(budget), 1, -1), []
-        for layer in range(self.layers):
-            x = token + self.budget(budget[:, None, None]) + self.position.weight[layer]
-            ratio, cache = self._step(x, base[:, layer : layer + 1], cache)
-            ratios.append(ratio)
-            token = self.ratio(ratio[..., None])
-        return torch.cat(ratios, 1)
-
-    def _step(self, x: Tensor, base: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-        new: Cache = []
-        for i, block in enumerate(self.blocks):
-            x, kept = block(x, cache[i] if cache else None)
-            new.append(kept)
-        return torch.sigmoid(base + self.head(self.norm(x))[..., 0]), new
+        rows = len(budget)
+        steps = [block.stepper(rows, self.layers) for block in self.blocks]
+        base, known = self.base_logits(budget), self.budget(budget[:, None])
+        ratios = torch.empty_like(base)
+        token = self.first.expand(rows, -1)
+        for layer, position in enumerate(self.position.weight):
+            x = token + known + position
+            for step in steps:
+                x = step(x, layer)
+            here = slice(layer, layer + 1)
+            ratios[:, here] = torch.sigmoid(base[:, here] + self.head(self.norm(x)))
+            token = self.ratio(ratios[:, here])
+        return ratios
