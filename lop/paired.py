@@ -18,8 +18,6 @@ import pyarrow as pa
 
 from lop.errors import LopError
 
-COLUMNS = ["id", "group", "category", "prompt_hash", "answer", "prediction", "correct"]
-
 ROTATION = 1_000_000  # MMBench numbers a question's rotations that far apart
 
 # The subtasks of cognition, MME's (arXiv 2306.13394, section 2) and easy-VQA's in its form; all

@@ -68,6 +68,17 @@ def test_mmbench_by_hand():
     assert score(rows, "circular") == 0.5
 
 
+def test_the_error_of_a_score_by_hand():
+    a, b = (benchmark_answers("easyvqa_mme", right, count=400) for right in (0.9, 0.7))
+    a, b = (side[side["category"] == "colour"] for side in (a, b))
+    # 100 points for the share right of an image's two questions, and 100 if both are
+    points = [side.groupby("group")["correct"].agg(["mean", "all"]).sum(axis=1) for side in (a, b)]
+    assert paired(a, b.sample(frac=1, random_state=3), "perception") == (
+        pytest.approx(100 * (points[0] - points[1]).mean()),
+        pytest.approx(100 * (points[0] - points[1]).sem()),
+    )
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "circular", "perception", "f1"])
 def test_the_error_is_that_of_a_bootstrap_over_groups(metric):
     task = "easyvqa_mmbench" if metric == "circular" else "easyvqa_mme"
