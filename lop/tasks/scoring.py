@@ -53,6 +53,17 @@ class Scorer:
     primary: str
     analytic: bool = False
 
+    def groups(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """`parts` with all of an image or question in one row, in the same order for every model"""
+        return self.parts(rows).groupby(level=-1).sum()
+
+    def figure(self, sums: Sums, name: str) -> np.ndarray:
+        """One of the figures, or LopError."""
+        found = self.figures(sums)
+        if name not in found:
+            raise LopError(f"metric {name!r}: expected one of {', '.join(found)}")
+        return found[name]
+
 
 def score(scorer: Scorer, rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     """Every figure as {"value", "stderr"}; rows have the columns of `COLUMNS` but prompt_hash.
@@ -94,7 +105,9 @@ def _ratio(part: Any, whole: Any) -> np.ndarray:
 
 
 def _accuracy_parts(rows: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({"right": rows["correct"].astype(float).to_numpy(), "all": 1.0}, rows["id"])
+    return pd.DataFrame(
+        {"right": rows["correct"].astype(float).to_numpy(), "all": 1.0}, rows["group"]
+    )
 
 
 def _accuracy(sums: Sums) -> dict[str, np.ndarray]:
@@ -226,6 +239,6 @@ def aggregate(scorer: Scorer, figure: str) -> Callable[[list[dict[str, Any]]], f
 
     def over(rows: list[dict[str, Any]]) -> float:
         table = pd.DataFrame(rows)
-        return float(scorer.figures(_sums(scorer.parts(table)))[figure])
+        return float(scorer.figure(_sums(scorer.parts(table)), figure))
 
     return cast(Callable[[list[dict[str, Any]]], float], over)
