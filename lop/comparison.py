@@ -11,7 +11,8 @@ import pandas as pd
 
 from lop.errors import LopError
 from lop.models.checkpoint import read_json
-from lop.paired import METRICS, apart, check_pairs, parts, read_answers, value_of
+from lop.paired import check_pairs, paired, read_answers
+from lop.tasks.benchmarks import benchmark
 
 TASK = "lop_vqa"
 TITLES = {
@@ -38,7 +39,7 @@ class Comparison:
     scores: pd.DataFrame
     evaluation: Path
     _answers: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
-    _parts: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
+    _groups: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
 
     @classmethod
     def read(cls, evaluation: Path, pruned: Path) -> Comparison:
@@ -87,19 +88,21 @@ class Comparison:
         Answers that do not give the recorded value would give a wrong error: then there is none.
         """
         difference = self.score(a, task, metric)[0] - self.score(b, task, metric)[0]
-        if metric not in METRICS or not all(self._gives(name, task, metric) for name in (a, b)):
+        if not all(self._gives(name, task, metric) for name in (a, b)):
             return difference, np.nan
         check_pairs(self.answers(a, task), self.answers(b, task))
-        return apart(self._counted(a, task), self._counted(b, task), metric)
+        x, y = self._counted(a, task), self._counted(b, task)
+        return paired(benchmark(task).scorer, x, y, metric)
 
     def _gives(self, name: str, task: str, metric: str) -> bool:
-        found = value_of(self._counted(name, task), metric)
-        return bool(np.isclose(found, self.score(name, task, metric)[0], atol=1e-6))
+        found = benchmark(task).scorer.figures(self._counted(name, task).sum())
+        recorded = self.score(name, task, metric)[0]
+        return metric in found and bool(np.isclose(found[metric], recorded, atol=1e-6))
 
     def _counted(self, name: str, task: str) -> pd.DataFrame:
-        if (name, task) not in self._parts:
-            self._parts[name, task] = parts(self.answers(name, task))
-        return self._parts[name, task]
+        if (name, task) not in self._groups:
+            self._groups[name, task] = benchmark(task).scorer.groups(self.answers(name, task))
+        return self._groups[name, task]
 
     def differences(self, ours: str) -> pd.DataFrame:
         """`ours` minus each other method at each ratio, in points, with paired standard error."""

@@ -25,16 +25,14 @@ from lop.footprint import load_to_ask
 from lop.models.checkpoint import read_json
 from lop.progress import quiet_libraries
 from lop.tasks import scoring
-from lop.tasks.benchmarks import FOLDER, HEADLINE, benchmark, paired
-from lop.tasks.scoring import ACCURACY, COLUMNS
+from lop.tasks.benchmarks import FOLDER, HEADLINE, benchmark
+from lop.tasks.scoring import COLUMNS
 
 __all__ = [
     "Evaluation",
     "asking",
     "evaluate",
     "evaluate_all",
-    "paired",
-    "paired_difference",
     "shard_fingerprint",
 ]
 
@@ -195,15 +193,6 @@ def asking(
     lm = LikelihoodLM(pretrained=model, batch_size=batch_size)
     with light(), seeing_once(model):
         yield lambda task, data: Evaluation(_answers(lm, task, data), task)
-
-
-def paired_difference(a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float]:
-    """Accuracy of `a` minus that of `b`, and its standard error, over the samples of both.
-
-    Paired: the samples' own difficulty cancels, which makes the error smaller than that of two
-    independent accuracies. Raises LopError unless both hold the same ids, each once.
-    """
-    return scoring.paired(ACCURACY, a, b)
 
 
 def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:

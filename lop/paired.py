@@ -8,58 +8,28 @@ score, and needs no random draws. (Efron and Tibshirani, An Introduction to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from lop.errors import LopError
-
-COLUMNS = ["id", "group", "category", "prompt_hash", "answer", "prediction", "correct"]
-
-ROTATION = 1_000_000  # MMBench numbers a question's rotations that far apart
-
-# The subtasks of cognition, MME's (arXiv 2306.13394, section 2) and easy-VQA's in its form; all
-# others are perception.
-COGNITION = (
-    "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
-    "negated_colour", "negated_shape",
-)  # fmt: skip
-
-Sums = Mapping[str, Any]  # of the columns of `parts`: numbers, or an array with one a group
+from lop.tasks.scoring import Scorer
 
 
-def paired(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[float, float]:
-    """`metric` of answers `a` minus that of `b`, and the standard error of the difference.
+def paired(scorer: Scorer, a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[float, float]:
+    """`metric` of one model minus that of another, and the standard error of the difference.
 
-    The error is nan for a single group. Raises LopError unless both answer the same ids, each once,
-    and the metric is one of `METRICS`.
+    `a` and `b` are the `groups` that the scorer makes of their answers, for which `check_pairs`
+    holds. The error is nan for a single group. Raises LopError for a metric it does not know.
     """
-    check_pairs(a, b)
-    return apart(parts(a), parts(b), metric)
-
-
-def apart(x: pd.DataFrame, y: pd.DataFrame, metric: str) -> tuple[float, float]:
-    """What `paired` says, from the `parts` of both, which are worth keeping for many metrics."""
-    figure = _known(metric)
-    difference = float(figure(x.sum()) - figure(y.sum()))
-    without = figure(x.sum() - x) - figure(y.sum() - y)  # each group in turn
+    difference = scorer.figure(a.sum(), metric) - scorer.figure(b.sum(), metric)
+    # each group left out in turn
+    without = scorer.figure(a.sum() - a, metric) - scorer.figure(b.sum() - b, metric)
     n = len(without)
     variance = (n - 1) / n * np.square(without - without.mean()).sum() if n > 1 else np.nan
-    return difference, float(np.sqrt(variance))
-
-
-def score(answers: pd.DataFrame, metric: str) -> float:
-    """`metric` of one model's answers: a share, or points for `perception` and `cognition`."""
-    return value_of(parts(answers), metric)
-
-
-def value_of(x: pd.DataFrame, metric: str) -> float:
-    """What `score` says, from the `parts` of the answers."""
-    return float(_known(metric)(x.sum()))
+    return float(difference), float(np.sqrt(variance))
 
 
 def check_pairs(a: pd.DataFrame, b: pd.DataFrame) -> None:
@@ -100,67 +70,3 @@ def read_answers(folder: str | Path, task: str) -> pd.DataFrame:
     if "group" not in table:
         table["group"] = table["id"]
     return table.sort_values("id", ignore_index=True)
-
-
-def _known(metric: str) -> Callable[[Sums], Any]:
-    if metric not in METRICS:
-        raise LopError(f"metric {metric!r}: expected one of {', '.join(METRICS)}")
-    return METRICS[metric]
-
-
-def parts(answers: pd.DataFrame) -> pd.DataFrame:
-    """What metrics are made of: a row a group, columns that add up over groups.
-
-    `tp`, `fp` and `fn` take "yes" as the positive. A column `<category>/plus` counts images of
-    which both questions are right, `<category>/images` all of them.
-    """
-    right, yes = answers["correct"].astype(bool), answers["answer"].astype(str).str.lower() == "yes"
-    number, group = (pd.to_numeric(answers[c], errors="coerce") for c in ("id", "group"))
-    first = ~((number >= ROTATION) & (number % ROTATION == group))
-    columns = {"right": right & first, "asked": first}
-    columns |= {"tp": yes & right, "fp": ~yes & ~right, "fn": yes & ~right}
-    for category in sorted(answers["category"].unique()):
-        here = answers["category"] == category
-        columns |= {f"{category}/right": right & here, f"{category}/asked": here}
-    groups = pd.DataFrame(columns).astype(float).groupby(answers["group"])
-    table = groups.sum()
-    whole = right.groupby(answers["group"]).all().astype(float)
-    table = table.assign(whole=whole, groups=1.0)
-    for category in [c.removesuffix("/asked") for c in table if c.endswith("/asked")]:
-        both = (table[f"{category}/right"] == 2) & (table[f"{category}/asked"] == 2)
-        table[f"{category}/plus"] = both.astype(float)
-        table[f"{category}/images"] = (table[f"{category}/asked"] > 0).astype(float)
-    return table
-
-
-def _share(part: Any, of: Any) -> Any:
-    """part / of, and 0 where there is nothing to share."""
-    part, of = np.asarray(part, float), np.asarray(of, float)
-    return np.divide(part, of, out=np.zeros_like(of), where=of > 0)
-
-
-def _mme(cognition: bool) -> Callable[[Sums], Any]:
-    """Half the subtasks' points, 100 · accuracy + 100 · accuracy_plus each (ibid., section 2.3)."""
-
-    def points(c: Sums) -> Any:
-        total = np.zeros_like(np.asarray(c["groups"], float))
-        ends = "/images"
-        for name in [k.removesuffix(ends) for k in map(str, c.keys()) if k.endswith(ends)]:
-            if (name in COGNITION) == cognition:
-                total = total + 100 * _share(c[f"{name}/right"], c[f"{name}/asked"])
-                total = total + 100 * _share(c[f"{name}/plus"], c[f"{name}/images"])
-        return total
-
-    return points
-
-
-METRICS: Mapping[str, Callable[[Sums], Any]] = {
-    "accuracy": lambda c: _share(c["right"], c["asked"]),
-    "circular": lambda c: _share(c["whole"], c["groups"]),  # arXiv 2307.06281, section 4.1
-    "perception": _mme(cognition=False),
-    "cognition": _mme(cognition=True),
-    "precision": lambda c: _share(c["tp"], c["tp"] + c["fp"]),
-    "recall": lambda c: _share(c["tp"], c["tp"] + c["fn"]),
-    "f1": lambda c: _share(2 * c["tp"], 2 * c["tp"] + c["fp"] + c["fn"]),
-    "yes_ratio": lambda c: _share(c["tp"] + c["fp"], c["asked"]),
-}

@@ -6,18 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lop.paired import score
+from lop.evaluation import Evaluation
 from lop.plan import Plan
 from lop.search import write_index
 from lop.tasks.samples import write_samples
+from lop.tasks.scoring import EASYVQA_MME, POPE
 
 WIDTHS = (40, 40, 40)
-BENCHMARKS = {
-    "easyvqa_mme": ("score", ["perception", "cognition"]),
-    "easyvqa_mmbench": ("circular", ["accuracy", "circular"]),
-    "easyvqa_mmmu": ("accuracy", ["accuracy"]),
-    "easyvqa_pope": ("f1", ["accuracy", "precision", "recall", "f1", "yes_ratio"]),
-}
+BENCHMARKS = ("easyvqa_mme", "easyvqa_mmbench", "easyvqa_mmmu", "easyvqa_pope")
 
 
 def answers(ids, groups, categories, truths, right, seed):
@@ -36,8 +32,8 @@ def benchmark_answers(task, right, count=60):
         ids = [str(i // 4 + (i % 4) * 1_000_000) for i in numbers]
         groups = [str(i // 4) for i in numbers]
         return answers(ids, groups, "colour", ["ABCD"[i % 4] for i in numbers], right, seed=1)
-    kinds = ["colour", "shape", "negated_colour", "negated_shape"]
-    categories = [kinds[i // 2 % 4] for i in numbers]
+    kinds = POPE if task == "easyvqa_pope" else [k for half in EASYVQA_MME.values() for k in half]
+    categories = [kinds[i // 2 % len(kinds)] for i in numbers]
     groups = [f"{categories[i]}/{i // 2}" for i in numbers]
     truths = [["yes", "no"][i % 2] for i in numbers]
     return answers([f"q{i}" for i in numbers], groups, categories, truths, right, seed=2)
@@ -51,7 +47,7 @@ def write_evaluation(root, samples, right, tasks=()):
             samples["id"], samples["image_id"], samples["category"], samples["answer"], share, 0
         )
         tables = {"lop_vqa": own} | {task: benchmark_answers(task, share) for task in tasks}
-        found = {task: summary(task, table) for task, table in tables.items()}
+        found = {task: Evaluation(table, task).summary() for task, table in tables.items()}
         for task, table in tables.items():
             path = root / "evaluation" / name / f"{task}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,14 +75,6 @@ def write_evaluation(root, samples, right, tasks=()):
     (root / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
     (root / "pruned").mkdir()
     (root / "pruned" / "plans.json").write_text(json.dumps(plans))
-
-
-def summary(task, table):
-    primary, names = BENCHMARKS.get(task, ("accuracy", ["accuracy"]))
-    error = float(table["correct"].astype(float).sem())
-    figures = {name: {"value": score(table, name), "stderr": error} for name in names}
-    about = {"task": task, "fingerprint": "f", "count": len(table), "primary": primary}
-    return about | {"metrics": figures, "by_category": {}}
 
 
 def write_rest(root, samples):

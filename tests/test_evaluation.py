@@ -11,7 +11,7 @@ import torch
 
 from lop import evaluation, steps
 from lop.errors import LopError
-from lop.evaluation import Evaluation, evaluate, evaluate_all, paired_difference
+from lop.evaluation import Evaluation, evaluate, evaluate_all
 from lop.footprint import measure
 from lop.models.checkpoint import load, load_processor, save
 from lop.models.ffn import ffn_widths
@@ -175,21 +175,6 @@ def test_reload_equals_memory(tmp_path):
     assert {f.name for f in tmp_path.iterdir()} == {"dense-0.5.json", "dense-0.5.parquet"}
     with pytest.raises(LopError, match=r"none\.parquet"):
         Evaluation.load(tmp_path / "none")
-
-
-def test_paired_difference_by_hand():
-    a, b = table([True, True, True, False]), table([True, False, False, False])
-    # differences 0, 1, 1, 0: mean 1/2, variance 1/3, standard error √(1/3 / 4)
-    difference, error = paired_difference(a, b.sample(frac=1, random_state=1))
-    assert difference == 0.5
-    assert error == pytest.approx(math.sqrt(1 / 12))
-    assert paired_difference(a, a) == (0, 0)
-
-
-@pytest.mark.parametrize("ids", [["s0", "x"], ["s0", "s0"], ["s0", "s1", "s2"]])
-def test_unequal_ids_cannot_be_paired(ids):
-    with pytest.raises(LopError, match="cannot pair"):
-        paired_difference(table([True, False]), table([True] * len(ids), ids))
 
 
 def test_footprint_counts_and_times(model_dir, model, path):

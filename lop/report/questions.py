@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from lop.comparison import TASK
 from lop.errors import LopError
-from lop.paired import ROTATION
 from lop.tasks.samples import read_samples
+from lop.tasks.scoring import ROTATION
 
 Row = Mapping[str, Any]
 

@@ -88,7 +88,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
             elif not message.get("more_body") and not body.ended:
-                await send(message | {"more_body": True})
+                await send({**message, "more_body": True})
                 await body.drain()
                 message = {"type": "http.response.body"}
             await send(message)

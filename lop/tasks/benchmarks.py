@@ -11,8 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from lop.errors import LopError
 from lop.tasks import scoring
 from lop.tasks.scoring import Scorer
@@ -101,11 +99,3 @@ def _prepared(name: str, samples: Path | None) -> Path:
     if samples is None:
         raise LopError(f"task {name}: say where its data are")
     return samples if name == HEADLINE else samples.parent / "tasks" / f"{name}.parquet"
-
-
-def paired(task: str, a_rows: pd.DataFrame, b_rows: pd.DataFrame) -> tuple[float, float]:
-    """The primary metric of `a_rows` minus that of `b_rows`, and its paired standard error.
-
-    See `lop.tasks.scoring.paired`.
-    """
-    return scoring.paired(benchmark(task).scorer, a_rows, b_rows)

@@ -2,7 +2,7 @@
 
 A scorer first turns rows into numbers that add up, one row a group (what must be judged together:
 an image, a question with all its rotations), then makes figures of their sums. So a bootstrap over
-groups is one product of matrices, and a pair of models can be resampled alike.
+groups is one product of matrices; how far two models are apart is in `lop.paired`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,17 @@ class Scorer:
     primary: str
     analytic: bool = False
 
+    def groups(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """`parts` with all of an image or question in one row, in the same order for every model"""
+        return self.parts(rows).groupby(level=-1).sum()
+
+    def figure(self, sums: Sums, name: str) -> np.ndarray:
+        """One of the figures, or LopError."""
+        found = self.figures(sums)
+        if name not in found:
+            raise LopError(f"metric {name!r}: expected one of {', '.join(found)}")
+        return found[name]
+
 
 def score(scorer: Scorer, rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     """Every figure as {"value", "stderr"}; rows have the columns of `COLUMNS` but prompt_hash.
@@ -74,38 +85,12 @@ def score(scorer: Scorer, rows: pd.DataFrame) -> dict[str, dict[str, float | Non
     return {name: {"value": values[name], "stderr": errors[name]} for name in values}
 
 
-def paired(scorer: Scorer, a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float]:
-    """The primary figure of `a` minus that of `b`, and its standard error, on the same questions.
-
-    Paired: for a plain accuracy s/√n of the differences, else a bootstrap that draws the same
-    groups for both. Raises LopError unless both hold the same ids, each once.
-    """
-    a, b = _aligned(a, b)
-    if scorer.analytic:
-        difference = a["correct"].astype(float) - b["correct"].astype(float)
-        return float(difference.mean()), float(difference.sem())
-    sides = [scorer.parts(rows) for rows in (a, b)]
-    values = [float(scorer.figures(_sums(side))[scorer.primary]) for side in sides]
-    drawn = [scorer.figures(_drawn_sums(side))[scorer.primary] for side in sides]
-    return values[0] - values[1], float((drawn[0] - drawn[1]).std(ddof=1))
-
-
-def _aligned(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    x, y = set(a["id"]), set(b["id"])
-    if x != y or len(x) != len(a) or len(y) != len(b):
-        raise LopError(
-            f"cannot pair the results: {len(a)} and {len(b)} samples, "
-            f"{len(x & y)} ids in common; expected the same ids, each once"
-        )
-    return a, b.set_index("id", drop=False).loc[a["id"]].reset_index(drop=True)
-
-
 def _sums(parts: pd.DataFrame) -> Sums:
     return {str(name): np.asarray(column.sum()) for name, column in parts.items()}
 
 
 def _drawn_sums(parts: pd.DataFrame) -> Sums:
-    """Sums over groups drawn with replacement, `DRAWS` times; equal groups are drawn alike."""
+    """Sums over groups drawn with replacement, `DRAWS` times, whatever the order of the rows."""
     parts = parts.sort_index()
     rng = np.random.default_rng(SEED)
     count = len(parts)
@@ -120,7 +105,9 @@ def _ratio(part: Any, whole: Any) -> np.ndarray:
 
 
 def _accuracy_parts(rows: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({"right": rows["correct"].astype(float).to_numpy(), "all": 1.0}, rows["id"])
+    return pd.DataFrame(
+        {"right": rows["correct"].astype(float).to_numpy(), "all": 1.0}, rows["group"]
+    )
 
 
 def _accuracy(sums: Sums) -> dict[str, np.ndarray]:
@@ -252,6 +239,6 @@ def aggregate(scorer: Scorer, figure: str) -> Callable[[list[dict[str, Any]]], f
 
     def over(rows: list[dict[str, Any]]) -> float:
         table = pd.DataFrame(rows)
-        return float(scorer.figures(_sums(scorer.parts(table)))[figure])
+        return float(scorer.figure(_sums(scorer.parts(table)), figure))
 
     return cast(Callable[[list[dict[str, Any]]], float], over)

@@ -8,7 +8,7 @@ however many questions are asked about them.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from lop.errors import LopError
-from lop.tasks.benchmarks import hub_id
+from lop.tasks.benchmarks import benchmark, hub_id
 
 
 def read_table(
@@ -46,6 +46,23 @@ def read_table(
     if not len(table):
         raise LopError(f"{source}: no rows")
     return table
+
+
+def place(task: str, metadata: Mapping[str, Any]) -> str:
+    """Where the data of a task lie: as lm-eval's metadata say, else on the hub; or LopError."""
+    source = metadata.get(task) or benchmark(task).hub
+    if not source:
+        raise LopError(f'{task}: no data; give metadata, {{"{task}": "<file>"}}')
+    return source
+
+
+def loader(task: str, columns: Sequence[str], split: str) -> Callable[..., dict[str, Dataset]]:
+    """An lm-eval `custom_dataset`: a split of the task's data, as the split `test`."""
+
+    def load(**metadata: Any) -> dict[str, Dataset]:
+        return {"test": read_table(place(task, metadata), columns, split)}
+
+    return load
 
 
 def files_of(source: Path, split: str, config: str | None = None) -> list[Path]:
@@ -75,6 +92,16 @@ def picture(doc: dict[str, Any], column: str = "image") -> Pillow.Image:
     if not isinstance(value, dict) or not value.get("bytes"):
         raise LopError(f"a row's {column} holds no picture: expected its bytes")
     return decode(value["bytes"])
+
+
+def doc_to_text(doc: dict[str, Any]) -> str:
+    """The one picture, then the question as published."""
+    return "<image>" + doc["question"].strip()
+
+
+def doc_to_image(doc: dict[str, Any]) -> list[Pillow.Image]:
+    """The picture, in RGB."""
+    return [picture(doc)]
 
 
 def _read_local(source: Path, split: str, config: str | None) -> Dataset:

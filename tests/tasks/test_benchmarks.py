@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lop.errors import LopError
-from lop.tasks import easyvqa, easyvqa_benchmarks, knowledge
+from lop.tasks import easyvqa, easyvqa_benchmarks, knowledge, tables
 from lop.tasks.benchmarks import BENCHMARKS, FOLDER, locate
 from lop.tasks.mmbench import utils as mmbench
 from lop.tasks.mme import utils as mme
@@ -78,7 +78,7 @@ def question(picture, **changes):
 
 def test_mmbench_rotations(picture, tmp_path):
     file = parquet(tmp_path / "en" / "dev-00000-of-00001.parquet", question(picture))
-    docs = mmbench.load(str(tmp_path))["test"]
+    docs = mmbench.load(mmbench=str(tmp_path))["test"]
     assert docs["index"][:] == [7, 1_000_007, 2_000_007]
     assert docs["answer"][:] == ["B", "A", "C"]
     assert [docs[i]["A"] for i in range(3)] == ["dog", "cat", "bird"]
@@ -95,7 +95,7 @@ def test_mmbench_rotations(picture, tmp_path):
     assert mmbench.row(docs[0], [(-1.0, False), (-1.0, True), (-3.0, False)])["prediction"] == ""
     # rotations that are published are taken as they are
     parquet(file, question(picture), question(picture, index=1_000_007, A="cat", B="dog"))
-    assert len(mmbench.load(str(tmp_path))["test"]) == 2
+    assert len(mmbench.load(mmbench=str(tmp_path))["test"]) == 2
     with pytest.raises(LopError, match="answer 'D' is none of the choices"):
         mmbench.target(question(picture, answer="D"))
 
@@ -148,7 +148,7 @@ def test_mmmu_reads_subjects_and_several_images(picture, tmp_path):
     number |= {"question_type": "open", "question": "<image 1> how many?"}
     parquet(tmp_path / "Art_Theory" / "validation-00000-of-00001.parquet", choice)
     parquet(tmp_path / "Math" / "validation-00000-of-00001.parquet", number)
-    docs = mmmu.load(str(tmp_path))["test"]
+    docs = mmmu.load(mmmu_val=str(tmp_path))["test"]
     assert [mmmu.subject(doc) for doc in docs] == ["Art_Theory", "Math"]
     first, second = (load_task("mmmu_val", tmp_path)["mmmu_val"].doc_to_text(doc) for doc in docs)
     assert first.count("<image>") == 3
@@ -246,18 +246,21 @@ def test_where_data_lie(samples, tmp_path):
 def test_bad_data_are_named(picture, tmp_path):
     file = parquet(tmp_path / "x.parquet", {"question": "q"})
     with pytest.raises(LopError, match=r"x\.parquet: no column 'question_id'; expected"):
-        mme.load(str(file))
+        mme.load(mme=str(file))
+    for load in (mme.load_easyvqa, mmbench.load_easyvqa, mmmu.load_open):
+        with pytest.raises(LopError, match=r"easyvqa_\w+: no data; give metadata"):
+            load(version=1.0)
     with pytest.raises(LopError, match="no such file or folder of benchmark data"):
-        pope.load("/nowhere/at/all")
+        pope.load(pope="/nowhere/at/all")
     (tmp_path / "y.parquet").write_bytes(b"no table")
     with pytest.raises(LopError, match=r"y\.parquet: cannot read Parquet"):
-        pope.load(str(tmp_path / "y.parquet"))
+        pope.load(pope=str(tmp_path / "y.parquet"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(LopError, match="no Parquet files of split 'test'"):
-        mme.load(str(tmp_path / "empty"))
+        mme.load(mme=str(tmp_path / "empty"))
     doc = {"question_id": "1", "image": {"bytes": b"x"}, "answer": "perhaps", "category": "OCR"}
     with pytest.raises(LopError, match="not an image"):
-        mme.doc_to_image(doc)
+        tables.doc_to_image(doc)
     with pytest.raises(LopError, match="answer 'perhaps', expected Yes or No"):
         mme.row(doc | {"question": "?"}, ["yes"])
 

@@ -8,7 +8,6 @@ import pytest
 
 from lop.errors import LopError
 from lop.tasks import scoring
-from lop.tasks.benchmarks import BENCHMARKS, paired
 from lop.tasks.scoring import ACCURACY, MMBENCH, POPE_SCORER, best, score
 
 MME = scoring.mme(scoring.MME)
@@ -127,25 +126,6 @@ def test_standard_errors():
     assert score(MME, drawn(MME, 1))["score"]["stderr"] is None
     with pytest.raises(LopError, match="no answers"):
         score(MME, table.head(0))
-
-
-def test_paired_differences():
-    a, b = drawn(MME, 200), drawn(MME, 200, seed=1)
-    assert paired("mme", a, a) == (0, 0)
-    shuffled = b.sample(frac=1, random_state=3)
-    difference, error = paired("mme", a, shuffled)
-    assert difference == pytest.approx(values(MME, a)["score"] - values(MME, b)["score"])
-    assert (difference, error) == paired("mme", a, b), "rows may come in any order"
-    each = [
-        t.groupby("group")["correct"].agg(["mean", "all"]).astype(float).sum(axis=1) for t in (a, b)
-    ]
-    assert error == pytest.approx(100 * (each[0] - each[1]).sem(), rel=0.1)
-    assert paired("lop_vqa", a, b)[1] == pytest.approx(
-        (a["correct"].astype(float) - b["correct"].astype(float)).sem()
-    )
-    with pytest.raises(LopError, match="cannot pair"):
-        paired("mme", a, b.head(10))
-    assert BENCHMARKS["mme"].scorer.primary == "score"
 
 
 def test_unknown_categories_are_named():

@@ -12,28 +12,29 @@ from collections.abc import Iterator
 from typing import Any
 
 from datasets import Dataset
-from PIL.Image import Image
 
 from lop.errors import LopError
 from lop.tasks import scoring
 from lop.tasks.scoring import ROTATION
-from lop.tasks.tables import picture, read_table
+from lop.tasks.tables import place, read_table
 
 LETTERS = "ABCD"
 COLUMNS = ("index", "question", "hint", "answer", *LETTERS, "category", "image")
 SCORER = scoring.MMBENCH
 
 
-def load(mmbench: str = "lmms-lab/MMBench", **_: Any) -> dict[str, Dataset]:
-    """The English dev split of the data at `mmbench`, with all rotations, as the split `test`."""
-    return {"test": with_rotations(read_table(mmbench, COLUMNS, "dev", "en"))}
+def load(**metadata: Any) -> dict[str, Dataset]:
+    """The English dev split of the data, with all rotations, as the split `test`."""
+    return _turned(place("mmbench", metadata))
 
 
-def load_easyvqa(easyvqa_mmbench: str | None = None, **_: Any) -> dict[str, Dataset]:
+def load_easyvqa(**metadata: Any) -> dict[str, Dataset]:
     """The questions that `prepare` wrote, with all rotations, as the split `test`."""
-    if easyvqa_mmbench is None:
-        raise LopError('easyvqa_mmbench: no data; give metadata, {"easyvqa_mmbench": "<file>"}')
-    return load(easyvqa_mmbench)
+    return _turned(place("easyvqa_mmbench", metadata))
+
+
+def _turned(source: str) -> dict[str, Dataset]:
+    return {"test": with_rotations(read_table(source, COLUMNS, "dev", "en"))}
 
 
 def with_rotations(table: Dataset) -> Dataset:
@@ -85,11 +86,6 @@ def doc_to_text(doc: dict[str, Any]) -> str:
 def doc_to_plain_text(doc: dict[str, Any]) -> str:
     """Question and choices, a line each, for models that know no letters."""
     return "<image>" + "\n".join([doc["question"].strip(), *choices(doc)])
-
-
-def doc_to_image(doc: dict[str, Any]) -> list[Image]:
-    """The picture, in RGB."""
-    return [picture(doc)]
 
 
 def parse(text: str, texts: list[str]) -> str:

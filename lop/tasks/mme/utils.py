@@ -9,38 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from datasets import Dataset
-from PIL.Image import Image
-
 from lop.errors import LopError
 from lop.tasks import scoring
-from lop.tasks.tables import picture, read_table
+from lop.tasks.tables import loader
 
 COLUMNS = ("question_id", "image", "question", "answer", "category")
 SCORER = scoring.mme(scoring.MME)
 EASYVQA_SCORER = scoring.mme(scoring.EASYVQA_MME)
 
 
-def load(mme: str = "lmms-lab/MME", **_: Any) -> dict[str, Dataset]:
-    """The split `test` of the data at `mme`: a Parquet file, a folder, or the hub's id."""
-    return {"test": read_table(mme, COLUMNS, "test")}
-
-
-def load_easyvqa(easyvqa_mme: str | None = None, **_: Any) -> dict[str, Dataset]:
-    """The questions that `prepare` wrote, as the split `test`."""
-    if easyvqa_mme is None:
-        raise LopError('easyvqa_mme: no data; give metadata, {"easyvqa_mme": "<file>"}')
-    return load(easyvqa_mme)
-
-
-def doc_to_text(doc: dict[str, Any]) -> str:
-    """The question as published; it says itself how to answer."""
-    return "<image>" + doc["question"].strip()
-
-
-def doc_to_image(doc: dict[str, Any]) -> list[Image]:
-    """The picture, in RGB."""
-    return [picture(doc)]
+load, load_easyvqa = (loader(name, COLUMNS, "test") for name in ("mme", "easyvqa_mme"))
 
 
 def parse(text: str) -> str:

@@ -21,14 +21,12 @@ from PIL.Image import Image
 
 from lop.errors import LopError
 from lop.tasks import scoring
-from lop.tasks.tables import joined, picture, read_table
+from lop.tasks.tables import joined, picture, place, read_table
 
 IMAGES = tuple(f"image_{i}" for i in range(1, 8))
 COLUMNS = ("id", "question", "options", "answer", "question_type", *IMAGES)
-SCORER = scoring.ACCURACY
 LETTERS = "ABCDEFGHI"
 CHOICE, OPEN = "multiple-choice", "open"
-HUB = "MMMU/MMMU"
 SUBJECTS = (
     "Accounting", "Agriculture", "Architecture_and_Engineering", "Art", "Art_Theory",
     "Basic_Medical_Science", "Biology", "Chemistry", "Clinical_Medicine", "Computer_Science",
@@ -39,28 +37,27 @@ SUBJECTS = (
 )  # fmt: skip
 
 
-def load(mmmu_val: str = HUB, **_: Any) -> dict[str, Dataset]:
-    """The validation split of the data at `mmmu_val`, all subjects, as the split `test`."""
-    here = Path(mmmu_val)
+def load(**metadata: Any) -> dict[str, Dataset]:
+    """The validation split of the data, all subjects, as the split `test`."""
+    source = place("mmmu_val", metadata)
+    here = Path(source)
     present = [name for name in SUBJECTS if (here / name).is_dir()]
     if here.exists() and not present:
-        return {"test": _read(mmmu_val)}
-    return {"test": joined([_read(mmmu_val, name) for name in present or SUBJECTS])}
+        return {"test": _read(source)}
+    return {"test": joined([_read(source, name) for name in present or SUBJECTS])}
 
 
-def load_choice(easyvqa_mmmu: str | None = None, **_: Any) -> dict[str, Dataset]:
+def load_choice(**metadata: Any) -> dict[str, Dataset]:
     """The multiple-choice questions that `prepare` wrote, as the split `test`."""
-    return _of_type(easyvqa_mmmu, CHOICE)
+    return _of_type(place("easyvqa_mmmu", metadata), CHOICE)
 
 
-def load_open(easyvqa_mmmu: str | None = None, **_: Any) -> dict[str, Dataset]:
+def load_open(**metadata: Any) -> dict[str, Dataset]:
     """The open questions that `prepare` wrote, as the split `test`."""
-    return _of_type(easyvqa_mmmu, OPEN)
+    return _of_type(place("easyvqa_mmmu", metadata), OPEN)
 
 
-def _of_type(source: str | None, kind: str) -> dict[str, Dataset]:
-    if source is None:
-        raise LopError('easyvqa_mmmu: no data; give metadata, {"easyvqa_mmmu": "<file>"}')
+def _of_type(source: str, kind: str) -> dict[str, Dataset]:
     table = _read(source)
     return {"test": table.select([i for i, t in enumerate(table["question_type"]) if t == kind])}
 

@@ -9,37 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from datasets import Dataset
-from PIL.Image import Image
-
 from lop.errors import LopError
 from lop.tasks import scoring
-from lop.tasks.tables import picture, read_table
+from lop.tasks.tables import loader
 
 COLUMNS = ("question_id", "question", "answer", "image_source", "image", "category")
 SCORER = scoring.POPE_SCORER
 
 
-def load(pope: str = "lmms-lab/POPE", **_: Any) -> dict[str, Dataset]:
-    """The split `test` of the data at `pope`: a Parquet file, a folder, or the hub's id."""
-    return {"test": read_table(pope, COLUMNS, "test")}
-
-
-def load_easyvqa(easyvqa_pope: str | None = None, **_: Any) -> dict[str, Dataset]:
-    """The questions that `prepare` wrote, as the split `test`."""
-    if easyvqa_pope is None:
-        raise LopError('easyvqa_pope: no data; give metadata, {"easyvqa_pope": "<file>"}')
-    return load(easyvqa_pope)
-
-
-def doc_to_text(doc: dict[str, Any]) -> str:
-    """The question as published."""
-    return "<image>" + doc["question"].strip()
-
-
-def doc_to_image(doc: dict[str, Any]) -> list[Image]:
-    """The picture, in RGB."""
-    return [picture(doc)]
+load, load_easyvqa = (loader(name, COLUMNS, "test") for name in ("pope", "easyvqa_pope"))
 
 
 def parse(text: str) -> str:
