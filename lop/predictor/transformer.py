@@ -6,7 +6,8 @@ ratios of the layers before it, and gives the ratio of layer l.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,15 @@ class Block(nn.Module):
 
         With tensors this small, modules and growing caches would cost as much as the arithmetic.
         """
-        linears = (self.norm1, self.qkv, self.out, self.norm2, self.mlp[0], self.mlp[2])
-        norm1, qkv, out, norm2, up, down = ((m.weight, m.bias) for m in linears)
+        modules: tuple[Any, ...] = (
+            self.norm1,
+            self.qkv,
+            self.out,
+            self.norm2,
+            self.mlp[0],
+            self.mlp[2],
+        )
+        norm1, qkv, out, norm2, up, down = ((m.weight, m.bias) for m in modules)
         shape, heads = self.norm1.normalized_shape, self.heads
         each = shape[0] // heads
         past = qkv[0].new_empty(2, rows, heads, length, each)  # keys and values
@@ -90,7 +98,8 @@ class PlanTransformer(PlanNetwork):
     def generate(self, budget: Tensor) -> Tensor:
         """Free running: budget (B,) -> ratios (B, L), each layer from its own predecessors."""
         rows = len(budget)
-        steps = [block.stepper(rows, self.layers) for block in self.blocks]
+        blocks: Iterable[Any] = self.blocks
+        steps = [block.stepper(rows, self.layers) for block in blocks]
         base, known = self.base_logits(budget), self.budget(budget[:, None])
         ratios = torch.empty_like(base)
         token = self.first.expand(rows, -1)
