@@ -29,15 +29,12 @@ from benchmarks.common import MODEL, RESULTS, adopt_searches
 from benchmarks.predictors_page import write_results
 from lop import steps
 from lop.errors import LopError
-from lop.importance import load_all_scores, load_scores, made_for
-from lop.models.checkpoint import fingerprint, load, load_processor
+from lop.importance import load_scores, made_for
 from lop.plan import Plan
 from lop.predictor import NETWORKS, PredictorConfig
 from lop.predictor.training import good_samples, train
-from lop.reward import Reward
 from lop.search import best_plan
 from lop.search.knapsack import Profile, solve
-from lop.tasks.samples import read_samples
 from lop.workers import at_once, processes
 
 
@@ -204,17 +201,9 @@ def search(place: Place, scale: Scale, options: Mapping[str, Any], workers: int)
 @lru_cache(maxsize=1)
 def judge(place: Place) -> Callable[[Plan], dict[str, np.ndarray]]:
     """Plan -> its answers on the validation set: `correct` and `loglik`, (N,) each."""
-    model, processor = load(MODEL), load_processor(MODEL)
-    scores = load_all_scores(place.scores, fingerprint(model))
-    means = scores["mean_activation"] if place.compensate else None
-    reward = Reward(
-        model,
-        processor,
-        read_samples(place.samples("validation")),
-        scores[place.score],
-        batch_size=place.batch_size,
-        mean_activation=means,
-    ).__enter__()  # for as long as this process lives
+    where = (MODEL, place.samples("validation"), place.scores, place.score, place.compensate)
+    # entered for as long as this process lives
+    reward = steps.reward_of(*where, "loglik", place.batch_size).__enter__()
 
     @cache
     def answers(plan: Plan) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ def of_stage(stage: str, place: Path) -> None:
     if stage == "report":
         create_markdown_artifact(page(place / REPORT), "report", "The report, with its plots")
     if stage == "prune":
-        create_table_artifact(plans(place / PRUNED), "plans", "Share of each layer's neurons cut")
+        create_table_artifact(plans(place / PRUNED), "plans", "Shares that were cut")
 
 
 def outputs(stage: str, place: Path) -> list[dict[str, Any]]:
@@ -50,9 +50,14 @@ def page(report: Path) -> str:
 
 
 def plans(pruned: Path) -> list[dict[str, Any]]:
-    """A row a (method, ratio), a column a layer."""
-    return [
-        {"method": plan["method"], "ratio": plan["ratio"]}
-        | {f"layer {i}": round(share, 3) for i, share in enumerate(plan["plan"])}
-        for plan in json.loads((pruned / "plans.json").read_text())
-    ]
+    """A row a (method, ratio): the share of the whole model that went, and of each layer."""
+    rows = []
+    for plan in json.loads((pruned / "plans.json").read_text()):
+        record = json.loads(
+            (pruned / f"{plan['method']}-{plan['ratio']:g}" / "pruning.json").read_text()
+        )
+        model = 1 - record["parameters"] / record["dense_parameters"]
+        row = {"method": plan["method"], "ratio": plan["ratio"], "whole model": round(model, 4)}
+        layers = {f"layer {i}": round(share, 3) for i, share in enumerate(plan["plan"])}
+        rows.append(row | layers)
+    return rows

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lop.errors import LopError
 from lop.models.ffn import linear_weights
 from lop.models.stored import DTYPES, Stored
-from lop.plan import max_ratio
+from lop.plan import Plan, max_ratio
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -68,6 +69,19 @@ COSTS = {"params": parameters, "size": size, "flops_per_token": flops_per_token}
 def ratio_for(model: Stored, kind: str, target: str) -> float:
     """The pruning ratio that meets a target such as `5.2B` or `9GB`; `kind` is one of COSTS."""
     return COSTS[kind](model).ratio(amount(target))
+
+
+def parameters_of(model: Stored, compensate: bool = False) -> Callable[[Plan], int]:
+    """Counts the parameters of a pruned model from its plan, exactly."""
+    biases = sum(ffn.down.out_features for ffn in model.ffns if ffn.down.bias is None)
+    each = model.neuron_parameters
+
+    def count(plan: Plan) -> int:
+        gone = sum(plan.widths) - sum(plan.kept)
+        added = biases if compensate and gone else 0
+        return model.parameters - gone * each + added
+
+    return count
 
 
 def amount(text: str) -> float:

@@ -73,15 +73,25 @@ def test_samples_lists_what_was_searched(made, capsys):
     assert "no search samples; run the search first" in capsys.readouterr().err
 
 
-def test_predict_prints_the_plan(made, capsys):
-    assert main(["predict", "--predictor", str(made / "predictor"), "--ratio", "0.37"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split() == (
-        ["total", "keeps", "76", "of", "120", "pruned", "36.7%"]
-    )
-    assert (
-        main(["predict", "--predictor", str(made / "predictor"), "--ratio", "0.5", "--json"]) == 0
-    )
-    assert sum(json.loads(capsys.readouterr().out)["kept"]) == 60
+def test_predict_prints_the_plan_and_how_much_of_the_whole_model_it_is(made, capsys):
+    command = ["predict", "--predictor", str(made / "predictor"), "--ratio", "0.37"]
+    assert main(command) == 0
+    *_, total, said = capsys.readouterr().out.splitlines()
+    assert total.split() == ["total", "keeps", "76", "of", "120", "pruned", "36.7%"]
+    assert said == "a share of the FFN neurons; --model tells that of the whole model"
+    of_model = ["--model", str(made / "model")]
+    assert main([*command, *of_model]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert main([*command, *of_model, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert sum(plan["kept"]) == 76
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"ratio", "ratios", "kept"}
+    assert cut(made) == 0
+    record = json.loads((made / "small" / "pruning.json").read_text())
+    dense, small = record["dense_parameters"], record["parameters"]
+    assert (plan["parameters"], plan["reduction"]) == (small, 1 - small / dense)
+    assert said == f"{dense:,} -> {small:,} parameters ({1 - small / dense:.1%} of the whole model)"
 
 
 @pytest.mark.parametrize("method", ["lop", "knapsack", "flap"])

@@ -35,7 +35,8 @@ from lop.serving.app import build_app
 from lop.serving.champion import Champion, source_of
 from lop.serving.guard import MOST_BYTES
 from lop.serving.jobs import Job, Jobs, Limits, Refused
-from lop.serving.server import listening, owned, parameters_of, put_together
+from lop.serving.server import listening, owned, put_together
+from lop.sizes import parameters_of
 from lop.steps import Cutter
 
 TARGETS = "ratio, params, size, flops_per_token, ratios"
@@ -276,6 +277,9 @@ def test_a_checkpoint_is_cut_found_again_and_removed(made, tmp_path):
             (got / file["name"]).write_bytes(content)
         assert list(ffn_widths(load(got))) == plan["kept"]
         assert json.loads((got / "pruning.json").read_text())["parameters"] == plan["parameters"]
+        assert {k: job[k] for k in ("parameters", "reduction")} == (
+            {k: plan[k] for k in ("parameters", "reduction")}
+        )
     with serving(made, out) as client:
         assert client.ask("GET", "/checkpoints/small") == (200, job)
         assert client.ask("DELETE", "/checkpoints/small")[0] == 204

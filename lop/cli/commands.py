@@ -108,18 +108,33 @@ def train(
     print(f"{out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
-def predict(predictor: Path, ratio: float, as_json: bool) -> None:
+def predict(predictor: Path, model: str | None, ratio: float, as_json: bool) -> None:
     from lop.predictor import Predictor
 
-    plan = Predictor.from_pretrained(predictor).plan(ratio)
+    found = Predictor.from_pretrained(predictor)
+    plan, whole = found.plan(ratio), None
+    if model:
+        from lop.models.stored import Stored
+        from lop.sizes import parameters_of
+
+        source = Stored(model)
+        found.check_fits(source.widths, source.fingerprint, sibling=True)
+        whole = source.parameters, parameters_of(source)(plan)
     if as_json:
-        print(json.dumps({"ratio": ratio, "ratios": plan.ratios, "kept": plan.kept}))
+        said = {"ratio": ratio, "ratios": plan.ratios, "kept": plan.kept}
+        if whole:
+            said |= {"parameters": whole[1], "reduction": 1 - whole[1] / whole[0]}
+        print(json.dumps(said))
         return
     for layer, (width, kept) in enumerate(zip(plan.widths, plan.kept, strict=True)):
         print(f"layer {layer:3d}  keeps {kept:6d} of {width:6d}  pruned {1 - kept / width:6.1%}")
     print(
         f"total      keeps {sum(plan.kept):6d} of {sum(plan.widths):6d}  pruned {plan.ratio:6.1%}"
     )
+    if whole:
+        print(_smaller(*whole))
+    else:
+        print("a share of the FFN neurons; --model tells that of the whole model")
 
 
 def prune(
@@ -148,11 +163,15 @@ def prune(
     )
     print(
         f"{out}: {ratio:.1%} of FFN neurons pruned, "
-        f"{dense:,} -> {small:,} parameters ({1 - small / dense:.1%} of the whole model), "
+        f"{_smaller(dense, small)}, "
         f"{record['dense_bytes'] / 1e6:,.2f} -> {record['bytes'] / 1e6:,.2f} MB"
     )
     if stored != small:
         print(f"padded with zeros to {stored:,} parameters ({1 - stored / dense:.1%} smaller)")
+
+
+def _smaller(dense: int, small: int) -> str:
+    return f"{dense:,} -> {small:,} parameters ({1 - small / dense:.1%} of the whole model)"
 
 
 def evaluate(

@@ -20,7 +20,7 @@ a whole run by hand:
                  --scores scores --profile profile.parquet --out search
   lop samples    --search search
   lop train      --search search --scores scores/flap.safetensors --out predictor
-  lop predict    --predictor predictor --ratio 0.37
+  lop predict    --predictor predictor --model M --ratio 0.37
   lop prune      --model M --predictor predictor --scores scores --ratio 0.37 --out small
   lop evaluate   --model small --samples samples/benchmark.parquet
   lop compare    --model M --scores scores --predictor predictor --profile profile.parquet
@@ -97,7 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     arg = add(do.predict, "print the plan for a pruning ratio")
     arg("--predictor", type=Path, required=True, help="predictor directory")
-    _add_ratio(arg)
+    arg("--model", help="the model it is for: tells how much smaller the whole of it gets")
+    arg("--ratio", type=float, required=True, help="share of FFN neurons to remove, in [0, 1)")
     arg("--json", dest="as_json", action="store_true", help="one line of JSON")
 
     arg = add(do.prune, "cut a checkpoint of a given pruning ratio out of a model")
@@ -173,10 +174,6 @@ def _add_cutter(arg: Callable[..., argparse.Action]) -> None:
 def _add_reward(arg: Callable[..., argparse.Action]) -> None:
     arg("--reward", default="loglik", help="loglik (default) or accuracy")
     _add_batch_size(arg)
-
-
-def _add_ratio(arg: Callable[..., argparse.Action]) -> None:
-    arg("--ratio", type=float, required=True, help="share of FFN neurons to remove, in [0, 1)")
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:

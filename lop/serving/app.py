@@ -111,10 +111,13 @@ def _checkpoints(parts: Parts) -> APIRouter:
     router, jobs = APIRouter(prefix="/checkpoints", tags=["checkpoints"]), parts.jobs
 
     def show(job: Job) -> schema.CheckpointAnswer:
-        files = jobs.files(job.name)
+        files, record = jobs.files(job.name), jobs.record(job.name)
+        small, dense = record.get("parameters"), record.get("dense_parameters")
         return schema.CheckpointAnswer(
             id=job.name,
             ratio=job.ratio,
+            parameters=small,
+            reduction=1 - small / dense if small and dense else None,
             state=job.state,  # type: ignore[arg-type]
             error=job.error,
             predictor_version=job.predictor_version,

@@ -144,6 +144,12 @@ class Jobs:
             plain = (path for path in found if path.is_file() and not path.is_symlink())
             return {path.name: path.stat().st_size for path in plain}
 
+    def record(self, name: str) -> dict[str, Any]:
+        """The pruning.json of a checkpoint; empty until it is done."""
+        with suppress(LopError, Refused):
+            return read_json(self.file(name, "pruning.json"))
+        return {}
+
     def file(self, name: str, file: str) -> Path:
         """Where one of these files lies; Refused when it is none of them."""
         if file not in self.files(name):  # looked up, never put together: no way out of the folder

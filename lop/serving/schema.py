@@ -97,7 +97,9 @@ class CheckpointAnswer(BaseModel):
     """A pruning job and, when it is done, its files; times are seconds since 1970."""
 
     id: str
-    ratio: float
+    ratio: float = Field(description="share of FFN neurons removed")
+    parameters: int | None = Field(description="of the whole pruned model, when it is done")
+    reduction: float | None = Field(description="share of the whole model removed")
     state: Literal["queued", "running", "done", "failed"]
     error: str | None = Field(description="one line, when it failed")
     predictor_version: str | None = Field(description="that it is cut with, once it runs")

@@ -6,7 +6,7 @@ import fcntl
 import gc
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,14 +18,13 @@ import uvicorn
 from lop.errors import LopError
 from lop.importance import load_scores, made_for
 from lop.models.stored import Stored
-from lop.plan import Plan
 from lop.predictor import Predictor
 from lop.serving.app import Parts, build_app
 from lop.serving.champion import Champion, Source, source_of
 from lop.serving.guard import Meters, is_loopback
 from lop.serving.jobs import Jobs, Limits
 from lop.serving.planner import Planner
-from lop.sizes import ratio_for
+from lop.sizes import parameters_of, ratio_for
 from lop.steps import Cutter
 
 TOKEN_LENGTH = 16  # at least
@@ -163,16 +162,3 @@ def scored(directory: Path, score: str) -> tuple[tuple[int, ...], str]:
     """FFN widths and fingerprint of the model whose scores these are; its weights stay unread."""
     path = directory / f"{score}.safetensors"
     return tuple(len(layer) for layer in load_scores(path)), made_for(path)
-
-
-def parameters_of(model: Stored, compensate: bool) -> Callable[[Plan], int]:
-    """Counts the parameters of a pruned model from its plan, exactly."""
-    biases = sum(ffn.down.out_features for ffn in model.ffns if ffn.down.bias is None)
-    each = model.neuron_parameters
-
-    def count(plan: Plan) -> int:
-        gone = sum(plan.widths) - sum(plan.kept)
-        added = biases if compensate and gone else 0
-        return model.parameters - gone * each + added
-
-    return count

@@ -45,7 +45,9 @@ def compare(
         page += f"\n{title}\n\n{differences_markdown(compared.differences(methods[0]))}\n"
     with replacing(out / "comparison.csv") as tmp:
         nested = ["plan", "kept", "by_category", "tasks"]
-        compared.table.drop(columns=nested, errors="ignore").to_csv(tmp, index=False)
+        table = compared.table.drop(columns=nested, errors="ignore")
+        smaller = 1 - table["parameters"] / compared.dense["parameters"]
+        table.assign(reduction=smaller).to_csv(tmp, index=False)
     with replacing(out / "comparison.md") as tmp:
         tmp.write_text(page)
     return page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -55,6 +56,11 @@ class Cutter:
     multiple_of: int = 1  # of which the widths are multiples, as in `Plan.rounded`
     sibling: bool = False  # take predictor and scores of a model with other weights, with a warning
 
+    @cached_property
+    def source(self) -> Stored:
+        """The model, opened once, whatever is asked of it."""
+        return Stored(self.model_path)
+
     def ratio_for(self, kind: str, target: str) -> float:
         """The pruning ratio that meets a target of `lop.sizes.COSTS`, such as size 9GB.
 
@@ -62,7 +68,7 @@ class Cutter:
         """
         if self.format == "padded":
             raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
-        return ratio_for(Stored(self.model_path), kind, target)
+        return ratio_for(self.source, kind, target)
 
     def kit(self, methods: Sequence[str]) -> Kit:
         """What these methods make their plans from; LopError when it cannot be read."""
@@ -82,7 +88,7 @@ class Cutter:
             raise LopError(f"format {self.format!r}: expected {' or '.join(FORMATS)}")
         kit = self.kit(methods)
         chosen = {name: method(name, kit) for name in methods}
-        source = Stored(self.model_path)
+        source = self.source
         if kit.predictor:
             kit.predictor.check_fits(source.widths, source.fingerprint, self.sibling)
         scores = load_all_scores(self.scores_dir, source.fingerprint, self.sibling)
