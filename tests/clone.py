@@ -50,6 +50,11 @@ class Clone:
         assert not check or run.returncode == 0, run.stdout + run.stderr
         return run
 
+    def reset(self):
+        """Back to how its first run left it, whatever other tests have changed since."""
+        self.sh("git", "checkout", "params.yaml")
+        self.sh("dvc", "checkout", "--force")
+
     def set_params(self, section, **values):
         file = self.path / "params.yaml"
         params = yaml.safe_load(file.read_text())

@@ -4,7 +4,6 @@ LOP_SCREENSHOTS=docs/images python -m pytest tests/flows/test_browser.py takes t
 """
 
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -53,12 +52,12 @@ def test_prefects_page_of_a_run_shows_each_stage_and_its_state(clone, page, tmp_
     keep(page, tmp_path, "prefect-run")
     page.get_by_text("Task Runs", exact=True).click()  # those without a flow of their own
     page.get_by_text("Cached", exact=True).last.wait_for()
-    shown = page.inner_text("body")
+    page.get_by_text("reference", exact=True).last.wait_for()
     page.get_by_text("Subflow Runs", exact=True).click()
+    stages = yaml.safe_load((clone.path / "dvc.yaml").read_text())["stages"]
+    for stage in stages.keys() - {"reference"}:
+        page.get_by_text(stage, exact=True).last.wait_for()  # flows' names come after the runs'
     page.get_by_text("Completed", exact=True).last.wait_for()
-    shown += page.inner_text("body")
-    for stage in yaml.safe_load((clone.path / "dvc.yaml").read_text())["stages"]:
-        assert re.search(rf"^{stage}\b", shown, re.M), f"{stage} is not on\n{shown}"
 
 
 def test_mlflows_page_of_the_predictor_shows_version_and_aliases(clone, page, tmp_path):

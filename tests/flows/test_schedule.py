@@ -58,6 +58,7 @@ def test_a_form_cuts_a_checkpoint(clone, worker):
 
 
 def test_a_run_cancelled_in_the_ui_leaves_the_repository_usable(clone, worker):
+    clone.reset()
     api = f"{clone.prefect}/api"
     before = yaml.safe_load((clone.path / "params.yaml").read_text())["search"]
     long = {"targets": [0.4], "settings": before["settings"] | {"simulations": 100_000}}
