@@ -34,7 +34,6 @@ SIZES = tuple(int(size) for size in np.cumsum(PARTS))
 VALIDATION = 1500
 BASE = 200  # samples of the plan that all are compared with; params.yaml's number
 SURE = 2.0  # standard errors behind the best so far at which halving gives a plan up
-SETTINGS = ("children", "exploration", "step", "step_decay", "step_min")
 PLACE = DATA / "effort"
 
 
@@ -115,7 +114,8 @@ def one_draw(draw: int, targets: Sequence[float], pairs: int) -> Path:
 
 def best_within(judge: Judge, root: Plan, pairs: int, seed: int) -> Plan:
     """The best plan that a search finds before it has judged so many pairs."""
-    settings = {name: params("search")["settings"][name] for name in SETTINGS}
+    given = params("search")["settings"]
+    settings = {k: v for k, v in given.items() if k not in ("searcher", "simulations")}
     rng = np.random.default_rng([seed, round(root.ratio * 1_000_000)])
     best, plan = -np.inf, root
     for step in mcts(judge, root, pairs, rng, **settings):

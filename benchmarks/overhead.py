@@ -8,25 +8,22 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import httpx
 import yaml
 
+from benchmarks.clone import copy, set_params
 from benchmarks.common import RESULTS, origin
 from flows.server import prefect_server
 from lop.comparison import markdown
 from lop.files import replacing
 
-ROOT = Path(__file__).parents[1]
-COPIED = ["dvc.yaml", "params.yaml", "flows", "lop", "data/reference", ".dvc/config", ".dvcignore"]
 SMALL = {"calibration": 20, "reward": 20, "validation": 20, "benchmark": 20}
 
 # each stage as the library does it, with the same files
@@ -56,13 +53,7 @@ def measure(place: Path, env: dict[str, str], command: list[str]) -> tuple[float
 
 def clone(place: Path) -> None:
     """A copy of this repository with a small pipeline."""
-    for name in COPIED:
-        target = place / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, target)
+    copy(place)
     subprocess.run(["git", "init", "-q"], cwd=place, check=True)
     set_params(place, "prepare", **SMALL)
     set_params(place, "profile", shares=[0.3, 0.6])
@@ -70,13 +61,6 @@ def clone(place: Path) -> None:
     params = yaml.safe_load((place / "params.yaml").read_text())
     set_params(place, "search", settings=params["search"]["settings"] | {"simulations": 4})
     set_params(place, "train", fit_options=params["train"]["fit_options"] | {"epochs": 5})
-
-
-def set_params(place: Path, section: str, **values: Any) -> None:
-    """Change values of params.yaml in `place`."""
-    params = yaml.safe_load((place / "params.yaml").read_text())
-    params[section] |= values
-    (place / "params.yaml").write_text(yaml.safe_dump(params))
 
 
 def task_seconds(url: str) -> dict[str, float]:

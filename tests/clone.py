@@ -1,7 +1,6 @@
 """One real run, small, as an operator has it: in a temporary clone, under `make ui`'s servers."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -12,13 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.clone import copy, set_params
 from flows.server import free_port, started
-
-ROOT = Path(__file__).parents[1]
-COPIED = [
-    "Makefile", "dvc.yaml", "params.yaml", "prefect.yaml", "flows", "lop", "data/reference",
-    ".dvc/config", ".dvcignore", ".gitignore",
-]  # fmt: skip
 
 
 def wait_for(condition, what, seconds=180):
@@ -56,23 +50,14 @@ class Clone:
         self.sh("dvc", "checkout", "--force")
 
     def set_params(self, section, **values):
-        file = self.path / "params.yaml"
-        params = yaml.safe_load(file.read_text())
-        params[section] |= values
-        file.write_text(yaml.safe_dump(params))
+        set_params(self.path, section, **values)
 
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory):
     """The clone, after the whole pipeline has run in it once."""
     path = tmp_path_factory.mktemp("clone")
-    for name in COPIED:
-        target = path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, target)
+    copy(path)
     ports = free_port(), free_port()
     clone = Clone(path, *(f"http://127.0.0.1:{port}" for port in ports))
     clone.set_params("prepare", calibration=20, reward=20, validation=20, benchmark=40)
