@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,16 +32,8 @@ def place(samples: str = "reward", score: str = "flap", kind: str = "loglik") ->
         score,
         False,
         kind,
-        100,
+        40,
     )
-
-
-def adopt_searches(out: Path) -> None:
-    """Take over the full profile's searches; a shard's name says all that it is of."""
-    out.mkdir(parents=True, exist_ok=True)
-    for shard in Path("data/search").glob("[!.]*.parquet"):
-        if not (out / shard.name).exists():
-            shutil.copy(shard, out)
 
 
 def origin() -> str:

@@ -28,6 +28,7 @@ from lop.models.ffn import ffn_widths, find_ffns
 from lop.plan import Plan
 from lop.pruning import kept_neurons
 from lop.reward import Reward
+from lop.reward.captured import Captured, capture
 from lop.tasks.encoding import prompt
 from lop.tasks.samples import decode_images, read_samples
 
@@ -80,20 +81,20 @@ def peak_bytes(work: Callable[[], Any]) -> int:
     return peak()
 
 
-def plain_forward(reward: Reward) -> Callable[[], Any]:
-    """The dense decoder over the very batches of the reward, nothing else."""
+def plain_forward(reward: Reward, batches: Sequence[Captured]) -> Callable[[], Any]:
+    """The reward's decoder over batches, nothing else."""
 
     @torch.inference_mode()
     def run() -> None:
-        for batch in reward.batches:
-            reward.model.get_decoder()(**batch.decoder_inputs)
+        for batch in batches:
+            reward.model.get_decoder()(**batch.inputs())
 
     return run
 
 
 def against_the_paper(count: int) -> list[str]:
     """The same plans and samples judged both ways: rewards must agree."""
-    model_path, samples_path, scores_dir, score, *_ = place()
+    model_path, samples_path, scores_dir, score, *_, batch_size = place()
     model, processor = load(model_path), load_processor(model_path)
     scores = load_scores(scores_dir / f"{score}.safetensors")
     samples = read_samples(samples_path).head(count)
@@ -102,7 +103,7 @@ def against_the_paper(count: int) -> list[str]:
     theirs = [straightforward(model, processor, samples, plan, scores) for plan in plans]
     slow = (time.perf_counter() - begun) / len(plans)
     begun = time.perf_counter()
-    with Reward(model, processor, samples, scores, "accuracy") as reward:
+    with Reward(model, processor, samples, scores, "accuracy", batch_size) as reward:
         prepared = time.perf_counter() - begun
         ours = [reward(plan) for plan in plans]
         if not np.allclose(ours, theirs, atol=1e-6):
@@ -124,30 +125,51 @@ def against_the_paper(count: int) -> list[str]:
 
 def against_a_forward() -> list[str]:
     """One evaluation in units of a plain dense decoder forward; its memory in bytes."""
-    model_path, samples_path, scores_dir, score, *_ = place()
+    model_path, samples_path, scores_dir, score, *_, batch_size = place()
     model, processor = load(model_path), load_processor(model_path)
     scores = load_scores(scores_dir / f"{score}.safetensors")
     samples, widths = read_samples(samples_path), ffn_widths(model)
-    with Reward(model, processor, samples, scores) as reward:
-        forward, rows = plain_forward(reward), []
+    as_captured = [c.batch for c in capture(model, processor, samples, batch_size)]
+    with Reward(model, processor, samples, scores, batch_size=batch_size) as reward:
+        dense = Plan(widths, widths)
+        forward, shared = (plain_forward(reward, b) for b in (as_captured, reward.batches))
         forward()  # at dense widths, as the reward has just begun
-        used = [peak_bytes(forward), peak_bytes(lambda: reward.per_sample(Plan(widths, widths)))]
+        used = [peak_bytes(forward), peak_bytes(lambda: reward.per_sample(dense))]
+        rows = []
         for ratio in (0.0, 0.3, 0.5, 0.8):
-            plan, both = Plan.uniform(widths, ratio), []
-            for _ in range(9):  # in turn, so that a busy moment hits both
-                reward.per_sample(Plan(widths, widths))
-                both.append([seconds(forward, 1), seconds(lambda p=plan: reward.per_sample(p), 1)])  # type: ignore[misc]
-            plain, once = np.median(both, axis=0)
+            plan, times = Plan.uniform(widths, ratio), []
+            for _ in range(9):  # in turn, so that a busy moment hits all
+                reward.per_sample(dense)
+                dense_times = [seconds(work, 1) for work in (shared, forward)]
+                times.append([*dense_times, seconds(lambda p=plan: reward.per_sample(p), 1)])  # type: ignore[misc]
+            of_shared, of_all, once = np.median(times, axis=0)
             rows.append(
-                [f"{100 * ratio:g} %", f"{once:.3f}", f"{plain:.3f}", f"{once / plain:.2f}"]
+                [f"{100 * ratio:g} %", f"{once:.3f}"]
+                + [f"{of_all:.3f}", f"{once / of_all:.2f}"]
+                + [f"{of_shared:.3f}", f"{once / of_shared:.2f}"]
             )
-    head = [["FFN removed", "an evaluation, s", "plain forward, s", "ratio"], ["---"] * 4]
+    head = [
+        "FFN removed",
+        "an evaluation, s",
+        "plain forward, s",
+        "ratio",
+        "shared rows, s",
+        "ratio",
+    ]
+    counts = [_tokens(batches) for batches in (as_captured, reward.batches)]
     text = (
-        "A plain forward pass is that of the dense decoder over the same batches of 100 samples. "
-        f"Peak memory above what was held before: {used[0] / 1e6:.1f} MB for the forward pass, "
+        f"A plain forward pass is that of the dense decoder over batches of {batch_size} samples, "
+        f"{counts[0]} tokens with padding. Questions about one picture share its tokens "
+        f"({samples['image_id'].nunique()} pictures, {len(samples)} samples), which leaves "
+        f"{counts[1]}; *shared rows* is the plain pass over those. "
+        f"Peak memory above what was held before: {used[0] / 1e6:.1f} MB for the plain pass, "
         f"{used[1] / 1e6:.1f} MB for an evaluation, logits of the answers included."
     )
-    return ["## Against one forward pass", text, markdown(head + rows)]
+    return ["## Against one forward pass", text, markdown([head, ["---"] * len(head), *rows])]
+
+
+def _tokens(batches: Sequence[Captured]) -> int:
+    return sum(b.decoder_inputs["inputs_embeds"].shape[:2].numel() for b in batches)
 
 
 def growth() -> list[str]:
@@ -160,7 +182,9 @@ def growth() -> list[str]:
         shape = reference.Shape(layers=layers, vocab=len(tokenizer))
         model = reference.build_model(tokenizer, shape, seed=0).eval()
         scores = [torch.arange(float(shape.ffn)) for _ in range(layers)]
-        with Reward(model, processor, samples.head(count), scores) as reward:
+        with Reward(
+            model, processor, samples.head(count), scores, batch_size=place()[-1]
+        ) as reward:
             plan = Plan.uniform(reward.widths, 0.5)
             once = seconds(lambda r=reward, p=plan: r.per_sample(p))  # type: ignore[misc]
         rows.append([str(layers), str(count), f"{once:.3f}"])

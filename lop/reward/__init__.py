@@ -1,6 +1,7 @@
 """How good is a plan? Everything in front of the decoder runs once, then only the decoder.
 
-Pruning changes nothing before the first decoder layer, so images and prompts are embedded once. The
+Pruning changes nothing before the first decoder layer, so images and prompts are embedded once
+(`captured`). Questions about one picture are read behind one copy of it (`sharing`). The
 neurons of each FFN are put in order of importance once; a plan is then a slice of the front of
 each weight, a view, with nothing copied and really less to compute.
 """
@@ -9,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,23 +22,12 @@ from lop.importance import check_scores
 from lop.models.checkpoint import fingerprint as model_fingerprint
 from lop.models.ffn import FFN, check_in_memory, find_ffns
 from lop.plan import Plan
-from lop.tasks.encoding import IGNORE, encode
+from lop.reward.captured import Captured, capture, hidden_at
+from lop.reward.sharing import share
 from lop.tasks.samples import fingerprint as samples_fingerprint
-from lop.tasks.samples import pixels, prompt_text
 
 KINDS = ("loglik", "accuracy")
 DOWN = "down"  # beside the names of an FFN's input tensors
-
-
-@dataclass
-class _Cached:
-    """One batch as the decoder receives it, with the answers' places (N,) and tokens (N,)."""
-
-    decoder_inputs: dict[str, Any]
-    rows: Tensor
-    columns: Tensor
-    tokens: Tensor
-    size: int
 
 
 class Reward:
@@ -79,8 +67,9 @@ class Reward:
         parts = [*self._orders, *(self._means or [])]
         self.model_fingerprint = model_fingerprint(model)
         self.fingerprint = _fingerprint(self.model_fingerprint, samples, parts, kind)
-        self._order = _by_length(samples)
-        self.batches = _capture(model, processor, samples.iloc[self._order], batch_size)
+        self._samples = len(samples)
+        captures = capture(model, processor, samples, batch_size)
+        self.batches = share(model, captures, batch_size)
         self._full: list[dict[str, Tensor]] = []
         self._known: dict[tuple[int, ...], float] = {}
 
@@ -113,20 +102,18 @@ class Reward:
         if not self._full:
             raise LopError("a Reward works inside its `with` block only")
         self._set_widths(plan.kept)
-        results = [self._score(batch) for batch in self.batches]
-        back = np.argsort(self._order)
-        correct, loglik = (np.concatenate(parts)[back] for parts in zip(*results, strict=True))
-        return correct, loglik
+        scored = [self._score(batch) for batch in self.batches]
+        loglik, mistakes = torch.stack(scored).sum(0).cpu().numpy()
+        return (mistakes == 0).astype(np.float32), loglik
 
-    def _score(self, batch: _Cached) -> tuple[np.ndarray, np.ndarray]:
-        hidden = self.model.get_decoder()(**batch.decoder_inputs).last_hidden_state
-        logits = self.model.get_output_embeddings()(hidden[batch.rows, batch.columns]).float()
-        token_loglik = torch.log_softmax(logits, -1).gather(1, batch.tokens[:, None])[:, 0]
-        wrong = (logits.argmax(-1) != batch.tokens).float()
-        zeros = torch.zeros(batch.size, device=logits.device)
-        loglik = zeros.index_add(0, batch.rows, token_loglik)
-        mistakes = zeros.index_add(0, batch.rows, wrong)
-        return (mistakes == 0).float().cpu().numpy(), loglik.cpu().numpy()
+    def _score(self, batch: Captured) -> Tensor:
+        """Log-likelihood and mistakes (2, N) of all samples, zero for those of other batches."""
+        logits = self.model.get_output_embeddings()(hidden_at(self.model, batch)).float()
+        tokens, owners = batch.tokens.to(logits.device), batch.owners.to(logits.device)
+        loglik = torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
+        wrong = (logits.argmax(-1) != tokens).float()
+        results = torch.zeros(2, self._samples, device=logits.device)
+        return results.index_add(1, owners, torch.stack([loglik, wrong]))
 
     def _set_widths(self, kept: Sequence[int]) -> None:
         for ffn, k, full in zip(self.ffns, kept, self._full, strict=True):
@@ -167,49 +154,6 @@ def _permute(ffn: FFN, order: Tensor) -> None:
     ffn.down.weight.copy_(ffn.down.weight[:, order])
     for tensor in ffn.input_tensors().values():
         tensor.copy_(tensor[ffn.rows(order)])
-
-
-def _by_length(samples: pd.DataFrame) -> np.ndarray:
-    """An order in which neighbours are about equally long, so that batches hold little padding.
-
-    By pictures first: where their sizes differ, their tokens outnumber the text's.
-    """
-    rows = samples.to_dict("records")
-    texts = [len(prompt_text(row)) + len(row["answer"]) for row in rows]
-    return np.lexsort((texts, [pixels(row) for row in rows]))
-
-
-class _Reached(Exception):
-    """Raised by the hook once the decoder's inputs are known, so that it does not run."""
-
-
-@torch.inference_mode()
-def _capture(
-    model: PreTrainedModel, processor: ProcessorMixin, samples: pd.DataFrame, batch_size: int
-) -> list[_Cached]:
-    """Run all that comes before the decoder, once, and keep what the decoder would be given.
-
-    Kept are embeddings, positions and masks: about samples · tokens · hidden numbers.
-    """
-    seen: list[dict[str, Any]] = []
-
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append({**kwargs, "use_cache": False})
-        raise _Reached
-
-    cached = []
-    hook = model.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        for batch in encode(samples, model, processor, batch_size):
-            try:
-                model(**batch.inputs, use_cache=False)
-            except _Reached:
-                rows, columns = torch.nonzero(batch.targets != IGNORE, as_tuple=True)
-                tokens = batch.targets[rows, columns]
-                cached.append(_Cached(seen.pop(), rows, columns, tokens, len(batch.targets)))
-    finally:
-        hook.remove()
-    return cached
 
 
 def _fingerprint(model: str, samples: pd.DataFrame, parts: Sequence[Tensor], kind: str) -> str:

@@ -1,0 +1,228 @@
+"""Samples that begin alike share that beginning: questions about one picture read it once.
+
+A row holds the common beginning and then, one after the other, the rest of each sample. A rest sees
+the beginning and itself, and keeps the positions it had, so each token computes what it did before
+(tree attention, as in speculative decoding: Miao et al. 2024, arXiv:2305.09781).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from lop.reward.captured import Capture, Captured, hidden_at
+
+PER_TOKEN = ("inputs_embeds", "attention_mask", "position_ids", "cache_position")
+FULL = "full_attention"
+SETTINGS = (bool, int, float, str)  # what is no tensor does not depend on the rows
+TAKES_MASKS = ("sdpa", "eager")  # attention that takes a mask of any form
+LONGEST = 4  # a row's length in units of its longest sample: attention grows with it
+CLOSE = {torch.float32: 1e-4}  # relative difference of hidden states; other types are coarser
+
+
+@dataclass
+class _Sample:
+    """One sample without padding: ids (T,), embeddings (T, H), positions (T, …)."""
+
+    picture: str
+    ids: Tensor
+    embeds: Tensor
+    positions: Tensor
+    columns: Tensor
+    tokens: Tensor
+    owners: Tensor
+
+
+@dataclass
+class _Row:
+    """Samples with a common beginning; `segments` (L,) is 0 there and else the sample's, from 1."""
+
+    embeds: Tensor
+    positions: Tensor
+    segments: Tensor
+    columns: Tensor
+    tokens: Tensor
+    owners: Tensor
+    samples: int
+
+
+@dataclass
+class Shared(Captured):
+    """A batch of rows with `segments` (B, L), -1 where padded; its mask is made when needed."""
+
+    segments: Tensor
+
+    def inputs(self) -> dict[str, Any]:
+        """What to call the decoder with; the mask is (B, 1, L, L), to be added."""
+        mask = _mask(self.segments, self.decoder_inputs["inputs_embeds"].dtype)
+        return self.decoder_inputs | {"attention_mask": mask}
+
+
+def share(model: PreTrainedModel, captures: list[Capture], batch_size: int) -> list[Captured]:
+    """The captured samples with common beginnings shared, as many as `batch_size` in a batch.
+
+    As they were captured where no two samples have one picture, where the decoder has other layers
+    than those of full attention or is given more than embeddings, padding and positions, and where
+    its hidden states show that it does not take the mask for what it is.
+    """
+    as_captured = [capture.batch for capture in captures]
+    if not _understood(model, captures):
+        return as_captured
+    groups = _groups(_samples(captures))
+    largest = max(groups, key=len)
+    if len(largest) == 1:
+        return as_captured
+    others = {k: v for k, v in as_captured[0].decoder_inputs.items() if k not in PER_TOKEN}
+    if not _agree(model, largest, others):
+        return as_captured
+    rows = sorted(map(_row, groups), key=lambda row: len(row.segments))
+    return [_batch(chunk, others) for chunk in _chunks(rows, batch_size)]
+
+
+def _understood(model: PreTrainedModel, captures: list[Capture]) -> bool:
+    config = model.get_decoder().config
+    kinds = getattr(config, "layer_types", None) or [FULL]
+    if config._attn_implementation not in TAKES_MASKS or set(kinds) != {FULL}:
+        return False
+    for capture in captures:
+        inputs = capture.batch.decoder_inputs.items()
+        given = {k: v for k, v in inputs if v is not None and not isinstance(v, SETTINGS)}
+        mask = given.get("attention_mask")
+        if "inputs_embeds" not in given or set(given) - set(PER_TOKEN):
+            return False
+        if mask is not None and mask.shape != capture.ids.shape:
+            return False
+    return True
+
+
+def _samples(captures: Iterable[Capture]) -> Iterable[_Sample]:
+    for capture in captures:
+        batch, given = capture.batch, capture.batch.decoder_inputs
+        steps = torch.arange(capture.ids.shape[1], device=capture.ids.device)
+        positions = given.get("position_ids")
+        positions = steps.expand(capture.ids.shape) if positions is None else positions
+        positions = positions.expand(*positions.shape[:-2], *capture.ids.shape)
+        for i, length in enumerate(capture.lengths):
+            own = batch.rows == i
+            yield _Sample(
+                capture.pictures[i],
+                capture.ids[i, :length],
+                given["inputs_embeds"][i, :length],
+                positions[..., i, :length].movedim(-1, 0),
+                batch.columns[own],
+                batch.tokens[own],
+                batch.owners[own],
+            )
+
+
+def _groups(samples: Iterable[_Sample]) -> list[list[_Sample]]:
+    """Samples by their pictures, as many together as make a row of a fair length."""
+    by_picture: dict[str, list[_Sample]] = {}
+    for sample in samples:
+        by_picture.setdefault(sample.picture, []).append(sample)
+    groups = []
+    for alike in by_picture.values():
+        start, group = _common(alike), list[_Sample]()
+        room = LONGEST * max(len(sample.ids) for sample in alike)
+        for sample in alike:
+            if start + sum(len(s.ids) - start for s in [*group, sample]) > room:
+                groups.append(group)
+                group = []
+            group.append(sample)
+        groups.append(group)
+    return groups
+
+
+def _row(samples: Sequence[_Sample]) -> _Row:
+    """One row of samples whose common beginning is the longest that all of them have."""
+    first = samples[0]
+    start = _common(samples)
+    embeds, positions, segments = [first.embeds[:start]], [first.positions[:start]], [0] * start
+    columns = []
+    for number, sample in enumerate(samples, 1):
+        moved = len(segments) - start
+        columns.append(torch.where(sample.columns < start, sample.columns, sample.columns + moved))
+        embeds.append(sample.embeds[start:])
+        positions.append(sample.positions[start:])
+        segments += [number] * (len(sample.ids) - start)
+    return _Row(
+        torch.cat(embeds),
+        torch.cat(positions),
+        torch.tensor(segments, device=first.ids.device),
+        torch.cat(columns),
+        torch.cat([sample.tokens for sample in samples]),
+        torch.cat([sample.owners for sample in samples]),
+        len(samples),
+    )
+
+
+def _common(samples: Sequence[_Sample]) -> int:
+    """How many tokens all samples begin with; all of them where there is one sample."""
+    shortest = min(len(sample.ids) for sample in samples)
+    ids = torch.stack([sample.ids[:shortest] for sample in samples])
+    return int((ids == ids[0]).all(0).int().cumprod(0).sum())
+
+
+def _chunks(rows: Sequence[_Row], batch_size: int) -> Iterable[list[_Row]]:
+    """Rows in order, at most `batch_size` samples in a batch, or one row."""
+    chunk: list[_Row] = []
+    for row in rows:
+        if chunk and sum(r.samples for r in chunk) + row.samples > batch_size:
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    yield chunk
+
+
+def _batch(rows: Sequence[_Row], others: dict[str, Any]) -> Shared:
+    positions = pad_sequence([row.positions for row in rows], batch_first=True)
+    inputs = {
+        "inputs_embeds": pad_sequence([row.embeds for row in rows], batch_first=True),
+        "position_ids": positions.movedim((0, 1), (-2, -1)),
+    }
+    counts = torch.tensor([len(row.columns) for row in rows])
+    columns = torch.cat([row.columns for row in rows])
+    return Shared(
+        others | inputs,
+        torch.repeat_interleave(torch.arange(len(rows)), counts).to(columns.device),
+        columns,
+        torch.cat([row.tokens for row in rows]),
+        torch.cat([row.owners for row in rows]),
+        pad_sequence([row.segments for row in rows], batch_first=True, padding_value=-1),
+    )
+
+
+def _mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, L, L) of zero where a token (row) sees another (column), else the lowest number."""
+    length = segments.shape[1]
+    before = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    same = segments[:, :, None] == segments[:, None, :]
+    sees = before & (same | (segments == 0)[:, None, :])
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(
+        ~sees, torch.finfo(dtype).min
+    )[:, None]
+
+
+@torch.inference_mode()
+def _agree(model: PreTrainedModel, group: Sequence[_Sample], others: dict[str, Any]) -> bool:
+    """Whether the decoder computes for samples in one row what it does for each of them alone."""
+    together = hidden_at(model, _batch([_row(group)], others))
+    alone = torch.cat([hidden_at(model, _alone(sample, others)) for sample in group])
+    difference = (together - alone).float().norm() / alone.float().norm()
+    return bool(difference < CLOSE.get(alone.dtype, 3e-2))
+
+
+def _alone(sample: _Sample, others: dict[str, Any]) -> Captured:
+    inputs = {
+        "inputs_embeds": sample.embeds[None],
+        "position_ids": sample.positions[None].movedim((0, 1), (-2, -1)),
+        "attention_mask": torch.ones_like(sample.ids[None]),
+    }
+    rows = torch.zeros_like(sample.columns)
+    return Captured(others | inputs, rows, sample.columns, sample.tokens, sample.owners)
