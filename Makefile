@@ -37,9 +37,9 @@ schedule: $(VENV)/.installed
 	python -m prefect --no-prompt deploy --all
 	LOP_REPO=$(CURDIR) PYTHONPATH=$(CURDIR) prefect worker start --pool lop
 
-FULL := -S prepare.benchmark=null \
+FULL := -S prepare.benchmark=null -S prepare.reward=1000 -S prepare.validation=1000 \
 	-S 'search.targets=[0.1,0.125,0.15,0.175,0.2,0.225,0.275,0.3,0.325,0.35,0.375,0.425,0.45,0.475,0.5,0.525,0.55,0.575,0.6]' \
-	-S 'search.seeds=[0,1,2]' -S search.settings.simulations=300
+	-S 'search.seeds=[0,1,2]' -S search.settings.simulations=60
 
 full: $(VENV)/.installed
 	python -m flows.server dvc exp run $(FULL)

@@ -32,7 +32,7 @@ from lop.workers import in_processes
 PARTS = (100, 100, 300, 500)  # reward samples come in parts: the first 100, 200, 500 or all 1,000
 SIZES = tuple(int(size) for size in np.cumsum(PARTS))
 VALIDATION = 1500
-BASE = 200  # samples of the plan that all are compared with; params.yaml's number
+BASE = 200  # samples of the plan that all are compared with
 SURE = 2.0  # standard errors behind the best so far at which halving gives a plan up
 PLACE = DATA / "effort"
 

@@ -12,6 +12,7 @@ benchmark set is not looked at. Searches are kept, and those of the full profile
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +26,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from benchmarks.common import MODEL, RESULTS, adopt_searches
+from benchmarks.common import MODEL, RESULTS
 from benchmarks.predictors_page import write_results
 from lop import steps
 from lop.errors import LopError
@@ -60,11 +61,11 @@ FULL = Scale(
         9: (0.1, 0.15, 0.2, 0.3, 0.35, 0.45, 0.5, 0.55, 0.6),
         19: tuple(b for b in GRID if b not in (0.25, 0.4)),  # the paper's steps
     },
-    simulations=(12, 25, 50, 100, 300),
+    simulations=(6, 12, 25, 60),
     seeds=(0, 1, 2),
     seen=(0.2, 0.5),
     unseen=(0.25, 0.4),
-    sizes={"calibration": 500, "reward": 200, "validation": 500, "benchmark": 2},
+    sizes={"calibration": 500, "reward": 1000, "validation": 1000, "benchmark": 2},
     fit_options={},
 )
 QUICK = replace(
@@ -171,6 +172,14 @@ def prepare(place: Place, scale: Scale, seed: int) -> None:
     """Draw the samples and score the neurons; seconds, so they are not looked for first."""
     steps.prepare(place.root / "samples", "reference", seed, **scale.sizes)
     steps.importance(place.scores, MODEL, place.samples("calibration"), place.batch_size)
+
+
+def adopt_searches(out: Path) -> None:
+    """Take over the full profile's searches; a shard's name says all that it is of."""
+    out.mkdir(parents=True, exist_ok=True)
+    for shard in Path("data/search").glob("[!.]*.parquet"):
+        if not (out / shard.name).exists():
+            shutil.copy(shard, out)
 
 
 def search(place: Place, scale: Scale, options: Mapping[str, Any], workers: int) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.common import DATA, RESULTS, adopt_searches, origin, place
+from benchmarks.common import DATA, RESULTS, origin, place
 from flows.common import params
 from lop import plots, steps
 from lop.comparison import markdown
@@ -28,7 +28,6 @@ from lop.search import run_shard
 from lop.search.knapsack import Profile, solve
 from lop.workers import at_once, processes
 
-# as in params.yaml, so that the full profile's searches are found again
 MCTS = {k: v for k, v in params("search")["settings"].items() if k != "simulations"}
 # name -> (root, settings). A knapsack root costs a profile besides, once for all targets and seeds;
 # a neighbour's root a search of `mcts` at a smaller target.
@@ -40,6 +39,7 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mcts, importance root": ("importance", MCTS),
     "mcts, neighbour's root": ("neighbour", MCTS),
     "mcts, knapsack root": ("knapsack", MCTS),
+    "mcts, knapsack root, max": ("knapsack", MCTS | {"value": "max"}),
     "mcts, knapsack root, transfer": ("knapsack", MCTS | {"step": 0.2, "move": "transfer"}),
     "mcts, knapsack root, mixed": ("knapsack", MCTS | {"move": "mixed"}),
     "evolution": ("uniform", {"searcher": "evolution"}),
@@ -51,7 +51,7 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "uniform": ("uniform", {"searcher": "uniform"}),
     "knapsack": ("knapsack", {}),  # not searched: its root, whose profile is what it costs
 }
-COUNTS = (1, 10, 25, 50, 100, 200, 300)
+COUNTS = (1, 10, 25, 50, 75, 100, 150, 200)
 NEIGHBOUR = 0.1  # so far away is the target whose best plan a neighbour's root is
 SEARCHES = DATA / "searchers"
 NOTE = """\
@@ -96,7 +96,6 @@ def incumbents(shard: Path, widths: tuple[int, ...], counts: Sequence[int]) -> l
 def run(names: list[str], targets: list[float], seeds: list[int], simulations: int) -> pd.DataFrame:
     """Validation reward by variant, target, seed and evaluations."""
     spot = place()
-    adopt_searches(SEARCHES)
     path = DATA / "profile.parquet"
     if not path.exists():
         model, samples, scores_dir, score, *_, batch_size = spot
@@ -156,7 +155,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--targets", type=float, nargs="+", default=[0.3, 0.5])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--simulations", type=int, default=300)
+    parser.add_argument("--simulations", type=int, default=200)
     parser.add_argument("--out", type=Path, default=RESULTS / "searchers")
     args = parser.parse_args()
     results = run(args.variants, args.targets, args.seeds, args.simulations)
