@@ -7,17 +7,18 @@ import os
 import shutil
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lop.errors import LopError
-from lop.files import replacing_dir
+from lop.files import replacing, replacing_dir
 from lop.tracking import store
 from lop.tracking.sayings import FILES, SAYINGS
 
 QUEUE = "LOP_UNTRACKED"  # the environment variable that names the queue's folder
 FOLDER = Path(".lop/untracked")
+RECORD = "record.json"
 WAITING = "waiting:"  # begins the name of a parent that waits in the queue too
 
 
@@ -49,13 +50,12 @@ class Record:
 
 def keep(record: Record) -> None:
     """Write a record to the queue, with the files it is about."""
-    with replacing_dir(folder() / record.key, like="record.json") as tmp:
-        values = asdict(record)
-        values["calls"] = [
+    with replacing_dir(folder() / record.key, like=RECORD) as tmp:
+        calls = [
             (what, _keep_files(tmp / str(i), Path(value)) if what in FILES else value, *more)
             for i, (what, value, *more) in enumerate(record.calls)
         ]
-        (tmp / "record.json").write_text(json.dumps(values, indent=1))
+        _write(tmp, replace(record, calls=calls))
 
 
 def _keep_files(place: Path, path: Path) -> str:
@@ -72,39 +72,54 @@ def folder() -> Path:
 def replay() -> int:
     """Tell MLflow every waiting run, oldest first; returns how many. What is told is removed.
 
-    Raises LopError when MLflow is out of reach or takes offence; what is left waits on.
+    Raises LopError when MLflow is out of reach or takes offence; what is left waits on, and the
+    next try goes on in the runs that this one began.
     """
-    waiting = sorted(path.parent for path in folder().glob("[!.]*/record.json"))
-    ids: dict[str, str] = {}
+    waiting = sorted(path.parent for path in folder().glob(f"[!.]*/{RECORD}"))
     for place in waiting:
         try:
-            mlflow = store.connect()
-            ids[WAITING + place.name] = _tell(mlflow, place, ids)
+            run_id = _tell(store.connect(), place)
         except Exception as error:  # MLflow raises a type a kind of store
             raise LopError(f"{place}: cannot log it to {store.where()}: {error}") from error
+        for other in waiting:
+            if other.exists() and (child := _read(other)).parent == WAITING + place.name:
+                child.parent = run_id
+                _write(other, child)
         shutil.rmtree(place)
     return len(waiting)
 
 
-def _tell(mlflow: Any, place: Path, ids: dict[str, str]) -> str:
-    record = Record(**json.loads((place / "record.json").read_text()))
+def _tell(mlflow: Any, place: Path) -> str:
+    record = _read(place)
     if record.once and (known := find(mlflow, record.once, record.tags[record.once])):
         return known
     client = mlflow.MlflowClient()
     if record.run_id is None:
         experiment = mlflow.get_experiment_by_name(store.EXPERIMENT).experiment_id
         tags = record.tags | {"mlflow.runName": record.name}
-        parent = ids.get(record.parent or "", record.parent)
-        if parent and not parent.startswith(WAITING):
-            tags["mlflow.parentRunId"] = parent
+        if record.parent and not record.parent.startswith(WAITING):
+            tags["mlflow.parentRunId"] = record.parent
         created = client.create_run(experiment, start_time=record.begun, tags=tags)
         record.run_id = str(created.info.run_id)
+        _write(place, record)
     with mlflow.start_run(record.run_id, nested=True):  # a model belongs to the run that is open
-        for what, value, *more in record.calls:
+        while record.calls:
+            what, value, *more = record.calls[0]
             said = str(place / value) if what in FILES else value
             SAYINGS[what](record.run_id, said, *more)
+            record.calls.pop(0)
+            _write(place, record)  # what has been said is not said again
     client.set_terminated(record.run_id, record.status, record.ended)
     return record.run_id
+
+
+def _read(place: Path) -> Record:
+    return Record(**json.loads((place / RECORD).read_text()))
+
+
+def _write(place: Path, record: Record) -> None:
+    with replacing(place / RECORD) as tmp:
+        tmp.write_text(json.dumps(asdict(record), indent=1))
 
 
 def find(mlflow: Any, tag: str, value: str) -> str | None:

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from lop import tracking
+from lop.errors import LopError
 from lop.plan import budget
 from lop.predictor import Predictor, PredictorConfig
+from lop.tracking import queue
 
 CONFIG = PredictorConfig((64,) * 4, "model-a", min_ratio=0.1, max_ratio=0.6)
 
@@ -117,3 +119,35 @@ def test_a_missing_server_costs_a_warning_not_the_stage(tmp_path, monkeypatch):
     assert len(warned) == 1, "said once, not once a search"
     assert (tmp_path / "result").exists()
     assert len(list((tmp_path / "queue").iterdir())) == 1 + 3
+
+
+def test_what_failed_halfway_goes_on_in_the_same_runs(registered, tmp_path, monkeypatch):
+    mlflow, _, _ = registered
+    there = os.environ["MLFLOW_TRACKING_URI"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/such/place.db")
+    monkeypatch.setenv(tracking.QUEUE, str(tmp_path / "queue"))
+    with (
+        pytest.warns(UserWarning, match="out of reach"),
+        tracking.run("halfway", {"a": 1}, {}) as run,
+        run.child("inside", {"b": 2}, {"stage": "inside"}) as child,
+    ):
+        child.metrics({"x": 1.0})
+        child.artifact("predictor")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", there)
+    say = dict(queue.SAYINGS)
+
+    def fail(*said):
+        raise RuntimeError("no more room")
+
+    monkeypatch.setattr(queue, "SAYINGS", say | {"artifact": fail})
+    for _ in range(2):
+        with pytest.raises(LopError, match="cannot log it to .*: no more room"):
+            tracking.replay()
+    monkeypatch.setattr(queue, "SAYINGS", say)
+    assert tracking.replay() == 1, "the run around it had been told whole"
+    (outer,), (inner,) = runs(mlflow, "halfway"), runs(mlflow, "inside")
+    assert inner.data.tags["mlflow.parentRunId"] == outer.info.run_id
+    assert (inner.data.params, inner.data.metrics) == ({"b": "2"}, {"x": 1.0})
+    assert inner.info.status == "FINISHED"
+    assert len(mlflow.MlflowClient().get_metric_history(inner.info.run_id, "x")) == 1
+    assert mlflow.artifacts.list_artifacts(run_id=inner.info.run_id)
