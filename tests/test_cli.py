@@ -110,7 +110,7 @@ def test_prune_writes_a_checkpoint_that_can_be_evaluated(made, capsys, method):
 
 
 def test_evaluate_takes_tasks_and_keeps_what_is_finished(made, capsys):
-    rows = easyvqa_benchmarks.mme(easyvqa.load("holdout").head(400))
+    rows = easyvqa_benchmarks.mme(easyvqa.load("holdout").head(120))
     easyvqa_benchmarks.write(rows, made / "mme" / "data" / "test-00000-of-00001.parquet")
     command = ["evaluate", "--model", str(made / "model"), "--out", str(made / "out")]
     assert main([*command, "--tasks", f"easyvqa_mme={made / 'mme'}"]) == 0
@@ -128,6 +128,7 @@ def test_evaluate_takes_tasks_and_keeps_what_is_finished(made, capsys):
         (["easyvqa_pope"], "easyvqa_pope: no data at"),
         ([f"pope={made / 'nowhere'}"], "task pope: no data at"),
         ([f"pope={made / 'mme'}"], "no column 'image_source'"),
+        ([f"mme={made / 'mme'}"], "category 'colour'; mme has existence"),
     ):
         assert main([*command, *samples, "--tasks", *tasks]) == 2
         error = capsys.readouterr().err

@@ -4,11 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from lop.cli import main
 from lop.cli.reference import page
+from lop.tasks import easyvqa, easyvqa_benchmarks
 from lop.tasks.samples import write_samples
 
 DOCS = Path("docs").resolve()
@@ -33,6 +35,24 @@ def test_the_steps_by_hand_are_as_described(model_dir, samples, tmp_path, monkey
         assert main([fewer.get(word, word) for word in command[1:]]) == 0, command
     exec("\n".join(blocks("your-model.md", "python")), {})
     assert Path("small-from-memory/modeling_lop.py").exists()
+
+
+def test_the_benchmarks_are_asked_as_described(model_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model_dir.rename("small")
+    seen, rng = easyvqa.load("holdout").head(60), np.random.default_rng(0)
+    part = "data/test-00000-of-00001.parquet"  # as in clones of the hub's
+    for place, rows in (
+        ("data/POPE", easyvqa_benchmarks.pope(seen, rng)),
+        ("lmms-lab/MME", [row | {"category": "color"} for row in easyvqa_benchmarks.mme(seen)]),
+    ):
+        easyvqa_benchmarks.write(rows, tmp_path / place / part)
+    (command,) = commands("benchmarks.md")
+    assert main(command[1:]) == 0
+    said = capsys.readouterr().out
+    assert "pope, " in said
+    assert "mme, " in said
+    assert {path.name for path in Path("answers").glob("*.json")} >= {"pope.json", "mme.json"}
 
 
 def many(samples):

@@ -7,18 +7,36 @@ lop/tasks/easyvqa_benchmarks.py. It is not MME.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from datasets import Dataset
 
 from lop.errors import LopError
 from lop.tasks import scoring
-from lop.tasks.tables import loader
+from lop.tasks.tables import loader, place
 
 COLUMNS = ("question_id", "image", "question", "answer", "category")
 SCORER = scoring.mme(scoring.MME)
 EASYVQA_SCORER = scoring.mme(scoring.EASYVQA_MME)
 
 
-load, load_easyvqa = (loader(name, COLUMNS, "test") for name in ("mme", "easyvqa_mme"))
+def _of_subtasks(name: str, halves: Mapping[str, tuple[str, ...]]) -> Callable[..., Any]:
+    """The loader of a task's data; LopError when they are of other subtasks."""
+    load, known = loader(name, COLUMNS, "test"), sum(halves.values(), ())
+
+    def checked(**metadata: Any) -> dict[str, Dataset]:
+        tables = load(**metadata)
+        if unknown := set(tables["test"]["category"]) - set(known):
+            where, wanted = place(name, metadata), ", ".join(known)
+            raise LopError(f"{where}: category {min(unknown)!r}; {name} has {wanted}")
+        return tables
+
+    return checked
+
+
+load = _of_subtasks("mme", scoring.MME)
+load_easyvqa = _of_subtasks("easyvqa_mme", scoring.EASYVQA_MME)
 
 
 def parse(text: str) -> str:
