@@ -30,7 +30,7 @@ def test_the_steps_by_hand_are_as_described(model_dir, samples, tmp_path, monkey
     model_dir.rename("my-model")
     Path("my-data").mkdir()
     write_samples(many(samples), Path("my-data/samples.parquet"))
-    fewer = {"500": "6", "200": "6", "1500": "6", "100": "4"}
+    fewer = {"500": "6", "1500": "6", "50": "4"}
     for command in commands("your-model.md"):
         assert main([fewer.get(word, word) for word in command[1:]]) == 0, command
     exec("\n".join(blocks("your-model.md", "python")), {})

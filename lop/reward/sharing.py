@@ -18,7 +18,9 @@ from transformers import PreTrainedModel
 
 from lop.reward.captured import Capture, Captured, hidden_at
 
-PER_TOKEN = ("inputs_embeds", "attention_mask", "position_ids", "cache_position")
+# what a decoder may be given a token; deepstack is Qwen3-VL's, and has a tensor a layer
+PER_TOKEN = {"inputs_embeds", "attention_mask", "position_ids", "cache_position"}
+DEEPSTACK, AT = "deepstack_visual_embeds", "visual_pos_masks"
 FULL = "full_attention"
 SETTINGS = (bool, int, float, str)  # what is no tensor does not depend on the rows
 TAKES_MASKS = ("sdpa", "eager")  # attention that takes a mask of any form
@@ -28,12 +30,11 @@ CLOSE = {torch.float32: 1e-4}  # relative difference of hidden states; other typ
 
 @dataclass
 class _Sample:
-    """One sample without padding: ids (T,), embeddings (T, H), positions (T, …)."""
+    """One sample without padding: its ids (T,) and what the decoder is given a token (T, …)."""
 
     picture: str
     ids: Tensor
-    embeds: Tensor
-    positions: Tensor
+    given: dict[str, Tensor]
     columns: Tensor
     tokens: Tensor
     owners: Tensor
@@ -43,8 +44,7 @@ class _Sample:
 class _Row:
     """Samples with a common beginning; `segments` (L,) is 0 there and else the sample's, from 1."""
 
-    embeds: Tensor
-    positions: Tensor
+    given: dict[str, Tensor]
     segments: Tensor
     columns: Tensor
     tokens: Tensor
@@ -78,7 +78,7 @@ def share(model: PreTrainedModel, captures: list[Capture], batch_size: int) -> l
     largest = max(groups, key=len)
     if len(largest) == 1:
         return as_captured
-    others = {k: v for k, v in as_captured[0].decoder_inputs.items() if k not in PER_TOKEN}
+    others = {k: v for k, v in as_captured[0].decoder_inputs.items() if isinstance(v, SETTINGS)}
     if not _agree(model, largest, others):
         return as_captured
     rows = sorted(map(_row, groups), key=lambda row: len(row.segments))
@@ -90,31 +90,56 @@ def _understood(model: PreTrainedModel, captures: list[Capture]) -> bool:
     kinds = getattr(config, "layer_types", None) or [FULL]
     if config._attn_implementation not in TAKES_MASKS or set(kinds) != {FULL}:
         return False
+    names = set()
     for capture in captures:
         inputs = capture.batch.decoder_inputs.items()
         given = {k: v for k, v in inputs if v is not None and not isinstance(v, SETTINGS)}
         mask = given.get("attention_mask")
-        if "inputs_embeds" not in given or set(given) - set(PER_TOKEN):
-            return False
         if mask is not None and mask.shape != capture.ids.shape:
             return False
-    return True
+        names.add(frozenset(given))
+    if len(names) > 1:
+        return False
+    (given_names,) = names
+    return "inputs_embeds" in given_names and given_names <= PER_TOKEN | {DEEPSTACK, AT}
+
+
+def _a_token(capture: Capture) -> dict[str, Tensor]:
+    """What the decoder is given, as tensors (B, T, …)."""
+    shape, given = capture.ids.shape, capture.batch.decoder_inputs
+    positions = given.get("position_ids")
+    if positions is None:
+        positions = torch.arange(shape[1], device=capture.ids.device)[None]
+    positions = positions.expand(*positions.shape[:-2], *shape).movedim((-2, -1), (0, 1))
+    tensors = {"inputs_embeds": given["inputs_embeds"], "position_ids": positions}
+    if given.get(AT) is not None:
+        tensors[AT] = given[AT]
+        for i, layer in enumerate(given[DEEPSTACK]):
+            whole = layer.new_zeros(*shape, layer.shape[-1])
+            whole[given[AT]] = layer
+            tensors[f"{DEEPSTACK}.{i}"] = whole
+    return tensors
+
+
+def _for_decoder(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The reverse of `_a_token`."""
+    positions = tensors["position_ids"].movedim((0, 1), (-2, -1))
+    inputs: dict[str, Any] = {"inputs_embeds": tensors["inputs_embeds"], "position_ids": positions}
+    if AT in tensors:
+        layers = [tensor for name, tensor in tensors.items() if name.startswith(DEEPSTACK)]
+        inputs |= {AT: tensors[AT], DEEPSTACK: [layer[tensors[AT]] for layer in layers]}
+    return inputs
 
 
 def _samples(captures: Iterable[Capture]) -> Iterable[_Sample]:
     for capture in captures:
-        batch, given = capture.batch, capture.batch.decoder_inputs
-        steps = torch.arange(capture.ids.shape[1], device=capture.ids.device)
-        positions = given.get("position_ids")
-        positions = steps.expand(capture.ids.shape) if positions is None else positions
-        positions = positions.expand(*positions.shape[:-2], *capture.ids.shape)
+        batch, given = capture.batch, _a_token(capture)
         for i, length in enumerate(capture.lengths):
             own = batch.rows == i
             yield _Sample(
                 capture.pictures[i],
                 capture.ids[i, :length],
-                given["inputs_embeds"][i, :length],
-                positions[..., i, :length].movedim(-1, 0),
+                {name: tensor[i, :length] for name, tensor in given.items()},
                 batch.columns[own],
                 batch.tokens[own],
                 batch.owners[own],
@@ -141,19 +166,15 @@ def _groups(samples: Iterable[_Sample]) -> list[list[_Sample]]:
 
 def _row(samples: Sequence[_Sample]) -> _Row:
     """One row of samples whose common beginning is the longest that all of them have."""
-    first = samples[0]
-    start = _common(samples)
-    embeds, positions, segments = [first.embeds[:start]], [first.positions[:start]], [0] * start
-    columns = []
+    first, start = samples[0], _common(samples)
+    segments, columns = [0] * start, []
     for number, sample in enumerate(samples, 1):
         moved = len(segments) - start
         columns.append(torch.where(sample.columns < start, sample.columns, sample.columns + moved))
-        embeds.append(sample.embeds[start:])
-        positions.append(sample.positions[start:])
         segments += [number] * (len(sample.ids) - start)
+    rests = {name: [sample.given[name][start:] for sample in samples] for name in first.given}
     return _Row(
-        torch.cat(embeds),
-        torch.cat(positions),
+        {name: torch.cat([first.given[name][:start], *rest]) for name, rest in rests.items()},
         torch.tensor(segments, device=first.ids.device),
         torch.cat(columns),
         torch.cat([sample.tokens for sample in samples]),
@@ -181,15 +202,14 @@ def _chunks(rows: Sequence[_Row], batch_size: int) -> Iterable[list[_Row]]:
 
 
 def _batch(rows: Sequence[_Row], others: dict[str, Any]) -> Shared:
-    positions = pad_sequence([row.positions for row in rows], batch_first=True)
-    inputs = {
-        "inputs_embeds": pad_sequence([row.embeds for row in rows], batch_first=True),
-        "position_ids": positions.movedim((0, 1), (-2, -1)),
+    padded = {
+        name: pad_sequence([row.given[name] for row in rows], batch_first=True)
+        for name in rows[0].given
     }
     counts = torch.tensor([len(row.columns) for row in rows])
     columns = torch.cat([row.columns for row in rows])
     return Shared(
-        others | inputs,
+        others | _for_decoder(padded),
         torch.repeat_interleave(torch.arange(len(rows)), counts).to(columns.device),
         columns,
         torch.cat([row.tokens for row in rows]),
@@ -219,10 +239,7 @@ def _agree(model: PreTrainedModel, group: Sequence[_Sample], others: dict[str, A
 
 
 def _alone(sample: _Sample, others: dict[str, Any]) -> Captured:
-    inputs = {
-        "inputs_embeds": sample.embeds[None],
-        "position_ids": sample.positions[None].movedim((0, 1), (-2, -1)),
-        "attention_mask": torch.ones_like(sample.ids[None]),
-    }
+    inputs = _for_decoder({name: tensor[None] for name, tensor in sample.given.items()})
+    inputs |= {"attention_mask": torch.ones_like(sample.ids[None])}
     rows = torch.zeros_like(sample.columns)
     return Captured(others | inputs, rows, sample.columns, sample.tokens, sample.owners)

@@ -1,6 +1,8 @@
 """Samples of one picture in one row, their beginning once, are judged as each alone."""
 
 import copy
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,9 +18,8 @@ from lop.pruning import masked
 from lop.reward import Reward, captured, sharing
 from lop.tasks.encoding import IGNORE, Batch
 
-# given more than embeddings and positions, or ids instead of them
-NOT_SHARED = {"Qwen3-VL", "Gemma 3", "PaliGemma", "Mllama"}
-NOT_SHARED |= {"Llama", "Qwen2", "Qwen3", "Gemma 2", "Phi-2", "Phi-3"}
+DOCS = Path("docs/models.md").read_text()
+SHARED = re.findall(r"^\| ([^|]+?) \|.*\| yes \|$", DOCS.split("pictures shared")[1], re.M)
 
 
 @pytest.fixture(scope="module")
@@ -101,4 +102,4 @@ def test_every_architecture_shares_or_is_left_alone(name, samples, monkeypatch):
         _, loglik = reward.per_sample(plan)
     np.testing.assert_allclose(loglik, expected, atol=1e-4)
     shared = isinstance(reward.batches[0], sharing.Shared)
-    assert shared == (name not in NOT_SHARED)
+    assert shared == (name in SHARED)
