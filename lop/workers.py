@@ -44,7 +44,6 @@ def processes(count: int, modules: list[str], fresh: bool = False) -> Iterator[R
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(modules)
-    threads = max(1, (os.cpu_count() or 1) // count)
     # A pool a worker: when one process of a pool dies, Python ends all of that pool.
     pools: dict[int, ProcessPoolExecutor] = {}
     free: SimpleQueue[int] = SimpleQueue()
@@ -57,7 +56,7 @@ def processes(count: int, modules: list[str], fresh: bool = False) -> Iterator[R
         try:
             for _ in range(TRIES):
                 if line not in pools:
-                    pools[line] = ProcessPoolExecutor(1, context, _start, (threads, line))
+                    pools[line] = ProcessPoolExecutor(1, context, _start, (count, line))
                 with suppress(BrokenProcessPool):
                     return pools[line].submit(function, *args).result()
                 pools.pop(line).shutdown()
@@ -116,8 +115,16 @@ def once_a_thread(make: Callable[P, T]) -> Callable[P, T]:
     return made
 
 
-def _start(threads: int, line: int) -> None:
+def share_threads(count: int) -> None:
+    """Let torch use a `count`-th of the threads it would use alone: those of OMP_NUM_THREADS, else
+    of the cores that this process may run on. (A forked process of torch's begins with one.)"""
     import torch
 
-    torch.set_num_threads(threads)
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    mine = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    torch.set_num_threads(max(1, (int(told) if told.isdecimal() else len(mine)) // count))
+
+
+def _start(count: int, line: int) -> None:
+    share_threads(count)
     progress.share_terminal(line)

@@ -2,6 +2,8 @@
 
 import os
 
+# the models are tiny: a second thread only waits, and on a busy machine for long
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 

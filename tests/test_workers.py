@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,3 +56,17 @@ def test_work_that_always_kills_its_worker_is_given_up(tmp_path):
     with pytest.raises(LopError, match=f"a worker process died {TRIES} times"):
         each(dies, [(log, 99)])
     assert count(log) == TRIES
+
+
+def threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def test_workers_share_the_threads_that_torch_would_have():
+    code = "from test_workers import *; print(*in_processes(2, '', ['torch'])(threads, [(), ()]))"
+    for alone, each in (("8", "4 4"), ("1", "1 1")):
+        told = os.environ | {"OMP_NUM_THREADS": alone, "PYTHONPATH": str(Path(__file__).parent)}
+        run = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True)
+        assert run.stdout.strip() == each, run.stderr

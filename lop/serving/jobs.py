@@ -189,8 +189,7 @@ class Jobs:
     def _cut(self, job: Job, cutter: Any) -> str | None:
         """Wait for the job's process; None, or one line that says what failed."""
         ours, theirs = CONTEXT.Pipe()
-        threads = max(1, (os.cpu_count() or 1) // self.limits.workers)
-        args = (theirs, threads, self.checkpoints / job.name, job.ratio, cutter)
+        args = (theirs, self.limits.workers, self.checkpoints / job.name, job.ratio, cutter)
         process = CONTEXT.Process(target=_prune, args=args, daemon=True)
         process.start()  # takes seconds the first time: not under the lock
         theirs.close()  # so that the pipe ends with the process
@@ -258,17 +257,16 @@ def _ratio_of(checkpoint: Path) -> float | None:
         return None
 
 
-def _prune(parent: Connection, threads: int, out: Path, ratio: float, cutter: Any) -> None:
+def _prune(parent: Connection, workers: int, out: Path, ratio: float, cutter: Any) -> None:
     """In the job's process: cut, and send the parent None or one line that says what failed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the service
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that half-written files go
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.nice(10)  # plans come first
-    import torch
-
     from lop import progress, steps
+    from lop.workers import share_threads
 
-    torch.set_num_threads(threads)
+    share_threads(workers)
     progress.watched = False
     try:
         steps.prune_one(out, "lop", ratio, cutter)
