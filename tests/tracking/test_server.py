@@ -13,6 +13,7 @@ from lop.cli import main
 from lop.errors import LopError
 from lop.importance import load_scores, made_for
 from lop.predictor import Predictor, PredictorConfig
+from lop.serving.champion import Champion, source_of
 from lop.tasks.samples import write_samples
 
 NAME = tracking.PREDICTOR_NAME
@@ -181,6 +182,29 @@ def test_two_promotions_at_once_cannot_both_win(judged):
     (lost,) = filter(None, outcomes)
     assert f"the champion was version {before.number}, now it is" in lost
     assert champion().number == rivals[outcomes.index(None)].number
+
+
+def test_a_service_outlives_an_outage_and_follows_again(judged, server, here):
+    register, _ = judged
+    newer = tracking.Version(NAME, register(4)[0], {})
+    source = source_of(f"models:/{NAME}@champion", here / "cache")
+    in_service = Champion(source, here / "cache", lambda predictor: None, every=1.0)
+    before = in_service.served.version
+    assert before != newer.number
+    server.down()
+    try:
+        in_service.refresh()
+        restarted = Champion(source, here / "cache", lambda predictor: None, every=1.0)
+    finally:
+        server.up()
+    assert in_service.error
+    for one in (in_service, restarted):
+        assert (one.served.version, one.stale) == (before, True)
+        one.refresh()
+        assert (one.served.version, one.stale) == (before, False)
+    tracking.promote(champion(), newer, {"promotion": "promoted"})
+    in_service.refresh()
+    assert in_service.served.version == newer.number
 
 
 def test_what_is_not_in_the_registry_is_one_line(server, here):
