@@ -86,8 +86,13 @@ def build_parser() -> argparse.ArgumentParser:
     arg("--search", type=Path, required=True, help="directory of search samples")
     arg("--scores", type=Path, required=True, help="the score that the search used")
     arg("--out", type=Path, required=True, help="directory for the predictor")
-    arg("--top", type=int, default=10, help="best plans a target to learn from (default 10)")
-    arg("--per-seed", action="store_true", help="the best of each seed's search, not of all")
+    arg("--top", type=int, default=5, help="best plans of a search to learn from (default 5)")
+    arg(
+        "--together",
+        dest="per_seed",
+        action="store_false",
+        help="of each target, not of each search",
+    )
     arg("--weight", default="equal", help="equal (default), or reward: better plans count more")
     arg("--smooth", type=int, default=0, help="budgets mixed between neighbouring targets")
     arg("--profile", type=Path, help="learn how plans differ from the knapsack's, not uniform ones")
