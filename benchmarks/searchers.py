@@ -8,7 +8,7 @@ search has seen. Finished searches in data/benchmarks/searchers are reused.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lop.importance import load_scores
 from lop.methods import flap_plan
 from lop.plan import Plan
 from lop.search import run_shard
+from lop.search.base import MOVES
 from lop.search.knapsack import Profile, solve
 from lop.workers import at_once, processes
 
@@ -36,6 +37,8 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mcts": ("uniform", MCTS | {"step": 0.3}),
     "mcts, transfer": ("uniform", MCTS | {"step": 0.3, "move": "transfer"}),
     "mcts, max": ("uniform", MCTS | {"step": 0.3, "value": "max"}),
+    "mcts, front to back": ("uniform", MCTS | {"step": 0.3, "move": "front"}),
+    "mcts, coarse to fine": ("uniform", MCTS | {"step": 0.3, "move": "coarse"}),
     "mcts, importance root": ("importance", MCTS),
     "mcts, neighbour's root": ("neighbour", MCTS),
     "mcts, knapsack root": ("knapsack", MCTS),
@@ -61,6 +64,42 @@ profile besides (about ten evaluations a layer), once for all targets and seeds;
 the best plan of *mcts* at 10 points less, costs that search.
 
 ![searchers](searchers.png)"""
+
+
+class ByDepth:
+    """A move that depends on how deep in the tree a plan is; these trees have not won a place in
+    lop. A plan is met once a search, and a search has a generator of its own."""
+
+    def __init__(self, change: Callable[[np.ndarray, int, float, np.random.Generator], None]):
+        self.change = change
+        self.rng: np.random.Generator | None = None
+        self.depths: dict[tuple[int, ...], int] = {}
+
+    def __call__(self, plan: Plan, delta: float, rng: np.random.Generator, min_keep: float) -> Plan:
+        if rng is not self.rng:
+            self.rng, self.depths = rng, {}
+        depth, ratios = self.depths.get(plan.kept, 0), np.array(plan.ratios)
+        self.change(ratios, depth, delta, rng)
+        child = Plan.from_ratios(ratios, plan.widths, plan.ratio, min_keep)
+        self.depths.setdefault(child.kept, depth + 1)
+        return child
+
+
+def front(ratios: np.ndarray, depth: int, delta: float, rng: np.random.Generator) -> None:
+    """Choose one layer's ratio, a level of the tree for each from the front; those behind pay."""
+    layer = depth % (len(ratios) - 1)
+    moved = rng.uniform(-delta, delta)
+    ratios[layer] += moved
+    ratios[layer + 1 :] -= moved / (len(ratios) - layer - 1)
+
+
+def coarse(ratios: np.ndarray, depth: int, delta: float, rng: np.random.Generator) -> None:
+    """Move two blocks of layers, then four, and so on to single ones."""
+    for block in np.array_split(np.arange(len(ratios)), min(len(ratios), 2 ** (depth + 1))):
+        ratios[block] += rng.uniform(-delta, delta)
+
+
+MOVES |= {"front": ByDepth(front), "coarse": ByDepth(coarse)}
 
 
 def root_of(kind: str, target: float, profile: Profile, scores: Any) -> Plan:
