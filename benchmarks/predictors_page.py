@@ -113,18 +113,21 @@ def ratio_table(judged: pd.DataFrame, unseen: Sequence[float]) -> pd.DataFrame:
 
 def learning_curve(learning: pd.DataFrame, unseen: pd.DataFrame, path: Path) -> None:
     """Validation reward at unseen ratios by plans searched in all, a line a number of targets."""
-    search = unseen.set_index("kind").loc["search", "loglik"]
+    levels = unseen.set_index("kind")["loglik"]
     colours = ("#6c757d", plots.COLOURS["lop"], "#3d7ea6", "#5a9367")
-    ticks = learning.loc[learning["targets"] == 5, "plans"].to_list()  # those of all would overlap
+    ticks = [step * 10**power for power in range(6) for step in (1, 2, 5)]
     with plots.picture(path) as (_, axes):
-        axes.axhline(search, color="black", lw=0.8, ls=":", label="Full search at the ratio")
+        axes.axhline(levels["search"], color="black", lw=0.8, ls=":", label="Full search there")
+        axes.axhline(levels["knapsack"], color="black", lw=0.8, ls="--", label="Knapsack")
         for (count, rows), colour in zip(learning.groupby("targets"), colours, strict=False):
             label, style = f"{count} targets", {"marker": "o", "ms": 4, "capsize": 2, "lw": 1.8}
             line = (rows["plans"], rows["loglik"], rows["loglik_spread"])
             axes.errorbar(*line, label=label, color=colour, **style)
         axes.set(xscale="log", xlabel="Plans searched in all")
         axes.minorticks_off()
-        axes.set_xticks(ticks, ticks)
+        fewest, most = learning["plans"].min(), learning["plans"].max()
+        shown = [tick for tick in ticks if fewest / 1.5 < tick < most * 1.5]
+        axes.set_xticks(shown, [f"{tick:,}" for tick in shown])
         axes.set(ylabel="Mean log-likelihood at unseen ratios")
         axes.legend(frameon=False, fontsize=8)
 
