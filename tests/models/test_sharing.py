@@ -50,6 +50,16 @@ def test_shared_rows_are_judged_as_each_sample_alone(
     assert all(len(set(batch.owners.tolist())) <= max(batch_size, 7) for batch in reward.batches)
 
 
+def test_bfloat16_is_shared_within_its_rounding(model, processor, questions, scores):
+    model.bfloat16()
+    with masked(model, PLAN, scores):
+        expected = reference_loglik(model, processor, questions)
+    with Reward(model, processor, questions, scores) as reward:
+        _, loglik = reward.per_sample(PLAN)
+    assert isinstance(reward.batches[0], sharing.Shared)
+    np.testing.assert_allclose(loglik, expected, rtol=0.02)
+
+
 def test_fewer_tokens_are_read(model, processor, questions, scores, monkeypatch):
     few = tokens(Reward(model, processor, questions, scores, batch_size=4))
     monkeypatch.setattr(
