@@ -3,7 +3,7 @@
 # make ui          Prefect's and MLflow's user interfaces on this machine
 # make schedule    what prefect.yaml lists, on the server at PREFECT_API_URL, worked off here
 # make benchmarks  easy-VQA in the forms of four benchmarks, every method (about 15 minutes)
-# make full        the long profile behind docs/results (up to two hours on two cores)
+# make full        the long profile behind docs/results (an hour on two cores)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
