@@ -55,8 +55,9 @@ def mcts(
     Children of a node at depth t are its plan after a `move` (see `lop.search.base.MOVES`) of at
     most δ = max(step · step_decay^t, step_min). Selection follows UCB with rewards scaled to [0, 1]
     over the search so far, so that `exploration` means the same for any reward. A node is worth
-    the `value` of the rewards at and below it: their `mean` (the paper's) or `max`. The default
-    step suits a good root, such as the knapsack's plan; from a uniform one 0.3 gets further.
+    the `value` of the rewards at and below it: their `mean` (the paper's) or `max`. The defaults
+    suit a good root, such as the knapsack's plan; from a uniform one, `max` and a step of 0.3 get
+    further.
     """
     top = Node(root)
     low, high = math.inf, -math.inf
