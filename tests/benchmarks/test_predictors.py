@@ -52,10 +52,11 @@ def test_a_case_learns_from_its_own_searches_only():
 def judged():
     """Four questions at two unseen ratios and a seen one; everybody is alike at every ratio."""
     right = {"uniform": [1, 0, 0, 0], "search": [1, 1, 1, 1], "good": [1, 1, 1, 1]}
-    right |= {"poor": [1, 1, 0, 0]}
+    right |= {"poor": [1, 1, 0, 0], "knapsack": [1, 1, 0, 0]}
     rows = []
     for ratio in (0.25, 0.3, 0.4):
-        rows.append({"part": "uniform", "seed": 0, "who": "uniform", "ratio": ratio})
+        for who in ("uniform", "knapsack"):
+            rows.append({"part": who, "seed": 0, "who": who, "ratio": ratio})
         for seed in (0, 1):
             rows.append({"part": "search", "seed": seed, "who": "search", "ratio": ratio})
             for who in ("good", "poor"):
