@@ -113,9 +113,10 @@ def ratio_table(judged: pd.DataFrame, unseen: Sequence[float]) -> pd.DataFrame:
 
 def learning_curve(learning: pd.DataFrame, unseen: pd.DataFrame, path: Path) -> None:
     """Validation reward at unseen ratios by plans searched in all, a line a number of targets."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
     levels = unseen.set_index("kind")["loglik"]
     colours = ("#6c757d", plots.COLOURS["lop"], "#3d7ea6", "#5a9367")
-    ticks = [step * 10**power for power in range(6) for step in (1, 2, 5)]
     with plots.picture(path) as (_, axes):
         axes.axhline(levels["search"], color="black", lw=0.8, ls=":", label="Full search there")
         axes.axhline(levels["knapsack"], color="black", lw=0.8, ls="--", label="Knapsack")
@@ -125,9 +126,8 @@ def learning_curve(learning: pd.DataFrame, unseen: pd.DataFrame, path: Path) -> 
             axes.errorbar(*line, label=label, color=colour, **style)
         axes.set(xscale="log", xlabel="Plans searched in all")
         axes.minorticks_off()
-        fewest, most = learning["plans"].min(), learning["plans"].max()
-        shown = [tick for tick in ticks if fewest / 1.5 < tick < most * 1.5]
-        axes.set_xticks(shown, [f"{tick:,}" for tick in shown])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.set(ylabel="Mean log-likelihood at unseen ratios")
         axes.legend(frameon=False, fontsize=8)
 

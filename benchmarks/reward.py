@@ -148,15 +148,9 @@ def against_a_forward() -> list[str]:
                 + [f"{of_all:.3f}", f"{once / of_all:.2f}"]
                 + [f"{of_shared:.3f}", f"{once / of_shared:.2f}"]
             )
-    head = [
-        "FFN removed",
-        "an evaluation, s",
-        "plain forward, s",
-        "ratio",
-        "shared rows, s",
-        "ratio",
-    ]
-    counts = [_tokens(batches) for batches in (as_captured, reward.batches)]
+    head = ["FFN removed", "an evaluation, s", "plain forward, s", "ratio"]
+    head += ["shared rows, s", "ratio"]
+    counts = [tokens_in(batches) for batches in (as_captured, reward.batches)]
     text = (
         f"A plain forward pass is that of the dense decoder over batches of {batch_size} samples, "
         f"{counts[0]} tokens with padding. Questions about one picture share its tokens "
@@ -168,23 +162,22 @@ def against_a_forward() -> list[str]:
     return ["## Against one forward pass", text, markdown([head, ["---"] * len(head), *rows])]
 
 
-def _tokens(batches: Sequence[Captured]) -> int:
+def tokens_in(batches: Sequence[Captured]) -> int:
+    """How many tokens the decoder reads in batches, padding included."""
     return sum(b.decoder_inputs["inputs_embeds"].shape[:2].numel() for b in batches)
 
 
 def growth() -> list[str]:
     """Seconds an evaluation by layers and by samples; untrained models of the reference's shape."""
-    _, samples_path, *_ = place()
+    model_path, samples_path, *_, batch_size = place()
     samples = read_samples(samples_path)
-    tokenizer = load_processor(place()[0]).tokenizer
+    tokenizer = load_processor(model_path).tokenizer
     processor, rows = reference.build_processor(tokenizer), []
     for layers, count in ((4, 200), (8, 200), (16, 200), (8, 50), (8, 100)):
         shape = reference.Shape(layers=layers, vocab=len(tokenizer))
         model = reference.build_model(tokenizer, shape, seed=0).eval()
         scores = [torch.arange(float(shape.ffn)) for _ in range(layers)]
-        with Reward(
-            model, processor, samples.head(count), scores, batch_size=place()[-1]
-        ) as reward:
+        with Reward(model, processor, samples.head(count), scores, batch_size=batch_size) as reward:
             plan = Plan.uniform(reward.widths, 0.5)
             once = seconds(lambda r=reward, p=plan: r.per_sample(p))  # type: ignore[misc]
         rows.append([str(layers), str(count), f"{once:.3f}"])

@@ -102,18 +102,18 @@ class Reward:
         if not self._full:
             raise LopError("a Reward works inside its `with` block only")
         self._set_widths(plan.kept)
-        scored = [self._score(batch) for batch in self.batches]
-        loglik, mistakes = torch.stack(scored).sum(0).cpu().numpy()
+        scored = torch.cat([self._score(batch) for batch in self.batches], 1).cpu()
+        owners = torch.cat([batch.owners for batch in self.batches]).cpu()
+        loglik, mistakes = torch.zeros(2, self._samples).index_add(1, owners, scored).numpy()
         return (mistakes == 0).astype(np.float32), loglik
 
     def _score(self, batch: Captured) -> Tensor:
-        """Log-likelihood and mistakes (2, N) of all samples, zero for those of other batches."""
+        """Of the tokens at a batch's places: log-likelihood, and 1 for a mistake; (2, P)."""
         logits = self.model.get_output_embeddings()(hidden_at(self.model, batch)).float()
-        tokens, owners = batch.tokens.to(logits.device), batch.owners.to(logits.device)
+        tokens = batch.tokens.to(logits.device)
         loglik = torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
         wrong = (logits.argmax(-1) != tokens).float()
-        results = torch.zeros(2, self._samples, device=logits.device)
-        return results.index_add(1, owners, torch.stack([loglik, wrong]))
+        return torch.stack([loglik, wrong])
 
     def _set_widths(self, kept: Sequence[int]) -> None:
         for ffn, k, full in zip(self.ffns, kept, self._full, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +47,11 @@ class _Reached(Exception):
 
 @dataclass
 class Capture:
-    """A batch as captured, one sample a row: its token ids (B, T), its samples' lengths and what
-    tells their pictures apart (B each)."""
+    """A batch as captured, one sample a row: its token ids (B, T), its samples' lengths and
+    their pictures as stored (B each)."""
 
     batch: Captured
-    pictures: list[str]
+    pictures: list[tuple[bytes, ...]]
     ids: Tensor
     lengths: list[int]
 
@@ -72,7 +71,7 @@ def capture(
         raise _Reached
 
     captures, order = [], _by_length(samples)
-    names = [_picture(images) for images in samples["images"]]
+    stored = [tuple(image["bytes"] for image in images) for images in samples["images"]]
     hook = model.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
     try:
         for i, batch in enumerate(encode(samples.iloc[order], model, processor, batch_size)):
@@ -84,7 +83,7 @@ def capture(
                 captured = Captured(
                     seen.pop(), rows, columns, batch.targets[rows, columns], numbers[rows]
                 )
-                pictures = [names[k] for k in numbers[: len(batch.targets)].tolist()]
+                pictures = [stored[k] for k in numbers[: len(batch.targets)].tolist()]
                 lengths = batch.inputs["attention_mask"].sum(1).tolist()
                 captures.append(Capture(captured, pictures, batch.inputs["input_ids"], lengths))
     finally:
@@ -100,7 +99,3 @@ def _by_length(samples: pd.DataFrame) -> np.ndarray:
     rows = samples.to_dict("records")
     texts = [len(prompt_text(row)) + len(row["answer"]) for row in rows]
     return np.lexsort((texts, [pixels(row) for row in rows]))
-
-
-def _picture(images: list[dict[str, Any]]) -> str:
-    return hashlib.sha256(b"".join(image["bytes"] for image in images)).hexdigest()

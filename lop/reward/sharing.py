@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from lop.reward.captured import Capture, Captured, hidden_at
+
+T = TypeVar("T")
 
 # what a decoder may be given a token; deepstack is Qwen3-VL's, and has a tensor a layer
 PER_TOKEN = {"inputs_embeds", "attention_mask", "position_ids", "cache_position"}
@@ -32,7 +34,7 @@ CLOSE = {torch.float32: 1e-4}  # relative difference of hidden states; other typ
 class _Sample:
     """One sample without padding: its ids (T,) and what the decoder is given a token (T, …)."""
 
-    picture: str
+    pictures: tuple[bytes, ...]
     ids: Tensor
     given: dict[str, Tensor]
     columns: Tensor
@@ -82,7 +84,7 @@ def share(model: PreTrainedModel, captures: list[Capture], batch_size: int) -> l
     if not _agree(model, largest, others):
         return as_captured
     rows = sorted(map(_row, groups), key=lambda row: len(row.segments))
-    return [_batch(chunk, others) for chunk in _chunks(rows, batch_size)]
+    return [_batch(part, others) for part in _parts(rows, [r.samples for r in rows], batch_size)]
 
 
 def _understood(model: PreTrainedModel, captures: list[Capture]) -> bool:
@@ -148,19 +150,13 @@ def _samples(captures: Iterable[Capture]) -> Iterable[_Sample]:
 
 def _groups(samples: Iterable[_Sample]) -> list[list[_Sample]]:
     """Samples by their pictures, as many together as make a row of a fair length."""
-    by_picture: dict[str, list[_Sample]] = {}
+    by_picture: dict[tuple[bytes, ...], list[_Sample]] = {}
     for sample in samples:
-        by_picture.setdefault(sample.picture, []).append(sample)
-    groups = []
+        by_picture.setdefault(sample.pictures, []).append(sample)
+    groups: list[list[_Sample]] = []
     for alike in by_picture.values():
-        start, group = _common(alike), list[_Sample]()
-        room = LONGEST * max(len(sample.ids) for sample in alike)
-        for sample in alike:
-            if start + sum(len(s.ids) - start for s in [*group, sample]) > room:
-                groups.append(group)
-                group = []
-            group.append(sample)
-        groups.append(group)
+        start, lengths = _common(alike), [len(sample.ids) for sample in alike]
+        groups += _parts(alike, [n - start for n in lengths], LONGEST * max(lengths) - start)
     return groups
 
 
@@ -190,15 +186,17 @@ def _common(samples: Sequence[_Sample]) -> int:
     return int((ids == ids[0]).all(0).int().cumprod(0).sum())
 
 
-def _chunks(rows: Sequence[_Row], batch_size: int) -> Iterable[list[_Row]]:
-    """Rows in order, at most `batch_size` samples in a batch, or one row."""
-    chunk: list[_Row] = []
-    for row in rows:
-        if chunk and sum(r.samples for r in chunk) + row.samples > batch_size:
-            yield chunk
-            chunk = []
-        chunk.append(row)
-    yield chunk
+def _parts(items: Iterable[T], sizes: Iterable[int], most: int) -> list[list[T]]:
+    """Items in order, in parts whose sizes add up to `most` or less, or of one item."""
+    parts: list[list[T]] = []
+    room = 0
+    for item, size in zip(items, sizes, strict=True):
+        if not parts or size > room:
+            parts.append([])
+            room = most
+        parts[-1].append(item)
+        room -= size
+    return parts
 
 
 def _batch(rows: Sequence[_Row], others: dict[str, Any]) -> Shared:

@@ -12,6 +12,7 @@ from conftest import make_samples
 from test_reward import PLAN, reference_loglik
 from tiny import ARCHITECTURES, build
 
+from benchmarks.reward import tokens_in
 from lop.models.ffn import find_ffns
 from lop.plan import Plan
 from lop.pruning import masked
@@ -31,10 +32,6 @@ def questions(samples):
             row = samples.iloc[(picture + i) % len(samples)]
             rows.append({**row, "images": samples["images"][picture], "id": f"{picture}-{i}"})
     return pd.DataFrame(rows).sample(frac=1, random_state=0).reset_index(drop=True)
-
-
-def tokens(reward):
-    return sum(b.decoder_inputs["inputs_embeds"].shape[:2].numel() for b in reward.batches)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
@@ -61,11 +58,12 @@ def test_bfloat16_is_shared_within_its_rounding(model, processor, questions, sco
 
 
 def test_fewer_tokens_are_read(model, processor, questions, scores, monkeypatch):
-    few = tokens(Reward(model, processor, questions, scores, batch_size=4))
+    few = tokens_in(Reward(model, processor, questions, scores, batch_size=4).batches)
     monkeypatch.setattr(
         "lop.reward.share", lambda model, captures, size: [c.batch for c in captures]
     )
-    assert few < 0.8 * tokens(Reward(model, processor, questions, scores, batch_size=4))
+    whole = tokens_in(Reward(model, processor, questions, scores, batch_size=4).batches)
+    assert few < 0.8 * whole
 
 
 def test_without_a_common_picture_batches_stay_as_captured(model, processor, scores):
