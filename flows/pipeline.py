@@ -28,6 +28,7 @@ from prefect.states import Completed, State
 
 from flows import artifacts
 from flows.common import PARENT_TASK, origin
+from flows.reasons import reason
 from flows.server import prefect_server
 from flows.workspace import workspace
 from lop import tracking
@@ -38,7 +39,7 @@ PATIENCE = 10  # seconds that a cancelled stage has to stop, and DVC then; Prefe
 
 
 class StageFailed(Exception):
-    """A stage came to a bad end; the message is the last thing it said."""
+    """A stage came to a bad end; the message is the line that says why."""
 
 
 @flow(name="pipeline")
@@ -134,10 +135,10 @@ def reproduce(stage: str, place: Path, env: dict[str, str]) -> State[None] | Non
 
 def failure(said: list[str]) -> Exception:
     """What to raise for a stage that said this and failed."""
-    own = [line for line in said if line and not line.startswith("ERROR: failed to reproduce")]
-    if named := [line for line in own if line.startswith("lop: ")]:
-        return LopError(named[-1].removeprefix("lop: "))
-    return StageFailed((own or said or ["it said nothing"])[-1])
+    line = reason("\n".join(said))
+    if line.startswith("lop: "):
+        return LopError(line.removeprefix("lop: "))
+    return StageFailed(line)
 
 
 @contextmanager

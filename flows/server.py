@@ -10,12 +10,19 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from flows import git
+from flows.reasons import reason
 
 START_LIMIT = 300  # seconds
+KEPT_LINES = 200  # of what a server prints
 
 
 @contextmanager
@@ -43,33 +50,50 @@ def free_port() -> int:
 def started(command: list[str], health: str) -> Iterator[subprocess.Popen[bytes]]:
     """A server for the block: a module of Python's and its arguments, up once `health` answers."""
     server = subprocess.Popen(
-        [sys.executable, "-m", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
+    said: deque[bytes] = deque(maxlen=KEPT_LINES)
+    # a server prints for as long as it runs: somebody has to read it
+    reader = threading.Thread(target=said.extend, args=(server.stdout,), daemon=True)
+    reader.start()
     try:
-        _wait_until_up(server, " ".join(command), health)
+        _wait_until_up(server, health)
         yield server
+    except NotUp as problem:
+        server.kill()
+        reader.join(1)  # to the end of what it printed
+        line = reason(b"".join(said).decode(errors="replace"))
+        raise RuntimeError(f"`{' '.join(command)}` {problem}: {line}") from None
     finally:
         server.terminate()
         server.wait()
 
 
-def _wait_until_up(server: subprocess.Popen[bytes], command: str, health: str) -> None:
+class NotUp(Exception):
+    """A server that did not start; what it printed says why."""
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], health: str) -> None:
     end = time.monotonic() + START_LIMIT
     while time.monotonic() < end:
-        if server.poll() is not None:
-            raise RuntimeError(f"a server stopped while starting: try `{command}`")
+        if (code := server.poll()) is not None:
+            raise NotUp(f"stopped while starting, exit code {code}")
         try:
             with urllib.request.urlopen(health, timeout=2):
                 return
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"`{command}` was not up within {START_LIMIT} s")
+    raise NotUp(f"was not up within {START_LIMIT} s")
 
 
 def main() -> int:
-    """Run the command given as arguments; its exit code is ours."""
+    """Run the command given as arguments; its exit code is ours.
+
+    `dvc exp run` commits, so git's identity is given along.
+    """
     with prefect_server() as url:
-        return subprocess.run(sys.argv[1:], env=os.environ | {"PREFECT_API_URL": url}).returncode
+        env = git.identity(Path.cwd()) | os.environ | {"PREFECT_API_URL": url}
+        return subprocess.run(sys.argv[1:], env=env).returncode
 
 
 if __name__ == "__main__":

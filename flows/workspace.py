@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows import git
+from flows.reasons import reason
 from lop.errors import LopError
 
 RUNS = Path(".dvc/tmp/lop")  # DVC's own corner, which git ignores
@@ -49,20 +52,27 @@ def _copy(here: Path, place: Path) -> None:
             shutil.copy2(here / name, place / name)
         else:
             (place / name).unlink(missing_ok=True)
-    if (here / ".dvc/config.local").exists():
-        shutil.copy2(here / ".dvc/config.local", place / ".dvc/config.local")
-    _share_cache(here, place)
+    _configure(here, place)
+    # what earlier runs made, as far as it is here
+    _dvc(place, "checkout", "--force", "--allow-missing")
 
 
-def _share_cache(here: Path, place: Path) -> None:
+def _configure(here: Path, place: Path) -> None:
+    """Give the copy the working tree's cache, and its other settings of DVC.
+
+    Paths in them are relative to the file that names them, so they are read there and written anew.
+    """
+    from dvc.config import Config, merge
+    from dvc.config_schema import RelPath
     from dvc.repo import Repo
 
     with Repo(str(here)) as repo:
-        cache = repo.cache.local.path
-    dvc = [sys.executable, "-m", "dvc"]  # in its own process, since this folder is ignored here
-    _sh(place, *dvc, "config", "--local", "cache.dir", cache)
-    # what earlier runs made, as far as it is here
-    _sh(place, *dvc, "checkout", "--quiet", "--force", "--allow-missing")
+        cache = repo.cache.local_cache_dir
+    config = Config(str(here / ".dvc"))
+    with Config(str(place / ".dvc")).edit("local") as local:
+        for level in ("repo", "local"):
+            merge(local, config.load_one(level))
+        local["cache"]["dir"] = RelPath(cache)
 
 
 def _override(place: Path, overrides: list[str]) -> None:
@@ -77,14 +87,22 @@ def _override(place: Path, overrides: list[str]) -> None:
 
 
 def _save(here: Path, place: Path, name: str) -> None:
-    _sh(place, sys.executable, "-m", "dvc", "exp", "save", "--quiet", "--force", "--name", name)
+    _dvc(place, "exp", "save", "--force", "--name", name)
     head = _sh(here, "git", "rev-parse", "HEAD")
     ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
     _sh(here, "git", "fetch", "--quiet", str(place), f"+{ref}:{ref}")
 
 
+def _dvc(place: Path, *arguments: str) -> None:
+    """A command of DVC in its own process, since this one's `Repo` ignores the copy's folder."""
+    _sh(place, sys.executable, "-m", "dvc", *arguments)
+
+
 def _sh(place: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=place, env=git.identity(Path.cwd()) | os.environ, capture_output=True, text=True
+    )
     if done.returncode:
-        raise LopError(f"{' '.join(command[:3])} in {place}: {done.stderr.strip()}")
+        name = "dvc" if command[1:3] == ("-m", "dvc") else command[0]
+        raise LopError(f"{name} in {place}: {reason(done.stderr or done.stdout)}")
     return done.stdout.strip()

@@ -75,25 +75,34 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture
-def repo(tmp_path, server):
-    """A repository with two stages, of which the first in the file is the second to run."""
-    place = tmp_path / "repo"
+def repo(tmp_path, server, monkeypatch):
+    """A repository with two stages, of which the first in the file is the second to run.
+
+    On a fresh machine: git knows nobody, and the path is not plain ASCII.
+    """
+    place = tmp_path / "über repo"
     place.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     (place / "stage.py").write_text(STAGE)
     (place / "dvc.yaml").write_text(yaml.safe_dump(STAGES, sort_keys=False))
     (place / ".gitignore").write_text("mlflow.db*\nmlruns/\n.lop/\ncrashed\n*.started\n")
     set_params(place, first={"value": 1}, last={"value": 2})
     for command in (
         ["git", "init", "-q"],
-        ["git", "config", "user.email", "somebody@example.com"],
-        ["git", "config", "user.name", "Somebody"],
         [sys.executable, "-m", "dvc", "init", "-q"],
         [sys.executable, "-m", "dvc", "config", "core.analytics", "false"],
-        ["git", "add", "-A"],
-        ["git", "commit", "-qm", "begin"],
     ):
         subprocess.run(command, cwd=place, check=True)
+    commit(place, "begin")
     return place
+
+
+def commit(place, message):
+    somebody = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.com"]
+    subprocess.run(["git", "add", "-A"], cwd=place, check=True)
+    subprocess.run(["git", *somebody, "commit", "-qm", message], cwd=place, check=True)
 
 
 def set_params(place, **sections):
@@ -200,8 +209,11 @@ def test_a_cancelled_run_leaves_no_lock(repo, server, deaf):
 
 def test_overrides_touch_nothing_here_and_end_in_an_experiment(repo, server):
     assert run(repo, server).returncode == 0
-    subprocess.run(["git", "add", "-A"], cwd=repo, check=True)
-    subprocess.run(["git", "commit", "-qm", "made"], cwd=repo, check=True)
+    commit(repo, "made")
+    same = run(repo, server, "-S", "last.value=2")
+    assert same.returncode == 0, same.stdout + same.stderr
+    _, tasks = last_run(server)
+    assert {task["state_name"] for task in tasks.values()} == {"Cached"}, "the cache is shared"
     (repo / "stage.py").write_text(STAGE + "\n# changed, not committed\n")
     kinds = (".py", ".yaml", ".txt", ".lock")
     before = {p: p.read_bytes() for p in repo.iterdir() if p.suffix in kinds}
