@@ -100,7 +100,11 @@ def _dvc(place: Path, *arguments: str) -> None:
 
 def _sh(place: Path, *command: str) -> str:
     done = subprocess.run(
-        command, cwd=place, env=git.identity(Path.cwd()) | os.environ, capture_output=True, text=True
+        command,
+        cwd=place,
+        env=git.identity(Path.cwd()) | os.environ,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         name = "dvc" if command[1:3] == ("-m", "dvc") else command[0]

@@ -42,7 +42,10 @@ hint: look at the spelling
 @pytest.mark.parametrize(
     ("said", "line"),
     [
-        (DVC_STAGE, "lop: data/search: no index.json; expected search samples, run the search first"),
+        (
+            DVC_STAGE,
+            "lop: data/search: no index.json; expected search samples, run the search first",
+        ),
         (DVC_ITSELF, "ERROR: unexpected error - Git user name and email must be configured"),
         (DVC_MISSING, DVC_MISSING.strip()),
         (TRACEBACK, "OSError: [Errno 28] No space left on device"),
@@ -57,7 +60,10 @@ def test_the_reason_is_the_error_and_not_the_last_line(said, line):
 
 def test_a_server_that_does_not_start_says_why():
     with (
-        pytest.raises(RuntimeError, match=r"`json.tool --nonsense` stopped while starting, exit code 2: .*error: "),
+        pytest.raises(
+            RuntimeError,
+            match=r"`json.tool --nonsense` stopped while starting, exit code 2: .*error: ",
+        ),
         started(["json.tool", "--nonsense"], "http://127.0.0.1:9/none"),
     ):
         pass
