@@ -51,6 +51,8 @@ def prune(
     ffns = find_ffns(model)
     check_in_memory(ffns)
     _check_plan(ffns, plan)
+    if plan.kept == plan.widths:
+        mean_activation = None  # nothing is lost
     for i, (ffn, kept) in enumerate(zip(ffns, kept_neurons(scores, plan), strict=True)):
         bias = (
             None
@@ -58,7 +60,7 @@ def prune(
             else lost_output(ffn.down.weight, kept, mean_activation[i])
         )
         keep_neurons(ffn, kept.to(ffn.down.weight.device), bias)
-    record_widths(model, output_bias=mean_activation is not None)
+    record_widths(model)
     return model
 
 
