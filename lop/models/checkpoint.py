@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ from lop.models.weights import (
     read_header,
     weight_files,
 )
+from lop.models.weights import read_json as read_json
 from lop.progress import quiet_libraries
 
 
@@ -121,9 +121,7 @@ def _check_fit(path: str | Path, info: Mapping[str, Any]) -> None:
     for name in sorted(info["missing_keys"]):
         raise LopError(f"{path}: no tensor {name}, which the config asks for")
     for name, found, asked in sorted(info["mismatched_keys"]):
-        raise LopError(
-            f"{path}: {name} has shape {list(found)}, the config asks for {list(asked)}"
-        )
+        raise LopError(f"{path}: {name} has shape {list(found)}, the config asks for {list(asked)}")
     for name in sorted(info["unexpected_keys"]):
         raise LopError(f"{path}: {name} has no place in the config's model")
 
@@ -137,7 +135,16 @@ def load_processor(path: str | Path) -> ProcessorMixin:
     """The processor (image processor, tokenizer, chat template) that travels with a checkpoint."""
     _check_exists(path)
     with one_line(f"{path}: cannot load the processor"):
-        return AutoProcessor.from_pretrained(path)
+        processor = AutoProcessor.from_pretrained(path)
+        _check_vocabulary(Path(path), getattr(processor, "tokenizer", processor))
+        return processor
+
+
+def _check_vocabulary(folder: Path, tokenizer: Any) -> None:
+    """Raise LopError where transformers has made a tokenizer that knows no word."""
+    files = set(getattr(tokenizer, "vocab_files_names", {}).values())
+    if folder.is_dir() and files and not any((folder / name).exists() for name in files):
+        raise LopError(f"{folder}: no vocabulary; expected {' or '.join(sorted(files))}")
 
 
 def save(
@@ -224,10 +231,16 @@ def read_config(path: str | Path) -> PreTrainedConfig:
     with one_line(f"{path}: cannot read a model config"):
         config = AutoConfig.from_pretrained(path)
         for part in (config, config.get_text_config()):
-            if quantized := getattr(part, "quantization_config", None):
-                kind = dict(quantized).get("quant_method", "unknown method")
-                raise LopError(f"{path}: is quantized ({kind}); expected the model before that")
+            if method := quantization(part):
+                raise LopError(f"{path}: is quantized ({method}); expected the model before that")
         return config
+
+
+def quantization(config: PreTrainedConfig) -> str | None:
+    """By which method a config says that its model is quantized."""
+    how = dict(getattr(config, "quantization_config", None) or {})
+    # bitsandbytes did not always say its name
+    return str(how.get("quant_method") or "bitsandbytes") if how else None
 
 
 def model_class(config: PreTrainedConfig) -> Any:
@@ -264,10 +277,3 @@ def _check_hub(name: str) -> None:
     except Exception as error:  # the client's transport errors share no base across its versions
         reason = first_line(error)
         raise LopError(f"{name}: no such directory, and not on the hub: {reason}") from error
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file, or raise LopError naming it."""
-    with one_line(f"{path}: cannot read JSON"):
-        return json.loads(path.read_text())
-

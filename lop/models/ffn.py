@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -130,8 +129,8 @@ def _layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
     def nearness(name: str) -> tuple[int, int]:
         parts = name.split(".")
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(parts, beside)))
-        return same, -len(parts)
+        same = [a == b for a, b in zip(parts, beside, strict=False)]
+        return [*same, False].index(False), -len(parts)
 
     found = {
         names[module]: module

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,10 @@ DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 INDEX = "model.safetensors.index.json"
+SETTINGS = (
+    "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
+    "tokenizer_config.json", "special_tokens_map.json", INDEX,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ def read_header(file: Path) -> list[Entry]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise LopError for a link that leads out of a model folder, or what is no ordinary file.
+    """Raise LopError for a link that leads out of a model folder, and for what is no ordinary
+    file or no JSON object.
 
     A link would be read, and copied into what is cut. The hub's cache keeps its files as links
     to its `blobs`, which are its own.
@@ -96,11 +102,14 @@ def check_folder(folder: Path) -> None:
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(place, name) for name in [*folders, *names]):
-            target = path.resolve()
+            target = Path(os.path.realpath(path))  # `resolve` raises for links in a circle
             if not (target.is_relative_to(root) or target.is_relative_to(cache)):
                 raise LopError(f"{path}: is a link that leads out of the model folder; copy it in")
             if path.exists() and not (path.is_file() or path.is_dir()):
                 raise LopError(f"{path}: is no ordinary file")
+    for path in (folder / name for name in SETTINGS):
+        if path.exists() and not isinstance(read_json(path), dict):
+            raise LopError(f"{path}: expected a JSON object")
 
 
 def weight_files(folder: Path, config: PreTrainedConfig) -> tuple[list[Path], str | None]:
@@ -142,6 +151,12 @@ def check_safetensors(folder: Path) -> None:
                 "it, convert it: AutoModel….from_pretrained(…).save_pretrained(…)"
             )
         raise LopError(f"{folder}: no *.safetensors; expected a Hugging Face model directory")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file, or raise LopError naming it."""
+    with one_line(f"{path}: cannot read JSON"):
+        return json.loads(path.read_text())
 
 
 @contextmanager
