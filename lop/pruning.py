@@ -123,8 +123,8 @@ def prune_checkpoint(
             "dense_parameters": source.parameters,
             "parameters": small.parameters - filled * source.neuron_parameters,
             "stored_parameters": small.parameters,  # with the zeros of the padded format
-            "dense_bytes": _bytes_on_disk(source.folder),
-            "bytes": _bytes_on_disk(tmp),
+            "dense_bytes": _bytes_on_disk(source),
+            "bytes": _bytes_on_disk(small),
         }
         (tmp / "pruning.json").write_text(json.dumps(record, indent=2) + "\n")
         (tmp / "README.md").write_text(model_card(record))
@@ -138,8 +138,8 @@ def _fingerprint(scores: Sequence[Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _bytes_on_disk(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+def _bytes_on_disk(model: Stored) -> int:
+    return sum(file.stat().st_size for file in model.files)
 
 
 LOADING = {

@@ -143,7 +143,7 @@ def weight_files(folder: Path, config: PreTrainedConfig) -> tuple[list[Path], st
 
 def check_safetensors(folder: Path) -> None:
     """Raise LopError when a directory has weights as a pickle only: reading it could run code."""
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")) and not (folder / INDEX).exists():
         pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
         if pickles:
             raise LopError(
