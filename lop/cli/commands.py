@@ -153,7 +153,7 @@ def prune(
     targets = {"params": params, "size": size, "flops_per_token": flops_per_token}
     for kind, target in targets.items():
         if target is not None:
-            ratio = cutter.ratio_for(kind, target, method)
+            ratio = cutter.ratio_for(kind, target)
             print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
     assert ratio is not None  # the parser asks for one of them
     steps.prune_one(out, method, ratio, cutter)

@@ -153,7 +153,11 @@ def save(
     out: str | Path,
     extra: dict[str, str] | None = None,
 ) -> None:
-    """Write model, processor and `extra` text files (name -> text) to directory `out`, whole."""
+    """Write model, processor and `extra` text files (name -> text) to directory `out`, whole.
+
+    transformers writes the config, as its version does; `lop.pruning.prune_checkpoint` changes
+    only the widths in the config that is there.
+    """
     with replacing_dir(out, like="config.json") as tmp:
         model.save_pretrained(tmp, max_shard_size="4GB")
         processor.save_pretrained(tmp)

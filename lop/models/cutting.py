@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.hub import CHAT_TEMPLATE_DIR
 
 from lop.errors import LopError
 from lop.models import modeling_lop
@@ -93,6 +94,8 @@ def cut(
     for path in source.folder.iterdir():
         if path.is_file() and path.name not in LEFT and not path.name.endswith(WEIGHTS):
             shutil.copyfile(path, out / path.name)
+    if (templates := source.folder / CHAT_TEMPLATE_DIR).is_dir():
+        shutil.copytree(templates, out / CHAT_TEMPLATE_DIR)
 
 
 def _cut_model(source: Stored, widths: Sequence[int], compensated: bool) -> PreTrainedModel:

@@ -194,3 +194,22 @@ def test_a_header_whose_sizes_do_not_fit_its_shapes_is_refused(size, tmp_path):
     file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(64))
     with pytest.raises(LopError, match="cannot read safetensors"):
         read_header(file)
+
+
+def test_a_hub_id_without_a_hub_fails_at_once():
+    for read in (Stored, load, load_processor, read_config):  # HF_HUB_OFFLINE is set in tests
+        with pytest.raises(LopError, match="somebody/nothing: no such directory, and the hub is"):
+            read("somebody/nothing")
+
+
+def test_auto_classes_choose_as_before_for_configs_with_two_texts():
+    import transformers as tf
+    from transformers.models.auto import auto_factory
+
+    parts = tf.T5Config(), tf.EncodecConfig(), tf.MusicgenDecoderConfig()
+    config = tf.MusicgenConfig.from_sub_models_config(*parts)
+    with pytest.raises(ValueError, match="Multiple valid text configs"):
+        config.get_text_config()
+    mapping = tf.AutoModelForTextToWaveform._model_mapping
+    chosen = auto_factory._get_model_class(config, mapping)
+    assert chosen is tf.MusicgenForConditionalGeneration
