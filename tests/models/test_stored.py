@@ -206,8 +206,11 @@ def test_auto_classes_choose_as_before_for_configs_with_two_texts():
     import transformers as tf
     from transformers.models.auto import auto_factory
 
-    parts = tf.T5Config(), tf.EncodecConfig(), tf.MusicgenDecoderConfig()
-    config = tf.MusicgenConfig.from_sub_models_config(*parts)
+    config = tf.MusicgenConfig(
+        text_encoder=tf.T5Config(),
+        audio_encoder=tf.EncodecConfig(),
+        decoder=tf.MusicgenDecoderConfig(),
+    )
     with pytest.raises(ValueError, match="Multiple valid text configs"):
         config.get_text_config()
     mapping = tf.AutoModelForTextToWaveform._model_mapping
