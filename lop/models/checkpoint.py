@@ -62,7 +62,7 @@ def load(
     quiet_libraries()
     config = read_config(path)
     if Path(path).is_dir():
-        files, _ = weight_files(Path(path), config)
+        files, _ = weight_files(Path(path), config, options.get("variant"))
         without_weights(path, config, [entry for file in files for entry in read_header(file)])
     with one_line(f"{path}: cannot load the weights"):
         model, info = model_class(config).from_pretrained(

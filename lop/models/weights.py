@@ -26,6 +26,7 @@ DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 INDEX = "model.safetensors.index.json"
+LIMIT = 10**8  # bytes, of settings and of headers: as safetensors has it
 SETTINGS = (
     "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
     "tokenizer_config.json", "special_tokens_map.json", INDEX,
@@ -70,8 +71,8 @@ def read_header(file: Path) -> list[Entry]:
         size = file.stat().st_size
         with file.open("rb") as raw:
             length = int.from_bytes(raw.read(8), "little")
-            if not 0 < length <= size - 8:
-                raise ValueError("its header is cut short")
+            if not 0 < length <= min(size - 8, LIMIT):
+                raise ValueError("its header is cut short, or too long")
             header = json.loads(raw.read(length))
         header.pop("__metadata__", None)
         entries = []
@@ -107,12 +108,16 @@ def check_folder(folder: Path) -> None:
                 raise LopError(f"{path}: is a link that leads out of the model folder; copy it in")
             if path.exists() and not (path.is_file() or path.is_dir()):
                 raise LopError(f"{path}: is no ordinary file")
-    for path in (folder / name for name in SETTINGS):
-        if path.exists() and not isinstance(read_json(path), dict):
+    for path in (folder / name for name in SETTINGS if (folder / name).exists()):
+        if path.stat().st_size > LIMIT:
+            raise LopError(f"{path}: is larger than {LIMIT:,} bytes; expected settings")
+        if not isinstance(read_json(path), dict):
             raise LopError(f"{path}: expected a JSON object")
 
 
-def weight_files(folder: Path, config: PreTrainedConfig) -> tuple[list[Path], str | None]:
+def weight_files(
+    folder: Path, config: PreTrainedConfig, variant: str | None = None
+) -> tuple[list[Path], str | None]:
     """The files that `from_pretrained` loads from a folder, and the index that names them, if any.
 
     Raises LopError when there are none, when one is missing or lies elsewhere, or when loading
@@ -125,7 +130,7 @@ def weight_files(folder: Path, config: PreTrainedConfig) -> tuple[list[Path], st
     with one_line(f"{folder}: cannot tell which files hold the weights"):
         found, index = _get_resolved_checkpoint_files(
             str(folder),
-            variant=None,
+            variant=variant,
             gguf_file=None,
             use_safetensors=True,
             user_agent=None,

@@ -77,6 +77,13 @@ def test_the_files_are_those_that_transformers_loads(change, model_dir):
     assert Stored(model_dir).fingerprint == fingerprint(loaded)
 
 
+def test_a_variant_is_loaded_when_asked_for(model_dir):
+    (model_dir / WEIGHTS).rename(model_dir / "model.fp16.safetensors")
+    assert load(model_dir, variant="fp16").dtype == torch.float32
+    with pytest.raises(LopError, match="cannot tell which files hold the weights: .*no file"):
+        load(model_dir)
+
+
 def test_what_loading_ignores_is_ignored(model_dir):
     file = model_dir / WEIGHTS
     key = "model.language_model.layers.0.self_attn.rotary_emb.inv_freq"
@@ -135,6 +142,10 @@ BROKEN = {
     "link": (lambda f: link(f, "extra.txt", "/etc/hostname"), "extra.txt: is a link that leads"),
     "link to weights": (lambda f: link(f, WEIGHTS, "/etc/hostname"), "is a link that leads"),
     "link to a folder": (lambda f: link(f, "more", "/etc"), "more: is a link that leads"),
+    "long": (
+        lambda f: os.truncate(f / "config.json", 10**8 + 1),
+        "is larger than 100,000,000 bytes",
+    ),
     "pipe": (lambda f: os.mkfifo(f / "extra.txt"), "extra.txt: is no ordinary file"),
 }
 
