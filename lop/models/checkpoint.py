@@ -237,6 +237,8 @@ def read_config(path: str | Path) -> PreTrainedConfig:
         for part in (config, config.get_text_config()):
             if method := quantization(part):
                 raise LopError(f"{path}: is quantized ({method}); expected the model before that")
+        if not isinstance(getattr(config, "auto_map", None) or {}, dict):
+            raise LopError(f"{path}: auto_map is no object of class names")
         return config
 
 

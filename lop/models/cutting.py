@@ -31,7 +31,7 @@ CHUNK = 32 * 2**20  # values at a time, of a tensor that stays as it is
 # What a checkpoint directory holds beside weights and config travels along, but for these.
 LEFT = {"config.json", "README.md", "pruning.json"}
 WEIGHTS = (
-    ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".py",
+    ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf",
     ".index.json",
 )  # fmt: skip
 
@@ -91,10 +91,21 @@ def cut(
         index = {"metadata": {"total_size": size}, "weight_map": files}
         (out / source.index).write_text(json.dumps(index, indent=2) + "\n")
     _write_config(source, small, out)
-    for path in source.folder.iterdir():
-        if path.is_file() and path.name not in LEFT and not path.name.endswith(WEIGHTS):
+    _copy_the_rest(source.folder, small, out)
+
+
+def _copy_the_rest(folder: Path, small: PreTrainedModel, out: Path) -> None:
+    """Copy what goes with the weights.
+
+    Code too, without running it, where the stock class is kept: others load by it what `auto_map`
+    names.
+    """
+    left = LEFT | {Path(modeling_lop.__file__).name}
+    weights = (*WEIGHTS, ".py") if is_pruned(small.config.get_text_config()) else WEIGHTS
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in left and not path.name.endswith(weights):
             shutil.copyfile(path, out / path.name)
-    if (templates := source.folder / CHAT_TEMPLATE_DIR).is_dir():
+    if (templates := folder / CHAT_TEMPLATE_DIR).is_dir():
         shutil.copytree(templates, out / CHAT_TEMPLATE_DIR)
 
 
@@ -239,7 +250,7 @@ def _write_config(source: Stored, small: PreTrainedModel, out: Path) -> None:
             values.pop(key, None)
         elif becomes[key] != was.get(key):
             values[key if key in values or key != width else WIDTH] = becomes[key]
-    auto_map = {k: v for k, v in config.pop("auto_map", {}).items() if not is_ours(v)}
+    auto_map = {k: v for k, v in (config.get("auto_map") or {}).items() if not is_ours(v)}
     if is_pruned(after):
         cls: Any = type(small)
         module = Path(modeling_lop.__file__)
@@ -247,6 +258,8 @@ def _write_config(source: Stored, small: PreTrainedModel, out: Path) -> None:
         shutil.copy(module, out)
     if auto_map:
         config["auto_map"] = auto_map
+    else:
+        config.pop("auto_map", None)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -112,6 +112,22 @@ def test_what_is_cut_to_one_width_again_is_an_ordinary_model(tmp_path):
     assert type(tf.AutoModelForCausalLM.from_pretrained(tmp_path / "even")) is tf.LlamaForCausalLM
 
 
+def test_code_beside_a_model_goes_with_the_stock_class_alone(tmp_path):
+    dense = tmp_path / "dense"
+    build("Llama")[0].save_pretrained(dense)
+    config = config_of(dense) | {"auto_map": {"AutoModelForCausalLM": "modeling_x.Llama"}}
+    (dense / "config.json").write_text(json.dumps(config))
+    (dense / "modeling_x.py").write_text("raise RuntimeError('was run')")
+    plan = Plan((48,) * 3, (20, 30, 40))
+    padded = cut(dense, tmp_path / "padded", plan, padded=True)
+    assert config_of(padded)["auto_map"] == config["auto_map"]
+    assert (padded / "modeling_x.py").exists()
+    small = cut(dense, tmp_path / "small", plan)
+    ours = {"AutoModelForCausalLM": "modeling_lop.LlamaForCausalLM"}
+    assert config_of(small)["auto_map"] == ours
+    assert [file.name for file in small.glob("*.py")] == ["modeling_lop.py"]
+
+
 @pytest.mark.parametrize("name", ["Llama", "Phi-2"])  # without and with a bias of its own
 def test_compensated_models_are_cut_again_and_their_biases_add_up(name, tmp_path):
     model, inputs = build(name)
