@@ -155,7 +155,8 @@ def _ffn_of(prefix: str, layer: nn.Module) -> FFN:
     ]
     if len(found) == 1:
         ffn = _checked(found[0])
-        _check_plain(ffn, layer.get_submodule(ffn.name.removeprefix(prefix).lstrip(".")))
+        module = layer.get_submodule(ffn.name.removeprefix(prefix).lstrip("."))
+        _check_plain(ffn, module, module is layer)
         return ffn
     if found:
         names = ", ".join(ffn.name.removeprefix(prefix + ".") for ffn in found[:4])
@@ -206,15 +207,18 @@ def _checked(ffn: FFN) -> FFN:
     return ffn
 
 
-def _check_plain(ffn: FFN, module: nn.Module) -> None:
-    """Raise LopError when neurons depend on each other, or have parameters beside the linear maps.
+def _check_plain(ffn: FFN, module: nn.Module, whole: bool) -> None:
+    """Raise LopError when neurons depend on each other, or have tensors beside the linear maps.
 
-    A norm over the neurons is both: without some of them it is another norm.
+    A norm over the neurons is both: without some of them it is another norm. `whole` says that
+    `module` is the whole layer, where other tensors are of the hidden size.
     """
-    linears = {f"{name}." for name in (*ffn.inputs, ffn.output)}
-    for name, parameter in module.named_parameters():
-        inside = not name.startswith(tuple(linears))
-        if inside and ffn.width in parameter.shape and ffn.width != ffn.down.out_features:
+    sizes = {ffn.width, 2 * ffn.width} if ffn.fused else {ffn.width}
+    if whole:
+        sizes.discard(ffn.down.out_features)
+    maps = tuple(f"{name}." for name in (*ffn.inputs, ffn.output))
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if not name.startswith(maps) and sizes & set(tensor.shape):
             raise LopError(
                 f"{ffn.name}.{name}: is a parameter of the FFN's {ffn.width} neurons; expected "
                 "none but the linear maps'"

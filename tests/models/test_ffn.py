@@ -34,6 +34,19 @@ def test_a_norm_over_the_neurons_is_refused_by_name():
         find_ffns(model)
 
 
+def test_a_scale_of_the_neurons_is_refused_by_name():
+    model, _ = build("Phi-3")  # gate and up fused: 96 rows
+    model.model.layers[1].mlp.register_buffer("scale", torch.ones(96))
+    with pytest.raises(LopError, match=r"layers\.1\.mlp\.scale: is a parameter of the FFN's 48"):
+        find_ffns(model)
+
+
+def test_a_layer_that_is_the_ffn_itself_may_have_tensors_of_the_hidden_size():
+    # OPT's fc1 and fc2 stand beside norms and attention, here all of one size
+    config = tf.OPTConfig(**TEXT, ffn_dim=32, word_embed_proj_dim=32)
+    assert [ffn.width for ffn in find_ffns(tf.OPTForCausalLM(config))] == [32] * 3
+
+
 def test_parameters_that_are_not_the_neurons_are_left_alone():
     model, _ = build("Llama")
     for layer in model.model.layers:
