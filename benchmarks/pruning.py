@@ -24,7 +24,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from benchmarks.common import RESULTS, origin
 from lop.files import replacing
 from lop.importance import SCORES, save_scores
-from lop.models.stored import INDEX, Stored
+from lop.models.stored import Stored
+from lop.models.weights import INDEX
 
 SHARD = 1.5e9  # bytes
 TEXT = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -40,7 +41,7 @@ class _WhenImported(MetaPathFinder):
 
 
 def _teach(auto_factory: Any) -> None:
-    """Have the Auto classes choose the pruned variant for a config with widths of its own.
+    """Have the Auto classes choose the pruned variant for the config of a model that lop pruned.
 
     They all ask `_get_model_class` which class a config is of, and no other place knows the config.
     """
@@ -50,7 +51,7 @@ def _teach(auto_factory: Any) -> None:
 
     def choose(config: Any, mapping: Any) -> Any:
         stock = ask(config, mapping)
-        if not config.get_text_config().is_heterogeneous:
+        if not any(getattr(part, "pruned_ffn", None) for part in _parts(config)):
             return stock
         from lop.models.modeling_lop import pruned_class
 
@@ -58,3 +59,11 @@ def _teach(auto_factory: Any) -> None:
 
     choose.taught = True  # type: ignore[attr-defined]
     auto_factory._get_model_class = choose
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    """A config and all that are in it. (`get_text_config` raises where there are two for text.)"""
+    yield config
+    for name in getattr(config, "sub_configs", ()):
+        if (part := getattr(config, name, None)) is not None:
+            yield from _parts(part)

@@ -51,6 +51,8 @@ def prune(
     ffns = find_ffns(model)
     check_in_memory(ffns)
     _check_plan(ffns, plan)
+    if plan.kept == plan.widths:
+        mean_activation = None  # nothing is lost
     for i, (ffn, kept) in enumerate(zip(ffns, kept_neurons(scores, plan), strict=True)):
         bias = (
             None
@@ -58,7 +60,7 @@ def prune(
             else lost_output(ffn.down.weight, kept, mean_activation[i])
         )
         keep_neurons(ffn, kept.to(ffn.down.weight.device), bias)
-    record_widths(model, output_bias=mean_activation is not None)
+    record_widths(model)
     return model
 
 
@@ -121,8 +123,8 @@ def prune_checkpoint(
             "dense_parameters": source.parameters,
             "parameters": small.parameters - filled * source.neuron_parameters,
             "stored_parameters": small.parameters,  # with the zeros of the padded format
-            "dense_bytes": _bytes_on_disk(source.folder),
-            "bytes": _bytes_on_disk(tmp),
+            "dense_bytes": _bytes_on_disk(source),
+            "bytes": _bytes_on_disk(small),
         }
         (tmp / "pruning.json").write_text(json.dumps(record, indent=2) + "\n")
         (tmp / "README.md").write_text(model_card(record))
@@ -136,8 +138,8 @@ def _fingerprint(scores: Sequence[Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _bytes_on_disk(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+def _bytes_on_disk(model: Stored) -> int:
+    return sum(file.stat().st_size for file in model.files)
 
 
 LOADING = {

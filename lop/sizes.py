@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lop.errors import LopError
-from lop.models.ffn import linear_weights
-from lop.models.stored import DTYPES, Stored
+from lop.models.ffn import FFN, linear_weights
+from lop.models.stored import Stored
+from lop.models.weights import DTYPES, Entry
 from lop.plan import Plan, max_ratio
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
@@ -25,38 +26,46 @@ class Cost:
     neuron: float
     neurons: int
     top: float  # the largest ratio that the model reaches
+    biases: float = 0  # what compensation adds to a model that is pruned at all
 
     def ratio(self, target: float) -> float:
         """The smallest pruning ratio whose model has at most `target` of it.
 
         Raises LopError, naming the reachable range, when there is none.
         """
-        least = self.dense - math.floor(self.top * self.neurons) * self.neuron
+        most = math.floor(self.top * self.neurons + 1e-9)
+        least = min(self.dense, self.dense + self.biases - most * self.neuron)
         if not least <= target <= self.dense:
             raise LopError(
                 f"{self.name} of {target:,.0f} cannot be met: this model reaches "
                 f"{math.ceil(least):,} to {self.dense:,.0f}"
             )
-        return math.ceil((self.dense - target) / self.neuron) / self.neurons
+        if target == self.dense:
+            return 0.0
+        return math.ceil((self.dense + self.biases - target) / self.neuron) / self.neurons
 
 
-def parameters(model: Stored) -> Cost:
+def parameters(model: Stored, compensate: bool = False) -> Cost:
     """Parameters; tied ones count once."""
-    return _cost(model, "parameters", model.parameters, model.neuron_parameters)
+    biases = _new_biases(model) if compensate else 0
+    return _cost(model, "parameters", model.parameters, model.neuron_parameters, biases)
 
 
-def size(model: Stored) -> Cost:
+def size(model: Stored, compensate: bool = False) -> Cost:
     """Bytes of weights on disk, at the dtype that the checkpoint has."""
-    down = model.tensors[f"{model.ffns[0].name}.{model.ffns[0].output}.weight"]
-    dense = sum(entry.size for entry in model.tensors.values())
-    neuron = model.neuron_parameters * DTYPES[down.dtype].itemsize
-    return _cost(model, "size", dense, neuron)
+    dense = sum(entry.size for entry in set(model.tensors.values()))
+    # where layers differ in dtype, the neurons that save least: the target is met whichever go
+    neuron = min(_neuron_bytes(model, ffn) for ffn in model.ffns)
+    biases = _new_biases(model) if compensate else 0
+    width = max(DTYPES[_down(model, ffn).dtype].itemsize for ffn in model.ffns)
+    return _cost(model, "size", dense, neuron, biases * width)
 
 
-def flops_per_token(model: Stored) -> Cost:
+def flops_per_token(model: Stored, compensate: bool = False) -> Cost:
     """FLOPs of the language model a token: two for each weight of its linear maps.
 
     Attention's own products are left out: they grow with the context, and pruning leaves them.
+    Biases are left out too.
     """
     ffn = model.ffns[0]
     neuron = sum(m.weight.numel() for m in [*ffn.inputs.values(), ffn.down]) // ffn.width
@@ -66,20 +75,21 @@ def flops_per_token(model: Stored) -> Cost:
 COSTS = {"params": parameters, "size": size, "flops_per_token": flops_per_token}
 
 
-def ratio_for(model: Stored, kind: str, target: str) -> float:
-    """The pruning ratio that meets a target such as `5.2B` or `9GB`; `kind` is one of COSTS."""
-    return COSTS[kind](model).ratio(amount(target))
+def ratio_for(model: Stored, kind: str, target: str, compensate: bool = False) -> float:
+    """The pruning ratio that meets a target such as `5.2B` or `9GB`; `kind` is one of COSTS.
+
+    `compensate` says that pruned output maps get a bias, which counts too.
+    """
+    return COSTS[kind](model, compensate).ratio(amount(target))
 
 
 def parameters_of(model: Stored, compensate: bool = False) -> Callable[[Plan], int]:
     """Counts the parameters of a pruned model from its plan, exactly."""
-    biases = sum(ffn.down.out_features for ffn in model.ffns if ffn.down.bias is None)
-    each = model.neuron_parameters
+    cost = parameters(model, compensate)
 
     def count(plan: Plan) -> int:
         gone = sum(plan.widths) - sum(plan.kept)
-        added = biases if compensate and gone else 0
-        return model.parameters - gone * each + added
+        return int(cost.dense - gone * cost.neuron + (cost.biases if gone else 0))
 
     return count
 
@@ -95,5 +105,19 @@ def amount(text: str) -> float:
     raise LopError(f"{text!r}: expected an amount such as 5.2B, 9GB, 8.5GiB or 1.2e9")
 
 
-def _cost(model: Stored, name: str, dense: float, neuron: float) -> Cost:
-    return Cost(name, dense, neuron, sum(model.widths), max_ratio(model.widths))
+def _down(model: Stored, ffn: FFN) -> Entry:
+    return model.tensors[f"{ffn.name}.{ffn.output}.weight"]
+
+
+def _neuron_bytes(model: Stored, ffn: FFN) -> int:
+    inputs = [model.tensors[f"{ffn.name}.{name}"] for name in ffn.input_tensors()]
+    return sum(entry.size for entry in [*inputs, _down(model, ffn)]) // ffn.width
+
+
+def _new_biases(model: Stored) -> int:
+    """Parameters that compensation adds, where output maps have no bias yet."""
+    return sum(ffn.down.out_features for ffn in model.ffns if ffn.down.bias is None)
+
+
+def _cost(model: Stored, name: str, dense: float, neuron: float, biases: float = 0) -> Cost:
+    return Cost(name, dense, neuron, sum(model.widths), max_ratio(model.widths), biases)

@@ -5,15 +5,14 @@ No code that a checkpoint brings along is ever run, and no pickle is opened.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,7 +26,24 @@ from transformers import (
 from lop.errors import LopError
 from lop.files import replacing_dir
 from lop.models.ffn import describe, find_ffns
-from lop.models.modeling_lop import pruned_class, set_layer_widths
+from lop.models.modeling_lop import (
+    WIDTH,
+    forget_widths,
+    is_ours,
+    is_pruned,
+    pruned_class,
+    set_layer_widths,
+)
+from lop.models.weights import (
+    DTYPES,
+    Entry,
+    check_folder,
+    first_line,
+    one_line,
+    read_header,
+    weight_files,
+)
+from lop.models.weights import read_json as read_json
 from lop.progress import quiet_libraries
 
 
@@ -45,8 +61,10 @@ def load(
     """
     quiet_libraries()
     config = read_config(path)
-    check_safetensors(path)
-    try:
+    if Path(path).is_dir():
+        files, _ = weight_files(Path(path), config, options.get("variant"))
+        without_weights(path, config, [entry for file in files for entry in read_header(file)])
+    with one_line(f"{path}: cannot load the weights"):
         model, info = model_class(config).from_pretrained(
             path,
             config=config,
@@ -56,12 +74,56 @@ def load(
             output_loading_info=True,
             **options,
         )
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise LopError(f"{path}: cannot load the weights: {first_line(error)}") from error
-    wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
-    if wrong:
-        raise LopError(f"{path}: weights do not fit the config, first at {wrong[0]}")
+    _check_fit(path, info)
     return model.eval()
+
+
+def without_weights(
+    path: str | Path, config: PreTrainedConfig, entries: Sequence[Entry]
+) -> PreTrainedModel:
+    """The model that loading these tensors makes, with all its rules, but on the meta device.
+
+    Nothing is read and no memory is taken. Raises LopError when the tensors are not those that
+    the config asks for.
+    """
+    quiet_libraries()
+    _check_depth(path, config, len(entries))
+    state = {
+        entry.key: torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="meta")
+        for entry in entries
+    }
+    with one_line(f"{path}: config and weights make no model"):
+        model, info = model_class(config).from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            device_map={"": "meta"},
+            dtype="auto",
+            ignore_mismatched_sizes=True,  # and named below
+            output_loading_info=True,
+        )
+    _check_fit(path, info)
+    return model
+
+
+def _check_depth(path: str | Path, config: PreTrainedConfig, tensors: int) -> None:
+    """Refuse a config that asks for far more layers than there are tensors: they would be built."""
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    for part in parts:
+        layers = getattr(part, "num_hidden_layers", None) or getattr(part, "depth", None)
+        if isinstance(layers, int) and layers > max(tensors, 1):
+            raise LopError(
+                f"{path}: the config asks for {layers} layers, the files hold {tensors} tensors"
+            )
+
+
+def _check_fit(path: str | Path, info: Mapping[str, Any]) -> None:
+    for name in sorted(info["missing_keys"]):
+        raise LopError(f"{path}: no tensor {name}, which the config asks for")
+    for name, found, asked in sorted(info["mismatched_keys"]):
+        raise LopError(f"{path}: {name} has shape {list(found)}, the config asks for {list(asked)}")
+    for name in sorted(info["unexpected_keys"]):
+        raise LopError(f"{path}: {name} has no place in the config's model")
 
 
 def load_spread(path: str | Path) -> PreTrainedModel:
@@ -72,10 +134,17 @@ def load_spread(path: str | Path) -> PreTrainedModel:
 def load_processor(path: str | Path) -> ProcessorMixin:
     """The processor (image processor, tokenizer, chat template) that travels with a checkpoint."""
     _check_exists(path)
-    try:
-        return AutoProcessor.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise LopError(f"{path}: cannot load the processor: {first_line(error)}") from error
+    with one_line(f"{path}: cannot load the processor"):
+        processor = AutoProcessor.from_pretrained(path)
+        _check_vocabulary(Path(path), getattr(processor, "tokenizer", processor))
+        return processor
+
+
+def _check_vocabulary(folder: Path, tokenizer: Any) -> None:
+    """Raise LopError where transformers has made a tokenizer that knows no word."""
+    files = set(getattr(tokenizer, "vocab_files_names", {}).values())
+    if folder.is_dir() and files and not any((folder / name).exists() for name in files):
+        raise LopError(f"{folder}: no vocabulary; expected {' or '.join(sorted(files))}")
 
 
 def save(
@@ -84,7 +153,11 @@ def save(
     out: str | Path,
     extra: dict[str, str] | None = None,
 ) -> None:
-    """Write model, processor and `extra` text files (name -> text) to directory `out`, whole."""
+    """Write model, processor and `extra` text files (name -> text) to directory `out`, whole.
+
+    transformers writes the config, as its version does; `lop.pruning.prune_checkpoint` changes
+    only the widths in the config that is there.
+    """
     with replacing_dir(out, like="config.json") as tmp:
         model.save_pretrained(tmp, max_shard_size="4GB")
         processor.save_pretrained(tmp)
@@ -92,26 +165,47 @@ def save(
             (tmp / name).write_text(text)
 
 
-def record_widths(model: PreTrainedModel, output_bias: bool) -> None:
+def record_widths(model: PreTrainedModel) -> None:
     """Make a model whose FFNs were cut say so, in its config and its class.
 
-    From then on `save_pretrained` and `push_to_hub` write a checkpoint that loads again. Equal
-    widths make an ordinary model of the stock class.
+    From then on `save_pretrained` and `push_to_hub` write a checkpoint that loads again. Where
+    the stock class makes these very tensors from a config with one width, it is a model of that
+    class. Else the config says each layer's width, and whether output maps have got biases that
+    the architecture has not.
     """
     ffns = find_ffns(model)
-    write_widths(model.config, describe(ffns, output_bias), [ffn.width for ffn in ffns])
+    widths = [ffn.width for ffn in ffns]
+    text = model.config.get_text_config()
+    forget_widths(text)
+    by_nature = text.per_layer_attributes or ()
+    before = None if WIDTH in by_nature else getattr(text, WIDTH, None)
+    if len(set(widths)) == 1 and before is not None:
+        setattr(text, WIDTH, widths[0])
+    stock = model_class(model.config)
+    with torch.device("meta"), one_line(f"{stock.__name__}: cannot be built from its config"):
+        made = _shapes(stock(copy.deepcopy(model.config)))
+    if made == _shapes(model):
+        _forget_class(model.config)
+    else:
+        if before is not None:
+            setattr(text, WIDTH, before)
+        biases = [f"{ffn.name}.{ffn.output}.bias" for ffn in ffns if ffn.down.bias is not None]
+        added = any(name not in made for name in biases)
+        set_layer_widths(text, widths, describe(ffns, output_bias=added))
     model.__class__ = model_class(model.config)
 
 
-def write_widths(config: PreTrainedConfig, ffn: dict[str, Any], widths: Sequence[int]) -> None:
-    """Write to a model's config how wide each layer's FFN is, and which linear maps are."""
-    text = config.get_text_config()
-    if len(set(widths)) == 1 and not ffn["output_bias"]:
-        text.per_layer_config = None
-        text.intermediate_size = widths[0]
-        return
-    set_layer_widths(text, widths)
-    text.pruned_ffn = ffn
+def _forget_class(config: PreTrainedConfig) -> None:
+    """Drop our own modelling file from a config's `auto_map`, as it is of no use any more."""
+    others = {k: v for k, v in (getattr(config, "auto_map", None) or {}).items() if not is_ours(v)}
+    if others:
+        config.auto_map = others
+    elif hasattr(config, "auto_map"):
+        del config.auto_map
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def fingerprint(model: PreTrainedModel) -> str:
@@ -133,25 +227,26 @@ def picks(count: int) -> torch.Tensor:
 
 
 def read_config(path: str | Path) -> PreTrainedConfig:
-    """The config of a checkpoint; LopError when there is none, or none that is understood."""
+    """The config of a checkpoint.
+
+    Raises LopError when there is none, none that is understood, or that of a quantized model.
+    """
     _check_exists(path)
-    try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise LopError(f"{path}: cannot read a model config: {first_line(error)}") from error
+    with one_line(f"{path}: cannot read a model config"):
+        config = AutoConfig.from_pretrained(path)
+        for part in (config, config.get_text_config()):
+            if method := quantization(part):
+                raise LopError(f"{path}: is quantized ({method}); expected the model before that")
+        if not isinstance(getattr(config, "auto_map", None) or {}, dict):
+            raise LopError(f"{path}: auto_map is no object of class names")
+        return config
 
 
-def check_safetensors(path: str | Path) -> None:
-    """Raise LopError when a directory has weights as a pickle only: reading it could run code."""
-    folder = Path(path)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
-        if pickles:
-            raise LopError(
-                f"{pickles[0]}: is a pickle, which can run code when it is read; where you trust "
-                "it, convert it: AutoModel….from_pretrained(…).save_pretrained(…)"
-            )
-        raise LopError(f"{path}: no *.safetensors; expected a Hugging Face model directory")
+def quantization(config: PreTrainedConfig) -> str | None:
+    """By which method a config says that its model is quantized."""
+    how = dict(getattr(config, "quantization_config", None) or {})
+    # bitsandbytes did not always say its name
+    return str(how.get("quant_method") or "bitsandbytes") if how else None
 
 
 def model_class(config: PreTrainedConfig) -> Any:
@@ -161,8 +256,7 @@ def model_class(config: PreTrainedConfig) -> Any:
         if type(config) in mapping:
             found = mapping[type(config)]
             stock = found[0] if isinstance(found, tuple) else found
-            heterogeneous = config.get_text_config().is_heterogeneous
-            return pruned_class(stock) if heterogeneous else stock
+            return pruned_class(stock) if is_pruned(config.get_text_config()) else stock
     raise LopError(
         f"model type {config.model_type!r}: expected an image-text-to-text or a causal language "
         "model that transformers has"
@@ -173,6 +267,7 @@ def _check_exists(path: str | Path) -> None:
     if Path(path).is_dir():
         if not (Path(path) / "config.json").exists():
             raise LopError(f"{path}: no config.json; expected a Hugging Face model directory")
+        check_folder(Path(path))
     elif isinstance(path, Path) or path.count("/") != 1 or path.startswith((".", "/")):
         raise LopError(f"{path}: no such model directory")
     elif not isinstance(try_to_load_from_cache(path, "config.json"), str):
@@ -188,16 +283,3 @@ def _check_hub(name: str) -> None:
     except Exception as error:  # the client's transport errors share no base across its versions
         reason = first_line(error)
         raise LopError(f"{name}: no such directory, and not on the hub: {reason}") from error
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file, or raise LopError naming it."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise LopError(f"{path}: cannot read JSON: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message: what a user wants to read of it."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -10,24 +10,30 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.hub import CHAT_TEMPLATE_DIR
 
 from lop.errors import LopError
 from lop.models import modeling_lop
-from lop.models.checkpoint import model_class, write_widths
+from lop.models.checkpoint import read_json, record_widths
 from lop.models.ffn import FFN, describe, lost_output
-from lop.models.stored import DTYPES, INDEX, Entry, Stored, mapped, read_header
+from lop.models.modeling_lop import WIDTH, is_ours, is_pruned, resize
+from lop.models.stored import Stored
+from lop.models.weights import DTYPES, Entry, mapped, read_header
 from lop.progress import progress
 
 CHUNK = 32 * 2**20  # values at a time, of a tensor that stays as it is
 # What a checkpoint directory holds beside weights and config travels along, but for these.
-LEFT = {"config.json", "README.md", "pruning.json", INDEX}
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".py")
-
+LEFT = {"config.json", "README.md", "pruning.json"}
+WEIGHTS = (
+    ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf",
+    ".index.json",
+)  # fmt: skip
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -53,20 +59,19 @@ def cut(
     """Write to directory `out` the checkpoint of `source` with these neurons only, (k_l,) a layer.
 
     With `means`, (d_l,) a layer, the output maps get a bias that restores the lost neurons' mean
-    output. `padded` fills every layer up with zeros to the widest kept one: larger, and an
-    ordinary checkpoint for everything that loads the dense one.
+    output, on top of one that is there. `padded` fills every layer up with zeros to the widest
+    kept one: larger, and an ordinary checkpoint for everything that loads the dense one.
 
-    Raises LopError when a value is not finite, or the architecture has no bias that `padded`
-    could fill.
+    Raises LopError when a value is not finite, or when the architecture has no `padded` form.
     """
     widths = [len(neurons) for neurons in kept]
+    if widths == list(source.widths):
+        means = None  # nothing is lost
     if padded:
-        if means is not None and any(ffn.down.bias is None for ffn in source.ffns):
-            raise LopError(
-                f"{source.path}: the padded format has no room for the compensation's bias, as "
-                "this architecture has none there: cut it without compensation"
-            )
         widths = [max(widths)] * len(widths)
+    small = _cut_model(source, widths, means is not None)
+    if padded:
+        _check_padded(source, small)
     new = {
         tensor.key: tensor
         for layer, ffn in enumerate(source.ffns)
@@ -76,17 +81,55 @@ def cut(
     }
     files: dict[str, str] = {}
     for file in progress(source.files, "pruning", len(source.files), "shard"):
+        name = file.relative_to(source.folder)
         tensors = list(_tensors(read_header(file), new))
-        _write(out / file.name, tensors)
-        files |= dict.fromkeys([tensor.key for tensor in tensors], file.name)
-    if len(source.files) > 1:
-        size = sum((out / file.name).stat().st_size for file in source.files)
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        _write(out / name, tensors)
+        files |= dict.fromkeys([tensor.key for tensor in tensors], name.as_posix())
+    if source.index:
+        size = sum((out / name).stat().st_size for name in set(files.values()))
         index = {"metadata": {"total_size": size}, "weight_map": files}
-        (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    _write_config(source, widths, means is not None, out)
-    for path in source.folder.iterdir():
-        if path.is_file() and path.name not in LEFT and not path.name.endswith(WEIGHTS):
+        (out / source.index).write_text(json.dumps(index, indent=2) + "\n")
+    _write_config(source, small, out)
+    _copy_the_rest(source.folder, small, out)
+
+
+def _copy_the_rest(folder: Path, small: PreTrainedModel, out: Path) -> None:
+    """Copy what goes with the weights.
+
+    Code too, without running it, where the stock class is kept: others load by it what `auto_map`
+    names.
+    """
+    left = LEFT | {Path(modeling_lop.__file__).name}
+    weights = (*WEIGHTS, ".py") if is_pruned(small.config.get_text_config()) else WEIGHTS
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in left and not path.name.endswith(weights):
             shutil.copyfile(path, out / path.name)
+    if (templates := folder / CHAT_TEMPLATE_DIR).is_dir():
+        shutil.copytree(templates, out / CHAT_TEMPLATE_DIR)
+
+
+def _cut_model(source: Stored, widths: Sequence[int], compensated: bool) -> PreTrainedModel:
+    """The model that comes out, on the meta device."""
+    small = copy.deepcopy(source.model)
+    resize(small, describe(source.ffns, compensated), widths)
+    record_widths(small)
+    return small
+
+
+def _check_padded(source: Stored, small: PreTrainedModel) -> None:
+    """Raise LopError unless the stock class holds the smaller model."""
+    if not is_pruned(text := small.config.get_text_config()):
+        return
+    if text.pruned_ffn["output_bias"]:
+        raise LopError(
+            f"{source.path}: the padded format has no room for the compensation's bias, as "
+            "this architecture has none there: cut the dense model without compensation"
+        )
+    raise LopError(
+        f"{source.path}: this architecture has no padded format, as its config's "
+        f"{WIDTH} does not change the FFNs' width alone: cut it as per_layer"
+    )
 
 
 def _cut_ffn(
@@ -103,7 +146,7 @@ def _cut_ffn(
         bias = source.tensors.get(f"{ffn.name}.{ffn.output}.bias")
         key = bias.key if bias else down.key.removesuffix("weight") + "bias"
         make, behind = partial(_bias, down, bias, kept, mean), None if bias else down.key
-        yield _New(key, down.dtype, down.shape[:1], make, behind)
+        yield _New(key, (bias or down).dtype, down.shape[:1], make, behind)
 
 
 def _rows(entry: Entry, kept: Tensor, width: int, halves: int) -> Tensor:
@@ -128,8 +171,9 @@ def _columns(entry: Entry, kept: Tensor, width: int) -> Tensor:
 
 
 def _bias(down: Entry, bias: Entry | None, kept: Tensor, mean: Tensor) -> Tensor:
-    lost = lost_output(down.read(), kept, mean).to(DTYPES[down.dtype])
-    return lost if bias is None else lost + bias.read()
+    lost = lost_output(down.read(), kept, mean)
+    total = lost if bias is None else lost + _finite(bias.read(), bias).float()
+    return total.to(DTYPES[(bias or down).dtype])
 
 
 def _tensors(entries: list[Entry], new: dict[str, _New]) -> Iterator[Entry | _New]:
@@ -184,14 +228,45 @@ def _finite(tensor: Tensor, entry: Entry) -> Tensor:
     return tensor
 
 
-def _write_config(source: Stored, widths: Sequence[int], output_bias: bool, out: Path) -> None:
-    """The config with the new widths, and the modelling file where stock classes will not do."""
-    config = copy.deepcopy(source.config)
-    write_widths(config, describe(source.ffns, output_bias), widths)
-    cls = model_class(config)
-    if cls.__module__ == modeling_lop.__name__:
-        config.auto_map = {
-            cls._auto_class: f"{modeling_lop.__name__.split('.')[-1]}.{cls.__name__}"
-        }
-        shutil.copy(modeling_lop.__file__, out)
-    config.save_pretrained(out)
+def _write_config(source: Stored, small: PreTrainedModel, out: Path) -> None:
+    """The source's config.json with what pruning changes in it, and the modelling file where
+    stock classes will not do.
+
+    Nothing else is touched: written by this transformers it would have other keys, which older
+    ones and other loaders do not read.
+    """
+    config: dict[str, Any] = read_json(source.folder / "config.json")
+    before, after = source.config.get_text_config(), small.config.get_text_config()
+    path, values = _path_to(small.config, after), config
+    for name in path:
+        # older checkpoints have the text config's values at the top
+        if name not in values and is_pruned(after):
+            values[name] = before.to_diff_dict()
+        values = values.get(name, values)
+    width = after.attribute_map.get(WIDTH, WIDTH)
+    was, becomes = before.to_dict(), after.to_dict()
+    for key in (width, "per_layer_config", "pruned_ffn"):
+        if key not in becomes:
+            values.pop(key, None)
+        elif becomes[key] != was.get(key):
+            values[key if key in values or key != width else WIDTH] = becomes[key]
+    auto_map = {k: v for k, v in (config.get("auto_map") or {}).items() if not is_ours(v)}
+    if is_pruned(after):
+        cls: Any = type(small)
+        module = Path(modeling_lop.__file__)
+        auto_map = {cls._auto_class: f"{module.stem}.{cls.__name__}"}
+        shutil.copy(module, out)
+    if auto_map:
+        config["auto_map"] = auto_map
+    else:
+        config.pop("auto_map", None)
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _path_to(config: PreTrainedConfig, text: PreTrainedConfig) -> list[str]:
+    """The names by which a text config is reached from the whole one."""
+    for name in config.sub_configs if config is not text else ():
+        part = getattr(config, name, None)
+        if part is not None and part.get_text_config() is text:
+            return [name, *_path_to(part, text)]
+    return []

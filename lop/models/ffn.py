@@ -68,8 +68,7 @@ def find_ffns(model: PreTrainedModel) -> list[FFN]:
     """
     if method := getattr(model, "quantization_method", None):
         raise LopError(f"{type(model).__name__}: is quantized ({method}): prune it before that")
-    layers = _layers(model)
-    prefix = next(name for name, module in model.named_modules() if module is layers)
+    prefix, layers = _layers(model)
     ffns = [_ffn_of(f"{prefix}.{i}", layer) for i, layer in enumerate(layers)]
     owners: dict[int, str] = {}
     for ffn in ffns:
@@ -119,12 +118,30 @@ def describe(ffns: Sequence[FFN], output_bias: bool) -> dict[str, Any]:
     }
 
 
-def _layers(model: PreTrainedModel) -> nn.ModuleList:
+def _layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The decoder's layers, and their name in the model.
+
+    A vision tower may have as many: the decoder's are those beside the input embeddings.
+    """
     count = model.config.get_text_config().num_hidden_layers
-    for module in model.get_decoder().modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise LopError(f"{type(model).__name__}: no {count} decoder layers found in its language model")
+    decoder, names = model.get_decoder(), {m: name for name, m in model.named_modules()}
+    beside = names.get(model.get_input_embeddings(), "").split(".")
+
+    def nearness(name: str) -> tuple[int, int]:
+        parts = name.split(".")
+        same = [a == b for a, b in zip(parts, beside, strict=False)]
+        return [*same, False].index(False), -len(parts)
+
+    found = {
+        names[module]: module
+        for module in decoder.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    }
+    if not found:
+        kind = type(model).__name__
+        raise LopError(f"{kind}: no {count} decoder layers found in its language model")
+    name = max(found, key=nearness)
+    return name, found[name]
 
 
 def _ffn_of(prefix: str, layer: nn.Module) -> FFN:
@@ -137,7 +154,10 @@ def _ffn_of(prefix: str, layer: nn.Module) -> FFN:
         and (ffn := _match(f"{prefix}.{name}".rstrip("."), module))
     ]
     if len(found) == 1:
-        return _checked(found[0])
+        ffn = _checked(found[0])
+        module = layer.get_submodule(ffn.name.removeprefix(prefix).lstrip("."))
+        _check_plain(ffn, module, module is layer)
+        return ffn
     if found:
         names = ", ".join(ffn.name.removeprefix(prefix + ".") for ffn in found[:4])
         raise LopError(f"{prefix}: {len(found)} feed-forward networks ({names} …), expected one")
@@ -187,6 +207,24 @@ def _checked(ffn: FFN) -> FFN:
     return ffn
 
 
+def _check_plain(ffn: FFN, module: nn.Module, whole: bool) -> None:
+    """Raise LopError when neurons depend on each other, or have tensors beside the linear maps.
+
+    A norm over the neurons is both: without some of them it is another norm. `whole` says that
+    `module` is the whole layer, where other tensors are of the hidden size.
+    """
+    sizes = {ffn.width, 2 * ffn.width} if ffn.fused else {ffn.width}
+    if whole:
+        sizes.discard(ffn.down.out_features)
+    maps = tuple(f"{name}." for name in (*ffn.inputs, ffn.output))
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if not name.startswith(maps) and sizes & set(tensor.shape):
+            raise LopError(
+                f"{ffn.name}.{name}: is a parameter of the FFN's {ffn.width} neurons; expected "
+                "none but the linear maps'"
+            )
+
+
 @torch.no_grad()
 def keep_neurons(ffn: FFN, kept: Tensor, bias: Tensor | None = None) -> None:
     """Cut `ffn` in place down to the neurons with indices `kept`, shape (k,), ascending.
@@ -203,7 +241,8 @@ def keep_neurons(ffn: FFN, kept: Tensor, bias: Tensor | None = None) -> None:
     ffn.down.weight = nn.Parameter(weight, requires_grad=False)
     ffn.down.in_features = len(kept)
     if bias is not None:
-        bias = bias.to(weight) + (0 if ffn.down.bias is None else ffn.down.bias)
+        there = ffn.down.bias
+        bias = bias.to(weight) if there is None else (bias.float() + there.float()).to(there)
         ffn.down.bias = nn.Parameter(bias, requires_grad=False)
 
 

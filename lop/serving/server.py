@@ -101,7 +101,7 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         cutter.score,
         cutter.compensate,
         parameters_of(model, cutter.compensate),
-        partial(ratio_for, model),
+        partial(ratio_for, model, compensate=cutter.compensate),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from lop.errors import LopError
 from lop.files import replacing_dir
 from lop.importance import load_all_scores
-from lop.methods import Kit, method
+from lop.methods import BASELINES, Kit, method
 from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.predictor import Predictor
@@ -61,14 +61,16 @@ class Cutter:
         """The model, opened once, whatever is asked of it."""
         return Stored(self.model_path)
 
-    def ratio_for(self, kind: str, target: str) -> float:
-        """The pruning ratio that meets a target of `lop.sizes.COSTS`, such as size 9GB.
+    def ratio_for(self, kind: str, target: str, name: str = "lop") -> float:
+        """The pruning ratio at which method `name` meets a target of `lop.sizes.COSTS`, such as
+        size 9GB.
 
         Raises LopError when it is out of reach.
         """
         if self.format == "padded":
             raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
-        return ratio_for(self.source, kind, target)
+        compensate = BASELINES[name].compensate if name in BASELINES else self.compensate
+        return ratio_for(self.source, kind, target, compensate)
 
     def kit(self, methods: Sequence[str]) -> Kit:
         """What these methods make their plans from; LopError when it cannot be read."""

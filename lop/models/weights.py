@@ -1,0 +1,188 @@
+"""The files of a checkpoint folder: that all lie in it, which of them loading takes, what is in
+their headers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.modeling_utils import _get_resolved_checkpoint_files
+
+from lop.errors import LopError
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+INDEX = "model.safetensors.index.json"
+LIMIT = 10**8  # bytes, of settings and of headers: as safetensors has it
+SETTINGS = (
+    "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
+    "tokenizer_config.json", "special_tokens_map.json", INDEX,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a safetensors file, where its bytes begin, and how many they are."""
+
+    key: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    def read(self) -> Tensor:
+        """The tensor, read from the file as it is used."""
+        raw = mapped(self.file, self.start, self.size)
+        return torch.from_numpy(raw).view(DTYPES[self.dtype]).view(self.shape)
+
+    def values(self, places: Tensor) -> Tensor:
+        """Single values of the flattened tensor, (n,) -> (n,), and nothing else of it."""
+        dtype = DTYPES[self.dtype]
+        with self.file.open("rb") as file:
+            parts = []
+            for place in places.tolist():
+                file.seek(self.start + place * dtype.itemsize)
+                parts.append(file.read(dtype.itemsize))
+        return torch.frombuffer(bytearray(b"".join(parts)), dtype=dtype)
+
+
+def mapped(file: Path, start: int, size: int) -> np.ndarray:
+    """Bytes of a file without a copy of them; they may be written to, which leaves the file."""
+    return np.memmap(file, np.uint8, "c", start, (size,)) if size else np.empty(0, np.uint8)
+
+
+def read_header(file: Path) -> list[Entry]:
+    """The tensors of a safetensors file; LopError when it is no such file, or not whole."""
+    with one_line(f"{file}: cannot read safetensors"):
+        size = file.stat().st_size
+        with file.open("rb") as raw:
+            length = int.from_bytes(raw.read(8), "little")
+            if not 0 < length <= min(size - 8, LIMIT):
+                raise ValueError("its header is cut short, or too long")
+            header = json.loads(raw.read(length))
+        header.pop("__metadata__", None)
+        entries = []
+        for key, info in header.items():
+            begin, end = info["data_offsets"]
+            entry = Entry(
+                key, file, info["dtype"], tuple(info["shape"]), 8 + length + begin, end - begin
+            )
+            if entry.start + entry.size > size:
+                raise ValueError(f"{key} is cut short")
+            if entry.dtype not in DTYPES:
+                raise ValueError(f"{key} is of {entry.dtype}; expected {', '.join(DTYPES)}")
+            entries.append(entry)
+        with safe_open(file, "pt"):  # also checks that sizes fit shapes, and leave no hole
+            pass
+    return sorted(entries, key=lambda entry: entry.start)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise LopError for a link that leads out of a model folder, and for what is no ordinary
+    file or no JSON object.
+
+    A link would be read, and copied into what is cut. The hub's cache keeps its files as links
+    to its `blobs`, which are its own.
+    """
+    root = folder.resolve()
+    cache = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(place, name) for name in [*folders, *names]):
+            target = Path(os.path.realpath(path))  # `resolve` raises for links in a circle
+            if not (target.is_relative_to(root) or target.is_relative_to(cache)):
+                raise LopError(f"{path}: is a link that leads out of the model folder; copy it in")
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise LopError(f"{path}: is no ordinary file")
+    for path in (folder / name for name in SETTINGS if (folder / name).exists()):
+        if path.stat().st_size > LIMIT:
+            raise LopError(f"{path}: is larger than {LIMIT:,} bytes; expected settings")
+        if not isinstance(read_json(path), dict):
+            raise LopError(f"{path}: expected a JSON object")
+
+
+def weight_files(
+    folder: Path, config: PreTrainedConfig, variant: str | None = None
+) -> tuple[list[Path], str | None]:
+    """The files that `from_pretrained` loads from a folder, and the index that names them, if any.
+
+    Raises LopError when there are none, when one is missing or lies elsewhere, or when loading
+    would take more than these, as from an adapter.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise LopError(f"{folder}: has an adapter beside its weights; merge it into them first")
+    check_safetensors(folder)
+    named = getattr(config, "transformers_weights", None)
+    with one_line(f"{folder}: cannot tell which files hold the weights"):
+        found, index = _get_resolved_checkpoint_files(
+            str(folder),
+            variant=variant,
+            gguf_file=None,
+            use_safetensors=True,
+            user_agent=None,
+            is_remote_code=True,  # no conversion of weights on the hub
+            transformers_explicit_filename=named,
+        )
+        files = [Path(file) for file in found or ()]
+        for file in files:
+            if not file.is_relative_to(folder) or ".." in file.relative_to(folder).parts:
+                raise LopError(f"{file}: is named as weights, and lies outside of {folder}")
+            if not file.is_file():
+                raise LopError(f"{file}: no such file; the checkpoint is not whole")
+    return files, None if index is None else named or INDEX
+
+
+def check_safetensors(folder: Path) -> None:
+    """Raise LopError when a directory has weights as a pickle only: reading it could run code."""
+    if not any(folder.glob("*.safetensors")) and not (folder / INDEX).exists():
+        pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
+        if pickles:
+            raise LopError(
+                f"{pickles[0]}: is a pickle, which can run code when it is read; where you trust "
+                "it, convert it: AutoModel….from_pretrained(…).save_pretrained(…)"
+            )
+        raise LopError(f"{folder}: no *.safetensors; expected a Hugging Face model directory")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file, or raise LopError naming it."""
+    with one_line(f"{path}: cannot read JSON"):
+        return json.loads(path.read_text())
+
+
+@contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """Turn any error inside into a LopError of one line that begins with `what`.
+
+    For calls that get values from a model folder's JSON files, which reach any line of
+    transformers: what they raise there can be of any class.
+    """
+    try:
+        yield
+    except LopError:
+        raise
+    except Exception as error:
+        raise LopError(f"{what}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message: what a user wants to read of it."""
+    line, *more = [*map(str.strip, str(error).strip().splitlines()), ""]
+    if line.endswith(":") and more:  # a heading alone says nothing
+        line = f"{line} {more[0]}"
+    says = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError)
+    return line if line and says else f"{type(error).__name__} {line}".strip()
