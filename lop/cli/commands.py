@@ -42,8 +42,11 @@ def search(o: given.Search) -> None:
     from lop.search import read_search
 
     settings = {"searcher": o.searcher, "simulations": o.simulations}
-    how = (settings, _begin(o.profile), o.profile, o.compensate, o.reward, o.batch_size)
-    steps.search(o.out, *_judging(o), o.target, o.seed, *how)
+    steps.search(
+        o.out, *_judging(o), o.target, o.seed, settings,
+        start=_begin(o.profile), profile_path=o.profile,
+        compensate=o.compensate, reward=o.reward, batch_size=o.batch_size,
+    )  # fmt: skip
     for key, rows in read_search(o.out).groupby(["target", "seed"]):
         best, first = rows["reward"].max(), rows["reward"].iloc[0]
         print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})")
@@ -115,7 +118,7 @@ def prune(o: given.Prune) -> None:
     from lop import steps
     from lop.models.checkpoint import read_json
 
-    cutter, ratio = _cutter(o), o.ratio
+    cutter, ratio = _cutter(o), o.ratio or 0.0
     for kind in ("params", "size", "flops_per_token"):
         if (target := getattr(o, kind)) is not None:
             ratio = cutter.ratio_for(kind, target)
@@ -142,7 +145,8 @@ def evaluate(o: given.Evaluate) -> None:
     from lop import steps
     from lop.tasks.benchmarks import locate
 
-    places = locate(o.tasks, o.samples)
+    tasks: list[Any] = o.tasks
+    places = locate(tasks, o.samples)
     found = steps.evaluate_one(o.out, o.model, o.samples, o.batch_size, LATENCY_SAMPLES, places)
     for name, task in found["tasks"].items():
         print(f"{name}, {task['count']} questions")

@@ -116,7 +116,7 @@ class Prepare(settings.Prepare):
     source: Text = Field(description="folder or .parquet/.csv/.jsonl; or `reference`")
     out: NewFolder = Field(description="directory to write")
     benchmark: settings.Samples = Field(
-        settings.Prepare().benchmark, description="how many test questions there are"
+        same(settings.Prepare, "benchmark").default, description="how many test questions there are"
     )
 
 

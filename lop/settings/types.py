@@ -118,7 +118,7 @@ def problem(error: ValidationError, values: Any) -> tuple[str, str]:
 
 def _names(loc: Sequence[int | str], values: Any) -> list[str]:
     """The parts of an error's place that lead through the values; the rest are a model's tags."""
-    names = []
+    names: list[str] = []
     for part in loc:
         if isinstance(values, Mapping) and part in values:
             names, values = [*names, str(part)], values[part]
