@@ -29,7 +29,7 @@ from lop.search.base import MOVES
 from lop.search.knapsack import Profile, solve
 from lop.workers import at_once, processes
 
-MCTS = {k: v for k, v in params("search")["settings"].items() if k != "simulations"}
+MCTS = params().search.settings[0].model_dump(exclude_unset=True, exclude={"simulations"})
 # name -> (root, settings). A knapsack root costs a profile besides, once for all targets and seeds;
 # a neighbour's root a search of `mcts` at a smaller target.
 VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {

@@ -6,10 +6,9 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import yaml
@@ -20,7 +19,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Pending
 
 from flows.tasks import Place
-from lop.errors import LopError
+from lop import errors, settings
 
 DATA = Path("data")
 SAMPLES = DATA / "samples"
@@ -35,41 +34,42 @@ REPORT = DATA / "report"
 PARENT_TASK = "LOP_PARENT_TASK"  # the environment variable by which a pipeline names its task
 
 
-def params(section: str) -> dict[str, Any]:
-    """A section of params.yaml; LopError when it is not there."""
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    if section not in values:
-        raise LopError(f"params.yaml: no section {section!r}; it has {', '.join(values)}")
-    return values[section]
+def params() -> settings.Params:
+    """The settings of the pipeline; LopError for what is wrong with them."""
+    return settings.read("params.yaml")
 
 
 def scores_file() -> Path:
     """The score that decides which neurons go (params: search.score)."""
-    return IMPORTANCE / f"{params('search')['score']}.safetensors"
+    return IMPORTANCE / f"{params().search.score}.safetensors"
 
 
-def placed(section: str) -> tuple[Place, dict[str, Any]]:
-    """A section of params.yaml in two: where its tasks run, and all the rest."""
-    rest = params(section)
-    names = [field.name for field in fields(Place)]
-    return Place(**{name: rest.pop(name) for name in names if name in rest}), rest
+def searches() -> Place:
+    """What runs searches, and what is like them (params: search)."""
+    search = params().search
+    return Place(search.runner, search.workers, search.address)
 
 
-def run_stage(stage: Flow[[], None], section: str | None = None) -> None:
-    """Run a stage as a program: bad input ends in one line on standard error and exit code 2.
+def evaluations() -> Place:
+    """What runs evaluations: processes, since they measure (params: evaluate)."""
+    return Place("processes", params().evaluate.workers)
 
-    With a section of params.yaml, its tasks run where that says.
+
+def run_stage(stage: Flow[[], None], place: Callable[[], Place] | None = None) -> None:
+    """Run a stage as a program, which ends as `lop.errors.run` says.
+
+    Its tasks run in a `place`, where it has tasks.
     """
-    try:
-        if section is None:
-            _start(stage)
-            return
-        place, _ = placed(section)
-        with place.server():
-            _start(stage.with_options(task_runner=place.task_runner()))
-    except LopError as error:
-        print(f"lop: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(errors.run(_placed, stage, place))
+
+
+def _placed(stage: Flow[[], None], place: Callable[[], Place] | None) -> None:
+    if place is None:
+        _start(stage)
+        return
+    chosen = place()
+    with chosen.server():
+        _start(stage.with_options(task_runner=chosen.task_runner()))
 
 
 def _start(stage: Flow[[], None]) -> None:

@@ -7,10 +7,10 @@ from flows.common import (
     PRUNED,
     SAMPLES,
     data_versions,
+    evaluations,
     hashes,
     origin,
     params,
-    placed,
     run_stage,
 )
 from flows.tasks import as_tasks
@@ -21,10 +21,10 @@ from lop.tracking import checkpoints
 @flow
 def evaluate() -> None:
     """Write answers and metrics of every model to data/evaluation; log and register each."""
-    place, settings = placed("evaluate")
-    register, copied_mb = settings.pop("register"), settings.pop("register_copied_mb")
-    model, benchmark = params("model")["path"], SAMPLES / "benchmark.parquet"
-    each = as_tasks(place, steps.EVALUATION_MODULES, fresh=True)
+    chosen, benchmark = params(), SAMPLES / "benchmark.parquet"
+    settings = chosen.evaluate.model_dump(include={"tasks", "batch_size", "latency_samples"})
+    model, copied_mb = chosen.model.path, chosen.evaluate.register_copied_mb
+    each = as_tasks(evaluations(), steps.EVALUATION_MODULES, fresh=True)
     results = steps.evaluate(EVALUATION, model, PRUNED, benchmark, each=each, **settings)
     marks, versions = origin(), data_versions()
     with tracking.run("evaluate", settings, marks) as stage:
@@ -33,11 +33,11 @@ def evaluate() -> None:
             tags = marks | {"stage": "evaluate", "model": name}
             with stage.child(f"evaluate {name}", settings, tags) as run:
                 figures = checkpoints.flat(values)
-                if name == "dense" or not register:
+                if name == "dense" or not chosen.evaluate.registers:
                     run.metrics(figures)
                 else:
                     run.register_checkpoint(PRUNED / name, figures, tags | versions, copied_mb)
 
 
 if __name__ == "__main__":
-    run_stage(evaluate, "evaluate")
+    run_stage(evaluate, evaluations)

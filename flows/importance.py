@@ -10,7 +10,7 @@ from lop import steps
 def importance() -> None:
     """Write one safetensors file a score to data/importance."""
     calibration = SAMPLES / "calibration.parquet"
-    steps.importance(IMPORTANCE, params("model")["path"], calibration, **params("importance"))
+    steps.importance(IMPORTANCE, params().model.path, calibration, params().importance.batch_size)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from lop import steps
 @flow
 def prepare() -> None:
     """Write one Parquet table a purpose to data/samples."""
-    steps.prepare(SAMPLES, **params("prepare"))
+    steps.prepare(SAMPLES, **params().prepare.model_dump())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.common import IMPORTANCE, PROFILE, SAMPLES, params, placed, run_stage
+from flows.common import IMPORTANCE, PROFILE, SAMPLES, params, run_stage, searches
 from flows.tasks import as_tasks
 from lop import steps
 
@@ -10,12 +10,11 @@ from lop import steps
 @flow
 def profile() -> None:
     """Write data/profile.parquet."""
-    model, samples = params("model")["path"], SAMPLES / "reward.parquet"
-    place, searched = placed("search")
-    same = {name: searched[name] for name in ("compensate", "reward", "batch_size")}
-    which = (IMPORTANCE, searched["score"], params("profile")["shares"])
-    steps.profile(PROFILE, model, samples, *which, **same, each=as_tasks(place, ["lop.steps"]))
+    chosen, samples = params(), SAMPLES / "reward.parquet"
+    same = chosen.search.model_dump(include={"score", "compensate", "reward", "batch_size"})
+    places, each = (chosen.model.path, samples, IMPORTANCE), as_tasks(searches(), ["lop.steps"])
+    steps.profile(PROFILE, *places, shares=chosen.profile.shares, **same, each=each)
 
 
 if __name__ == "__main__":
-    run_stage(profile, "search")
+    run_stage(profile, searches)

@@ -8,7 +8,7 @@ from prefect.artifacts import create_table_artifact
 
 from flows.common import IMPORTANCE, SAMPLES, params
 from lop import steps
-from lop.errors import LopError
+from lop.errors import run
 
 
 @flow(name="promote")
@@ -19,9 +19,9 @@ def promote(force: bool = False, reason: str = "") -> bool:
         force: Promote it whatever the numbers say; needs a reason.
         reason: Why; it is kept with the numbers on the version.
     """
-    searched, model = params("search"), params("model")["path"]
-    same = {name: searched[name] for name in ("score", "compensate", "batch_size", "targets")}
-    options = {**same, **params("promote"), "force": force, "reason": reason}
+    chosen, model = params(), params().model.path
+    same = chosen.search.model_dump(include={"score", "compensate", "batch_size", "targets"})
+    options = {**same, **chosen.promote.model_dump(), "force": force, "reason": reason}
     verdict = steps.promote(model, SAMPLES / "validation.parquet", IMPORTANCE, **options)
     title = f"{'Promoted' if verdict.promoted else 'Not promoted'}: {verdict.reason}"
     create_table_artifact(verdict.table.to_dict("records"), "promotion", title)
@@ -39,11 +39,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """The command line; exit code 0 when promoted, 1 when not, 2 for bad input."""
-    try:
-        return 0 if promote(**vars(parser().parse_args())) else 1
-    except LopError as error:
-        print(f"lop: {error}", file=sys.stderr)
-        return 2
+    options = vars(parser().parse_args())
+    return run(lambda: 0 if promote(**options) else 1)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from lop import steps
 @flow
 def prune() -> None:
     """Write data/pruned/<method>-<ratio>/ and plans.json, and data/pruned.json with plan times."""
-    model, searched = params("model")["path"], params("search")
-    score, compensate = searched["score"], searched["compensate"]
-    grid = params("prune")
-    shape = {name: grid.pop(name) for name in ("format", "multiple_of")}
-    cutter = steps.Cutter(model, IMPORTANCE, score, compensate, PREDICTOR, PROFILE, **shape)
-    steps.prune_grid(PRUNED, **grid, cutter=cutter)
-    steps.plan_times(PRUNED.with_suffix(".json"), **grid, cutter=cutter)
+    chosen = params()
+    which = (chosen.search.score, chosen.search.compensate)
+    shape = (chosen.prune.format, chosen.prune.multiple_of)
+    cutter = steps.Cutter(chosen.model.path, IMPORTANCE, *which, PREDICTOR, PROFILE, *shape)
+    grid = (chosen.prune.methods, chosen.prune.ratios)
+    steps.prune_grid(PRUNED, *grid, cutter)
+    steps.plan_times(PRUNED.with_suffix(".json"), *grid, cutter)
 
 
 if __name__ == "__main__":

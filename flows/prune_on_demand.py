@@ -33,8 +33,8 @@ def prune_on_demand(
         scores: Directory of the model's neuron scores.
         out: Directory in which the checkpoint gets one of its own.
     """
-    searched = params("search")
-    which = (searched["score"], searched["compensate"])
+    searched = params().search
+    which = (searched.score, searched.compensate)
     cutter = steps.Cutter(model, Path(scores), *which, predictor_path=predictor)
     if (ratio is None) == (size is None):
         raise LopError("expected a ratio or a size, and not both")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.common import REPORT, git_commit
+from lop.errors import LopError, run
 from lop.files import replacing_dir
 from lop.report.html import write_page
 
@@ -22,5 +23,12 @@ def publish(out: Path, command: str) -> None:
         write_page(tmp, f"{title}\n\n{origin}\n{rest}")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line: where to, and the command that made the report."""
+    if len(sys.argv) != 3:
+        raise LopError("python -m flows.publish OUT COMMAND")
     publish(Path(sys.argv[1]), sys.argv[2])
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -12,8 +12,8 @@ from lop.models.reference_training import train_reference
 @flow
 def reference() -> None:
     """Write data/reference: the trained model and its card."""
-    out = Path(params("model")["path"])
-    train_reference(params("reference"), out)
+    out = Path(params().model.path)
+    train_reference(params().reference.model_dump(), out)
     write_card(out)
 
 

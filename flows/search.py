@@ -12,8 +12,8 @@ from flows.common import (
     hashes,
     origin,
     params,
-    placed,
     run_stage,
+    searches,
 )
 from flows.tasks import as_tasks
 from lop import steps, tracking
@@ -23,15 +23,17 @@ from lop.search import by_searcher, read_search
 @flow
 def search() -> None:
     """Write one shard of samples a search to data/search; log each new one to MLflow."""
-    model, samples = params("model")["path"], SAMPLES / "reward.parquet"
-    place, settings = placed("search")
-    knobs = {name: settings[name] for name in ("score", "compensate", "reward", "start")}
+    chosen, samples = params(), SAMPLES / "reward.parquet"
+    model, each = chosen.model.path, as_tasks(searches(), ["lop.steps"])
+    options = chosen.search.model_dump(exclude={"settings", "runner", "workers", "address"})
+    # what is not said has the searcher's own default, in a notebook as well
+    settings = [one.model_dump(exclude_unset=True) for one in chosen.search.settings]
     places = (SEARCH, model, samples, IMPORTANCE)
-    each = as_tasks(place, ["lop.steps"])
-    steps.search(*places, profile_path=PROFILE, each=each, **settings)
-    searchers, inputs = by_searcher(settings["settings"]), hashes(Path(model), samples, PROFILE)
+    steps.search(*places, settings=settings, profile_path=PROFILE, each=each, **options)
+    knobs = {name: options[name] for name in ("score", "compensate", "reward", "start")}
+    searchers, inputs = by_searcher(settings), hashes(Path(model), samples, PROFILE)
     tracking.searches(read_search(SEARCH), knobs, searchers, origin(), inputs)
 
 
 if __name__ == "__main__":
-    run_stage(search, "search")
+    run_stage(search, searches)

@@ -22,7 +22,8 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.server import prefect_server
 from lop import progress
-from lop.errors import LopError
+from lop.errors import LopError, explaining
+from lop.settings.types import Runner
 from lop.workers import Each, processes
 
 T = TypeVar("T")
@@ -33,25 +34,22 @@ RETRIES = 2
 class Place:
     """What runs a stage's tasks (params: `runner`), how many at once, and a cluster's address."""
 
-    runner: str = "processes"
+    runner: Runner = "processes"
     workers: int = 1
     address: str | None = None  # None: a cluster on this machine, for the stage only
 
     def task_runner(self) -> TaskRunner[Any]:
-        """The Prefect task runner; LopError for an unknown one, or one that is not installed."""
+        """The Prefect task runner; ModuleNotFoundError for one that is not installed."""
         if self.runner in ("processes", "threads"):
             return ThreadPoolTaskRunner(max_workers=self.workers)
         if self.runner == "dask":
             # one thread a worker, in which Dask has torch compute with one thread
             here = {"n_workers": self.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
             cluster = None if self.address else here
-            runner = _extra("prefect_dask", "dask").DaskTaskRunner
+            runner = import_module("prefect_dask").DaskTaskRunner
             return runner(address=self.address, cluster_kwargs=cluster)
-        if self.runner == "ray":
-            cluster = None if self.address else {"num_cpus": self.workers}
-            runner = _extra("prefect_ray", "ray").RayTaskRunner
-            return runner(address=self.address, init_kwargs=cluster)
-        raise LopError(f"runner {self.runner!r}: expected processes, threads, dask or ray")
+        cluster = None if self.address else {"num_cpus": self.workers}
+        return import_module("prefect_ray").RayTaskRunner(address=self.address, init_kwargs=cluster)
 
     @contextmanager
     def server(self) -> Iterator[None]:
@@ -79,8 +77,6 @@ def as_tasks(place: Place, modules: list[str], fresh: bool = False) -> Each[Any]
             # one that dies ends all others. Prefect's threads wait for lop's processes instead.
             with processes(place.workers, modules, fresh) as run:
                 return _finish(partial(run, work), keys)
-        if fresh:
-            raise LopError(f"runner {place.runner!r}: this stage measures, it needs processes")
         return _finish(work if place.runner == "threads" else partial(_unwatched, work), keys)
 
     return each
@@ -94,7 +90,8 @@ def _finish(work: Callable[..., T], keys: Iterable[tuple[Any, ...]]) -> list[T]:
         retry_condition_fn=lambda _task, _run, state: not isinstance(state.data, LopError),
     )
     def one(name: str, key: tuple[Any, ...]) -> T:
-        return work(*key)
+        with explaining():
+            return work(*key)
 
     futures: list[PrefectFuture[T]] = [one.submit("-".join(map(str, key)), key) for key in keys]
     for future in progress.progress(futures, "tasks", len(futures), "task"):
@@ -105,12 +102,3 @@ def _finish(work: Callable[..., T], keys: Iterable[tuple[Any, ...]]) -> list[T]:
 def _unwatched(work: Callable[..., T], *key: Any) -> T:
     progress.watched = False
     return work(*key)
-
-
-def _extra(module: str, extra: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise LopError(
-            f"runner {extra!r}: {error}; install it with pip install 'lop[{extra}]'"
-        ) from error

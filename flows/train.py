@@ -20,7 +20,7 @@ from lop import steps, tracking
 @flow(name="train")
 def train_predictor() -> None:
     """Write data/predictor and data/training; log and register the predictor."""
-    settings = params("train")
+    settings = params().train.model_dump()
     places = (PREDICTOR, TRAINING, SEARCH, scores_file())
     metrics, fingerprint = steps.train(*places, profile_path=PROFILE, **settings)
     flat = settings["network"] | settings["fit_options"] | settings["samples"]

@@ -19,7 +19,7 @@ from threading import Lock, local
 from typing import Any, ParamSpec, TypeVar
 
 from lop import progress
-from lop.errors import LopError
+from lop.errors import LopError, explaining
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def processes(count: int, modules: list[str], fresh: bool = False) -> Iterator[R
                 if line not in pools:
                     pools[line] = ProcessPoolExecutor(1, context, _start, (count, line))
                 with suppress(BrokenProcessPool):
-                    return pools[line].submit(function, *args).result()
+                    return pools[line].submit(_work, function, *args).result()
                 pools.pop(line).shutdown()
             raise LopError(
                 f"a worker process died {TRIES} times at the same work; "
@@ -123,6 +123,11 @@ def share_threads(count: int) -> None:
     told = os.environ.get("OMP_NUM_THREADS", "")
     mine = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     torch.set_num_threads(max(1, (int(told) if told.isdecimal() else len(mine)) // count))
+
+
+def _work(function: Callable[..., T], *args: Any) -> T:
+    with explaining():
+        return function(*args)
 
 
 def _start(count: int, line: int) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from lop.cli import main
 from lop.cli.reference import page
@@ -61,25 +60,6 @@ def many(samples):
         for i in range(4)
     ]
     return pd.concat(tables, ignore_index=True)
-
-
-def keys(value, name):
-    """Every setting below `value`, by its dotted name; the entries of a list share theirs."""
-    if isinstance(value, dict):
-        return {key for part in value for key in keys(value[part], f"{name}.{part}".lstrip("."))}
-    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-        return {key for each in value for key in keys(each, name)}
-    return {name}
-
-
-def test_every_setting_is_documented_and_no_other():
-    settings = keys(yaml.safe_load(Path("params.yaml").read_text()), "")
-    documented = set(
-        re.findall(r"^\| `([a-z0-9_.]+)` \|", Path("docs/params.md").read_text(), re.M)
-    )
-    inner = {name.rpartition(".")[0] for name in settings}  # a mapping may have a row of its own
-    assert settings - documented == set()
-    assert documented - settings - inner == set()
 
 
 def test_the_command_lines_page_is_the_parsers():

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from lop.cli.parser import build_parser
-from lop.errors import LopError
+from lop import errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; bad input ends in one line on standard error and exit code 2."""
-    args = vars(build_parser().parse_args(argv))
-    command: Callable[..., None] = args.pop("command")
-    try:
-        command(**args)
-    except LopError as error:
-        print(f"lop: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    """Run one command and return its exit code; `lop.errors.run` says how bad input ends."""
+    return errors.run(_main, argv)
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    from lop.cli import commands
+    from lop.cli.parser import parse
+
+    name, options = parse(argv)
+    getattr(commands, name)(options)

@@ -9,73 +9,58 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lop.errors import LopError
+from lop.cli import options as given
+from lop.settings.params import Evaluate
+
+LATENCY_SAMPLES = Evaluate().latency_samples
 
 
-def prepare(source: str, out: Path, seed: int, **sizes: int) -> None:
+def prepare(o: given.Prepare) -> None:
     from lop import steps
 
-    steps.prepare(out, source, seed, **sizes)
-    print(f"{out}: " + ", ".join(f"{size} {name}" for name, size in sizes.items()))
+    sizes = o.model_dump(exclude={"source", "out", "seed"})
+    steps.prepare(o.out, o.source, o.seed, **sizes)
+    print(f"{o.out}: " + ", ".join(f"{size} {name}" for name, size in sizes.items()))
 
 
-def importance(model: str, samples: Path, out: Path, batch_size: int) -> None:
+def importance(o: given.Importance) -> None:
     from lop import steps
 
-    steps.importance(out, model, samples, batch_size)
-    print(f"{out}: {', '.join(sorted(path.stem for path in out.iterdir()))}")
+    steps.importance(o.out, o.model, o.samples, o.batch_size)
+    print(f"{o.out}: {', '.join(sorted(path.stem for path in o.out.iterdir()))}")
 
 
-def profile(
-    model: str,
-    samples: Path,
-    scores: Path,
-    score: str,
-    compensate: bool,
-    out: Path,
-    reward: str,
-    batch_size: int,
-) -> None:
+def profile(o: given.Profile) -> None:
     from lop import steps
 
-    steps.profile(
-        out, model, samples, scores, score,
-        compensate=compensate, reward=reward, batch_size=batch_size,
-    )  # fmt: skip
-    print(out)
+    steps.profile(o.out, *_judging(o), o.shares, o.compensate, o.reward, o.batch_size)
+    print(o.out)
 
 
-def search(
-    model: str,
-    samples: Path,
-    scores: Path,
-    score: str,
-    compensate: bool,
-    profile: Path | None,
-    out: Path,
-    target: list[float],
-    seed: list[int],
-    searcher: str,
-    simulations: int,
-    reward: str,
-    batch_size: int,
-) -> None:
+def search(o: given.Search) -> None:
     from lop import steps
     from lop.search import read_search
 
-    settings = {"searcher": searcher, "simulations": simulations}
-    options = (settings, _begin(profile), profile, compensate, reward, batch_size)
-    steps.search(out, model, samples, scores, score, target, seed, *options)
-    for key, rows in read_search(out).groupby(["target", "seed"]):
+    settings = {"searcher": o.searcher, "simulations": o.simulations}
+    steps.search(
+        o.out, *_judging(o), o.target, o.seed, settings,
+        start=_begin(o.profile), profile_path=o.profile,
+        compensate=o.compensate, reward=o.reward, batch_size=o.batch_size,
+    )  # fmt: skip
+    for key, rows in read_search(o.out).groupby(["target", "seed"]):
         best, first = rows["reward"].max(), rows["reward"].iloc[0]
         print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})")
 
 
-def samples(search: Path, as_json: bool) -> None:
+def _judging(o: given.OfJudging) -> tuple[str, Path, Path, str]:
+    return o.model, o.samples, o.scores, o.score
+
+
+def samples(o: given.Samples) -> None:
     from lop.search import list_searches
 
-    table = list_searches(search)
-    if as_json:
+    table = list_searches(o.search)
+    if o.as_json:
         print(table.to_json(orient="records"))
         return
     table["current"] = table["current"].map({True: "current", False: "kept"})
@@ -89,39 +74,31 @@ def _begin(profile: Path | None) -> str:
     return "knapsack" if profile else "uniform"
 
 
-def train(
-    search: Path,
-    scores: Path,
-    out: Path,
-    kind: str,
-    epochs: int,
-    smooth: int,
-    seed: int,
-    profile: Path | None,
-    **samples: Any,
-) -> None:
+def train(o: given.Train) -> None:
     from lop import steps
 
-    curve = out.with_name(out.name + "-training")
-    options = (samples, {"kind": kind}, {"epochs": epochs, "smooth": smooth})
-    metrics, _ = steps.train(out, curve, search, scores, seed, *options, _begin(profile), profile)
-    print(f"{out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    curve = o.out.with_name(o.out.name + "-training")
+    samples = {"top": o.top, "per_seed": not o.together, "weight": o.weight}
+    how = (samples, {"kind": o.kind}, {"epochs": o.epochs, "smooth": o.smooth})
+    places = (o.out, curve, o.search, o.scores)
+    metrics, _ = steps.train(*places, o.seed, *how, _begin(o.profile), o.profile)
+    print(f"{o.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
-def predict(predictor: Path, model: str | None, ratio: float, as_json: bool) -> None:
+def predict(o: given.Predict) -> None:
     from lop.predictor import Predictor
 
-    found = Predictor.from_pretrained(predictor)
-    plan, whole = found.plan(ratio), None
-    if model:
+    found = Predictor.from_pretrained(o.predictor)
+    plan, whole = found.plan(o.ratio), None
+    if o.model:
         from lop.models.stored import Stored
         from lop.sizes import parameters_of
 
-        source = Stored(model)
+        source = Stored(o.model)
         found.check_fits(source.widths, source.fingerprint, sibling=True)
         whole = source.parameters, parameters_of(source)(plan)
-    if as_json:
-        said = {"ratio": ratio, "ratios": plan.ratios, "kept": plan.kept}
+    if o.as_json:
+        said = {"ratio": o.ratio, "ratios": plan.ratios, "kept": plan.kept}
         if whole:
             said |= {"parameters": whole[1], "reduction": 1 - whole[1] / whole[0]}
         print(json.dumps(said))
@@ -137,32 +114,22 @@ def predict(predictor: Path, model: str | None, ratio: float, as_json: bool) -> 
         print("a share of the FFN neurons; --model tells that of the whole model")
 
 
-def prune(
-    method: str,
-    ratio: float | None,
-    params: str | None,
-    size: str | None,
-    flops_per_token: str | None,
-    out: Path,
-    **places: Any,
-) -> None:
+def prune(o: given.Prune) -> None:
     from lop import steps
     from lop.models.checkpoint import read_json
 
-    cutter = _cutter(**places)
-    targets = {"params": params, "size": size, "flops_per_token": flops_per_token}
-    for kind, target in targets.items():
-        if target is not None:
+    cutter, ratio = _cutter(o), o.ratio or 0.0
+    for kind in ("params", "size", "flops_per_token"):
+        if (target := getattr(o, kind)) is not None:
             ratio = cutter.ratio_for(kind, target)
             print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
-    assert ratio is not None  # the parser asks for one of them
-    steps.prune_one(out, method, ratio, cutter)
-    record = read_json(out / "pruning.json")
+    steps.prune_one(o.out, o.method, ratio, cutter)
+    record = read_json(o.out / "pruning.json")
     dense, small, stored = (
         record[key] for key in ("dense_parameters", "parameters", "stored_parameters")
     )
     print(
-        f"{out}: {ratio:.1%} of FFN neurons pruned, "
+        f"{o.out}: {ratio:.1%} of FFN neurons pruned, "
         f"{_smaller(dense, small)}, "
         f"{record['dense_bytes'] / 1e6:,.2f} -> {record['bytes'] / 1e6:,.2f} MB"
     )
@@ -174,14 +141,13 @@ def _smaller(dense: int, small: int) -> str:
     return f"{dense:,} -> {small:,} parameters ({1 - small / dense:.1%} of the whole model)"
 
 
-def evaluate(
-    model: str, samples: Path | None, tasks: list[str], out: Path | None, batch_size: int
-) -> None:
+def evaluate(o: given.Evaluate) -> None:
     from lop import steps
     from lop.tasks.benchmarks import locate
 
-    places = locate([_task(text) for text in tasks], samples)
-    found = steps.evaluate_one(out, model, samples, batch_size, 20, places)
+    tasks: list[Any] = o.tasks
+    places = locate(tasks, o.samples)
+    found = steps.evaluate_one(o.out, o.model, o.samples, o.batch_size, LATENCY_SAMPLES, places)
     for name, task in found["tasks"].items():
         print(f"{name}, {task['count']} questions")
         for metric, figure in task["metrics"].items():
@@ -189,79 +155,55 @@ def evaluate(
             print(f"  {metric} {figure['value']:.4f}{error}")
         for category, accuracy in task["by_category"].items():
             print(f"    {category}: {accuracy:.4f}")
-    if samples:
+    if o.samples:
         print(f"parameters {found['parameters']:,}, {found['disk_bytes'] / 1e6:.2f} MB on disk")
         print(f"latency {found['latency_ms']:.1f} ms a sample of {found['tokens']} tokens")
 
 
-def _task(text: str) -> Any:
-    """`name`, or `name=data`, as a task of `lop.tasks.benchmarks.locate`."""
-    name, given, data = text.partition("=")
-    return {name: data} if given else name
-
-
-def compare(
-    methods: list[str],
-    ratios: list[float],
-    samples: Path,
-    out: Path,
-    batch_size: int,
-    workers: int,
-    **places: Any,
-) -> None:
+def compare(o: given.Compare) -> None:
     from lop import steps
 
-    print(steps.compare(out, _cutter(**places), methods, ratios, samples, batch_size, workers))
+    grid = (o.methods, o.ratios, o.samples, o.batch_size, o.workers)
+    print(steps.compare(o.out, _cutter(o), *grid))
 
 
-def _cutter(**places: Any) -> Any:
+def _cutter(o: given.Cutting) -> Any:
     from lop import steps
 
-    renamed = {
-        "model": "model_path",
-        "scores": "scores_dir",
-        "predictor": "predictor_path",
-        "profile": "profile_path",
-    }
-    return steps.Cutter(**{renamed.get(name, name): value for name, value in places.items()})
+    made_of = (o.model, o.scores, o.score, o.compensate, o.predictor, o.profile)
+    return steps.Cutter(*made_of, o.format, o.multiple_of, o.sibling)
 
 
-def report(
-    evaluation: Path, pruned: Path, search: Path, training: Path, samples: Path, out: Path
-) -> None:
+def report(o: given.Report) -> None:
     from lop import steps
 
-    steps.report(out, evaluation, pruned, search, training, samples)
-    print(f"{out}/report.md, {out}/report.html")
+    steps.report(o.out, o.evaluation, o.pruned, o.search, o.training, o.samples)
+    print(f"{o.out}/report.md, {o.out}/report.html")
 
 
-def diff(
-    a: str, b: str, task: str, evaluation: Path, samples: Path | None, out: Path | None, limit: int
-) -> None:
+def diff(o: given.Diff) -> None:
     from lop import steps
 
-    print(steps.diff(a, b, task, evaluation, out, samples, limit))
-    if out:
-        print(f"\n{out}")
+    print(steps.diff(o.a, o.b, o.task, o.evaluation, o.out, o.samples, o.limit))
+    if o.out:
+        print(f"\n{o.out}")
 
 
-def serve(**options: Any) -> None:
-    try:
-        from lop.serving import serve as run
-    except ModuleNotFoundError as error:
-        raise LopError(f"{error}; install it with pip install 'lop[serve]'") from error
-    run(**options)
+def serve(o: given.Serve) -> None:
+    from lop.serving import serve as run
+
+    run(**o.model_dump())
 
 
-def track() -> None:
+def track(o: given.Track) -> None:
     from lop import tracking
 
     told = tracking.replay()
     print(f"{told} {'run' if told == 1 else 'runs'} logged")
 
 
-def rollback(name: str, reason: str) -> None:
+def rollback(o: given.Rollback) -> None:
     from lop import tracking
 
-    was, now = tracking.rollback(reason, name)
-    print(f"{name}: champion is version {now} again, version {was} was")
+    was, now = tracking.rollback(o.reason, o.name)
+    print(f"{o.name}: champion is version {now} again, version {was} was")

@@ -1,14 +1,20 @@
-"""What the command line takes: commands, arguments, defaults and help."""
+"""The command line: a parser made of `lop.cli.options`, which the arguments are read through."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from lop.cli import commands as do
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-METHODS = "knapsack, uniform, random, magnitude, wanda_sp, flap"
+from lop.cli.options import COMMANDS
+from lop.errors import LopError
+from lop.settings.types import Section, problem
+
+MARKDOWN = re.compile(r"\[(.+?)\]\(.+?\)")  # a link of the page docs/params.md
 
 EPILOG = """\
 a whole run by hand:
@@ -30,170 +36,80 @@ a whole run by hand:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is a LopError, one line as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with the command line."""
+        raise LopError(f"{message}; see {self.prog} --help")
+
+
+def parse(argv: Sequence[str] | None) -> tuple[str, Section]:
+    """The command and its options; LopError for the first that is wrong."""
+    values = vars(build_parser().parse_args(argv))
+    name = values.pop("command")
+    try:
+        return name, COMMANDS[name].model_validate(values)
+    except ValidationError as error:
+        place, text = problem(error, values)
+        option = place.split(".")[0]
+        where = f"{flag(option, COMMANDS[name].model_fields.get(option))}: " if option else ""
+        raise LopError(f"{where}{text}") from None
+
+
 def build_parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    """The parser of all commands; values stay text, and what is not given stays out."""
+    parser = Parser(
         prog="lop",
         description="Learn once how to prune a multimodal LLM, then cut any budget out of it.",
         epilog=EPILOG,
-        formatter_class=raw,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(command: Callable[..., None], text: str) -> Callable[..., argparse.Action]:
-        sub = commands.add_parser(command.__name__, help=text, description=text)
-        sub.set_defaults(command=command)
-        return sub.add_argument
-
-    arg = add(do.prepare, "draw calibration, reward, validation and benchmark samples")
-    arg("--source", required=True, help="folder or .parquet/.csv/.jsonl; or `reference`")
-    arg("--out", type=Path, required=True, help="directory to write")
-    arg("--seed", type=int, default=0)
-    sizes = {"calibration": 500, "reward": 200, "validation": 500, "benchmark": 1500}
-    for name, size in sizes.items():
-        arg(f"--{name}", type=int, default=size, metavar="N", help=f"samples (default {size})")
-
-    arg = add(do.importance, "score every FFN neuron of a model's decoder on calibration samples")
-    _add_model(arg)
-    arg("--samples", type=Path, required=True, help="calibration samples (Parquet)")
-    arg("--out", type=Path, required=True, help="directory for the scores")
-    _add_batch_size(arg)
-
-    arg = add(do.profile, "measure what each layer alone loses at a grid of widths")
-    _add_model(arg)
-    arg("--samples", type=Path, required=True, help="reward samples (Parquet)")
-    _add_scores(arg)
-    arg("--out", type=Path, required=True, help="file for the profile (Parquet)")
-    _add_reward(arg)
-
-    arg = add(do.search, "search good plans at target ratios; finished searches are kept")
-    _add_model(arg)
-    arg("--samples", type=Path, required=True, help="reward samples (Parquet)")
-    _add_scores(arg)
-    arg("--out", type=Path, required=True, help="directory for the search samples")
-    arg("--target", type=float, nargs="+", required=True, help="pruning ratios, in [0, 1)")
-    arg("--seed", type=int, nargs="+", default=[0])
-    arg("--profile", type=Path, help="start from the knapsack's plans, not from uniform ones")
-    arg("--searcher", default="mcts", help="mcts (default), evolution, random, uniform or knapsack")
-    arg("--simulations", type=int, default=100, help="plans evaluated a search (default 100)")
-    _add_reward(arg)
-
-    arg = add(do.samples, "list what was searched: targets, seeds, counts, best rewards")
-    arg("--search", type=Path, required=True, help="directory of search samples")
-    arg("--json", dest="as_json", action="store_true", help="one line of JSON")
-
-    arg = add(do.train, "train a predictor on search samples")
-    arg("--search", type=Path, required=True, help="directory of search samples")
-    arg("--scores", type=Path, required=True, help="the score that the search used")
-    arg("--out", type=Path, required=True, help="directory for the predictor")
-    arg("--top", type=int, default=5, help="best plans of a search to learn from (default 5)")
-    arg(
-        "--together",
-        dest="per_seed",
-        action="store_false",
-        help="of each target, not of each search",
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
     )
-    arg("--weight", default="equal", help="equal (default), or reward: better plans count more")
-    arg("--smooth", type=int, default=0, help="budgets mixed between neighbouring targets")
-    arg("--profile", type=Path, help="learn how plans differ from the knapsack's, not uniform ones")
-    arg("--kind", default="transformer", help="transformer (default), bilstm or mlp")
-    arg("--epochs", type=int, default=200)
-    arg("--seed", type=int, default=0)
-
-    arg = add(do.predict, "print the plan for a pruning ratio")
-    arg("--predictor", type=Path, required=True, help="predictor directory")
-    arg("--model", help="the model it is for: tells how much smaller the whole of it gets")
-    arg("--ratio", type=float, required=True, help="share of FFN neurons to remove, in [0, 1)")
-    arg("--json", dest="as_json", action="store_true", help="one line of JSON")
-
-    arg = add(do.prune, "cut a checkpoint of a given pruning ratio out of a model")
-    _add_cutter(arg)
-    _add_target(commands.choices["prune"])
-    arg("--method", default="lop", help=f"lop (default) or one of {METHODS}")
-    arg("--out", type=Path, required=True, help="directory for the smaller checkpoint")
-
-    arg = add(do.evaluate, "ask a dense or pruned model benchmarks, and measure it")
-    _add_model(arg)
-    arg("--samples", type=Path, help="samples (Parquet): lop_vqa's questions, and to time it on")
-    text = "lop_vqa (default), easyvqa_mme, …, or mme, mmbench, mmmu_val, pope; name=PATH: its data"
-    arg("--tasks", nargs="+", default=["lop_vqa"], metavar="TASK", help=text)
-    arg("--out", type=Path, help="directory to keep answers and figures in; finished ones stay")
-    _add_batch_size(arg)
-
-    arg = add(do.compare, "cut and evaluate several methods at several ratios, and write the table")
-    _add_cutter(arg)
-    arg("--methods", nargs="+", required=True, help=f"lop, {METHODS}")
-    arg("--ratios", type=float, nargs="+", required=True, help="pruning ratios, in [0, 1)")
-    arg("--samples", type=Path, required=True, help="benchmark samples (Parquet)")
-    arg("--out", type=Path, required=True, help="directory for checkpoints, answers and tables")
-    arg("--workers", type=int, default=1, help="models evaluated at once (default 1)")
-    _add_batch_size(arg)
-
-    arg = add(do.report, "write the report of a pipeline run")
-    for name in ("evaluation", "pruned", "search", "training", "samples"):
-        arg(f"--{name}", type=Path, default=Path("data") / name, help=f"default data/{name}")
-    arg("--out", type=Path, default=Path("data/report"), help="default data/report")
-
-    arg = add(do.serve, "answer ratios with plans, and cut checkpoints, over HTTP")
-    arg("--predictor", required=True, help="predictor directory, or models:/NAME@ALIAS of MLflow")
-    _add_model(arg)
-    _add_scores(arg)
-    arg("--out", type=Path, required=True, help="the one directory that is written to")
-    arg("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1)")
-    arg("--port", type=int, default=8080, help="default 8080; 0 takes a free one")
-    arg("--token-file", type=Path, help="holds the bearer token; else LOP_SERVE_TOKEN does")
-    arg("--workers", type=int, default=1, help="checkpoints cut at once (default 1)")
-    arg("--queue", type=int, default=8, help="checkpoints that may wait to be cut (default 8)")
-    arg("--keep", type=int, default=100, help="checkpoints there may be (default 100)")
-    arg("--poll", type=float, default=30, help="seconds between looks at the alias (default 30)")
-    arg = add(do.diff, "show which answers of two models differ, with their pictures")
-    arg("a", metavar="A", help="a model's name in the evaluation (dense, lop-0.3 …) or its folder")
-    arg("b", metavar="B", help="another one")
-    arg("--task", default="lop_vqa", help="default lop_vqa")
-    arg("--evaluation", type=Path, default=Path("data/evaluation"), help="default data/evaluation")
-    arg("--samples", type=Path, help="the task's questions (default: its file in data/samples)")
-    arg("--out", type=Path, help="also write an HTML page with questions, pictures and answers")
-    arg("--limit", type=int, default=200, help="questions on that page at most (default 200)")
-    add(do.track, "log to MLflow what had to wait while it was out of reach")
-
-    arg = add(do.rollback, "give the champion's alias back to the predictor that had it before")
-    arg("--name", default="lop-predictor", help="registered model (default lop-predictor)")
-    arg("--reason", default="", help="why; kept on the version")
+    for command, options in COMMANDS.items():
+        text = options.__doc__
+        sub = commands.add_parser(
+            command, help=text, description=text, argument_default=argparse.SUPPRESS
+        )
+        for name, field in ordered(options):
+            sub.add_argument(flag(name, field), **_argument(name, field))
     return parser
 
 
-def _add_model(arg: Callable[..., argparse.Action]) -> None:
-    arg("--model", required=True, help="Hugging Face model directory, dense or pruned")
+def ordered(options: type[Section]) -> list[tuple[str, FieldInfo]]:
+    """A command's options, those that it must have first."""
+    return sorted(options.model_fields.items(), key=lambda each: not each[1].is_required())
 
 
-def _add_cutter(arg: Callable[..., argparse.Action]) -> None:
-    _add_model(arg)
-    _add_scores(arg)
-    arg("--predictor", help="directory or models:/NAME@ALIAS, for method lop")
-    arg("--profile", type=Path, help="profile, for method knapsack")
-    arg("--format", default="per_layer", help="per_layer (default), or padded for stock loaders")
-    arg("--multiple-of", type=int, default=1, metavar="N", help="widths in multiples of N")
-    arg("--sibling", action="store_true", help="predictor and scores are of other weights; warn")
+def flag(name: str, field: FieldInfo | None) -> str:
+    """How an option is written, `--batch-size`; an argument without a flag has its name alone."""
+    if field and field.json_schema_extra:
+        return name
+    return f"--{(field and field.alias) or name}".replace("_", "-")
 
 
-def _add_reward(arg: Callable[..., argparse.Action]) -> None:
-    arg("--reward", default="loglik", help="loglik (default) or accuracy")
-    _add_batch_size(arg)
+def several(field: FieldInfo) -> bool:
+    """Whether an option takes a list."""
+    return str(field.annotation).startswith("list")
 
 
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    one = parser.add_mutually_exclusive_group(required=True)
-    one.add_argument("--ratio", type=float, help="share of FFN neurons to remove, in [0, 1)")
-    one.add_argument("--params", metavar="N", help="or parameters of the whole model: 5.2B")
-    one.add_argument("--size", metavar="N", help="or bytes on disk, at its dtype: 9GB, 8.5GiB")
-    one.add_argument("--flops-per-token", metavar="N", help="or FLOPs of its language model: 9G")
+def default(field: FieldInfo) -> str:
+    """An option's default as it is written; empty where there is none."""
+    values = field.default if several(field) else [field.default]
+    if field.is_required() or field.annotation is bool:
+        return ""
+    return " ".join(str(value) for value in values if value is not None)
 
 
-def _add_scores(arg: Callable[..., argparse.Action]) -> None:
-    arg("--scores", type=Path, required=True, help="directory of scores")
-    arg("--score", default="flap", help="which of them (default flap; the paper's: activation_l2)")
-    arg("--compensate", action="store_true", help="restore the pruned neurons' mean output")
-
-
-def _add_batch_size(arg: Callable[..., argparse.Action]) -> None:
-    arg("--batch-size", type=int, default=64, help="default 64")
+def _argument(name: str, field: FieldInfo) -> dict[str, Any]:
+    """What argparse wants to know of an option."""
+    text = MARKDOWN.sub(r"\1", field.description or "").replace("`", "")
+    if field.json_schema_extra:
+        return {"help": text, "metavar": name.upper()}
+    if field.annotation is bool:
+        return {"help": text, "action": "store_true", "dest": field.alias or name}
+    shown = f"{text} (default {default(field)})" if default(field) else text
+    given: dict[str, Any] = {"nargs": "+"} if several(field) else {}
+    return given | {"help": shown, "required": field.is_required(), "dest": field.alias or name}

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lop.errors import LopError
 from lop.files import replacing_dir
 from lop.importance import load_scores, made_for
 from lop.predictor import PredictorConfig
 from lop.predictor.training import good_samples, latency_ms, samples_fingerprint
 from lop.predictor.training import train as fit
 from lop.search import read_search
+from lop.settings import Fit, Learned, Network, check
 from lop.steps.searching import beginning
 
 
@@ -34,16 +33,16 @@ def train(
 ) -> tuple[dict[str, float], str]:
     """Write a predictor, its learning curve and metrics.
 
-    `samples` are the options of `good_samples`, `network` those of `PredictorConfig`,
-    `fit_options` those of `lop.predictor.training.train`; `base` names the plans that it learns to
-    differ from, `uniform` or the `knapsack`'s.
+    `samples`, `network` and `fit_options` are as in params.yaml, with its defaults; `base` names
+    the plans that it learns to differ from, `uniform` or the `knapsack`'s. Raises LopError for
+    settings that are not known there.
 
     Returns the metrics, and the fingerprint of the samples it learned from.
     """
-    _check_options("train.samples", samples, good_samples)
-    _check_options("train.network", network, PredictorConfig)
-    _check_options("train.fit_options", fit_options, fit)
-    good = good_samples(read_search(search_dir), **samples)
+    chosen = check(Learned, samples, "train.samples").model_dump()
+    network = check(Network, network, "train.network").model_dump()
+    fit_options = check(Fit, fit_options, "train.fit_options").model_dump()
+    good = good_samples(read_search(search_dir), **chosen)
     config = PredictorConfig(
         widths=tuple(len(layer) for layer in load_scores(scores_path)),
         model_fingerprint=made_for(scores_path),
@@ -67,10 +66,3 @@ def train(
         table.to_csv(tmp / "curve.csv", index=False)
         (tmp / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics, samples_fingerprint(good)
-
-
-def _check_options(section: str, options: Mapping[str, Any], of: Callable[..., Any]) -> None:
-    """Raise LopError for an option that `of` does not have."""
-    known = inspect.signature(of).parameters
-    if unknown := sorted(set(options) - set(known)):
-        raise LopError(f"params, section {section}: no option {unknown[0]!r}")

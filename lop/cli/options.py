@@ -1,0 +1,305 @@
+"""What each command takes: its options with their types, defaults and meanings.
+
+A class is a command; what a command shares with params.yaml it takes from the models there, so
+that the two agree. `lop.cli.parser` makes the command line of it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from lop.settings import params as settings
+from lop.settings.types import (
+    Count,
+    Format,
+    Kind,
+    Method,
+    Number,
+    Positive,
+    Ratio,
+    SearcherName,
+    Section,
+    Seed,
+    Several,
+    Text,
+    Weight,
+)
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise _refused("a file" if path.exists() else "a file that exists", path)
+    return path
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise _refused("a directory" if path.exists() else "a directory that exists", path)
+    return path
+
+
+def _new_file(path: Path) -> Path:
+    if path.is_dir():
+        raise _refused("a file to write", path, "is a directory")
+    return _writable(path)
+
+
+def _new_folder(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise _refused("a directory to write", path, "is no directory")
+    return _writable(path)
+
+
+def _writable(path: Path) -> Path:
+    """A path where one can write; told before hours of work, not after."""
+    above = next(each for each in path.absolute().parents if os.path.lexists(each))
+    if not above.is_dir():
+        raise _refused("a place in a directory", path, f"{above} is no directory")
+    if not os.access(above, os.W_OK):
+        raise _refused("a place that can be written to", path, f"{above} cannot")
+    return path
+
+
+def _refused(expected: str, path: Path, why: str = "") -> PydanticCustomError:
+    text = f"expected {expected}, got {path}" + (f", and {why}" if why else "")
+    return PydanticCustomError("path", "{text}", {"text": text})
+
+
+def _task(text: Any) -> Any:
+    """`name`, or `name=data`, as a task of params.yaml."""
+    name, given, data = str(text).partition("=")
+    return {name: data} if given else name
+
+
+def same(model: type[Section], name: str) -> Any:
+    """A setting of params.yaml as an option: its default and its meaning."""
+    return model.model_fields[name]
+
+
+File = Annotated[Path, AfterValidator(_file)]
+Folder = Annotated[Path, AfterValidator(_folder)]
+NewFile = Annotated[Path, AfterValidator(_new_file)]
+NewFolder = Annotated[Path, AfterValidator(_new_folder)]
+POSITIONAL: Any = {"positional": True}
+
+
+class OfModel(Section):
+    model: Text = Field(description="Hugging Face model directory, dense or pruned")
+
+
+class OfScores(OfModel, settings.Scored):
+    scores: Folder = Field(description="directory of scores")
+
+
+class OfJudging(OfScores, settings.Judging):
+    samples: File = Field(description="reward samples (Parquet)")
+
+
+class Cutting(OfScores):
+    predictor: Text | None = Field(
+        None, description="directory or models:/NAME@ALIAS, for method lop"
+    )
+    profile: File | None = Field(None, description="profile, for method knapsack")
+    format: Format = same(settings.Prune, "format")
+    multiple_of: Count = same(settings.Prune, "multiple_of")
+    sibling: bool = Field(False, description="predictor and scores are of other weights; warn")
+
+
+class Prepare(settings.Prepare):
+    """draw calibration, reward, validation and benchmark samples"""
+
+    source: Text = Field(description="folder or .parquet/.csv/.jsonl; or `reference`")
+    out: NewFolder = Field(description="directory to write")
+    benchmark: settings.Samples = Field(
+        same(settings.Prepare, "benchmark").default, description="how many test questions there are"
+    )
+
+
+class Importance(OfModel, settings.Importance):
+    """score every FFN neuron of a model's decoder on calibration samples"""
+
+    samples: File = Field(description="calibration samples (Parquet)")
+    out: NewFolder = Field(description="directory for the scores")
+
+
+class Profile(OfJudging, settings.Profile):
+    """measure what each layer alone loses at a grid of widths"""
+
+    out: NewFile = Field(description="file for the profile (Parquet)")
+
+
+class Search(OfJudging):
+    """search good plans at target ratios; finished searches are kept"""
+
+    out: NewFolder = Field(description="directory for the search samples")
+    target: Several[Ratio] = Field(description="pruning ratios, in [0, 1)")
+    seed: Several[Seed] = same(settings.Search, "seeds")
+    profile: File | None = Field(
+        None, description="start from the knapsack's plans, not from uniform ones"
+    )
+    searcher: SearcherName = Field(
+        "mcts", description="mcts, evolution, random, uniform or knapsack"
+    )
+    simulations: Count = Field(
+        settings.Search().settings[0].simulations,
+        description=same(settings.Searching, "simulations").description,
+    )
+
+
+class Samples(Section):
+    """list what was searched: targets, seeds, counts, best rewards"""
+
+    search: Folder = Field(description="directory of search samples")
+    as_json: bool = Field(False, alias="json", description="one line of JSON")
+
+
+class Train(Section):
+    """train a predictor on search samples"""
+
+    search: Folder = Field(description="directory of search samples")
+    scores: File = Field(description="the score that the search used")
+    out: NewFolder = Field(description="directory for the predictor")
+    profile: File | None = Field(
+        None, description="learn how plans differ from the knapsack's, not uniform ones"
+    )
+    top: Count = same(settings.Learned, "top")
+    together: bool = Field(False, description="of each target, not of each search")
+    weight: Weight = same(settings.Learned, "weight")
+    smooth: Number = same(settings.Fit, "smooth")
+    kind: Kind = same(settings.Network, "kind")
+    epochs: Count = same(settings.Fit, "epochs")
+    seed: Seed = same(settings.Train, "seed")
+
+
+class Predict(Section):
+    """print the plan for a pruning ratio"""
+
+    predictor: Folder = Field(description="predictor directory")
+    model: Text | None = Field(
+        None, description="the model it is for: tells how much smaller the whole of it gets"
+    )
+    ratio: Ratio = Field(description="share of FFN neurons to remove, in [0, 1)")
+    as_json: bool = Field(False, alias="json", description="one line of JSON")
+
+
+class Prune(Cutting):
+    """cut a checkpoint of a given pruning ratio out of a model"""
+
+    ratio: Ratio | None = Field(None, description="share of FFN neurons to remove, in [0, 1)")
+    params: Text | None = Field(
+        None, description="instead: parameters of the whole model, such as 5.2B"
+    )
+    size: Text | None = Field(
+        None, description="instead: bytes on disk, at its dtype, such as 9GB, 8.5GiB"
+    )
+    flops_per_token: Text | None = Field(
+        None, description="instead: FLOPs of its language model, such as 9G"
+    )
+    method: Method = Field("lop", description=same(settings.Prune, "methods").description)
+    out: NewFolder = Field(description="directory for the smaller checkpoint")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Prune:
+        given = [self.ratio, self.params, self.size, self.flops_per_token]
+        if sum(target is not None for target in given) != 1:
+            text = "expected one of --ratio, --params, --size and --flops-per-token"
+            raise PydanticCustomError("target", "{text}", {"text": text})
+        return self
+
+
+class Evaluate(OfModel):
+    """ask a dense or pruned model benchmarks, and measure it"""
+
+    samples: File | None = Field(
+        None, description="samples (Parquet): lop_vqa's questions, and to time it on"
+    )
+    tasks: Several[Annotated[settings.TaskAt, BeforeValidator(_task)]] = Field(
+        ["lop_vqa"],
+        description="lop_vqa, easyvqa_mme, …, or mme, mmbench, mmmu_val, pope; name=PATH: its data",
+    )
+    out: NewFolder | None = Field(
+        None, description="directory to keep answers and figures in; finished ones stay"
+    )
+    batch_size: Count = same(settings.Evaluate, "batch_size")
+
+
+class Compare(Cutting):
+    """cut and evaluate several methods at several ratios, and write the table"""
+
+    methods: Several[Method] = Field(description=same(settings.Prune, "methods").description)
+    ratios: Several[Ratio] = Field(description="pruning ratios, in [0, 1)")
+    samples: File = Field(description="benchmark samples (Parquet)")
+    out: NewFolder = Field(description="directory for checkpoints, answers and tables")
+    workers: Count = Field(1, description="models evaluated at once")
+    batch_size: Count = same(settings.Evaluate, "batch_size")
+
+
+class Report(Section):
+    """write the report of a pipeline run"""
+
+    evaluation: Folder = Field(Path("data/evaluation"), description="answers and figures")
+    pruned: Folder = Field(Path("data/pruned"), description="the checkpoints")
+    search: Folder = Field(Path("data/search"), description="search samples")
+    training: Folder = Field(Path("data/training"), description="the predictor's curve")
+    samples: Folder = Field(Path("data/samples"), description="samples with their pictures")
+    out: NewFolder = Field(Path("data/report"), description="directory to write")
+
+
+class Serve(OfScores):
+    """answer ratios with plans, and cut checkpoints, over HTTP"""
+
+    predictor: Text = Field(description="predictor directory, or models:/NAME@ALIAS of MLflow")
+    out: NewFolder = Field(description="the one directory that is written to")
+    host: Text = Field("127.0.0.1", description="address to listen at")
+    port: Annotated[int, Field(ge=0, lt=2**16)] = Field(8080, description="0 takes a free one")
+    token_file: File | None = Field(
+        None, description="holds the bearer token; else LOP_SERVE_TOKEN does"
+    )
+    workers: Count = Field(1, description="checkpoints cut at once")
+    queue: Count = Field(8, description="checkpoints that may wait to be cut")
+    keep: Count = Field(100, description="checkpoints there may be")
+    poll: Positive = Field(30, description="seconds between looks at the alias")
+
+
+class Diff(Section):
+    """show which answers of two models differ, with their pictures"""
+
+    a: Text = Field(
+        description="a model's name in the evaluation (dense, lop-0.3 …) or its folder",
+        json_schema_extra=POSITIONAL,
+    )
+    b: Text = Field(description="another one", json_schema_extra=POSITIONAL)
+    task: Text = Field("lop_vqa", description="whose answers")
+    evaluation: Path = Field(Path("data/evaluation"), description="answers of all models")
+    samples: File | None = Field(
+        None, description="the task's questions (default: its file in data/samples)"
+    )
+    out: NewFile | None = Field(
+        None, description="also write an HTML page with questions, pictures and answers"
+    )
+    limit: Number = Field(200, description="questions on that page at most")
+
+
+class Track(Section):
+    """log to MLflow what had to wait while it was out of reach"""
+
+
+class Rollback(Section):
+    """give the champion's alias back to the predictor that had it before"""
+
+    name: Text = Field("lop-predictor", description="registered model")
+    reason: str = Field("", description="why; kept on the version")
+
+
+COMMANDS: dict[str, type[Section]] = {
+    each.__name__.lower(): each
+    for each in (
+        Prepare, Importance, Profile, Search, Samples, Train, Predict, Prune, Evaluate, Compare,
+        Report, Serve, Diff, Track, Rollback,
+    )
+}  # fmt: skip

@@ -1,0 +1,383 @@
+"""Every setting of the pipeline: the sections of params.yaml, with their defaults and meanings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from lop.settings.types import (
+    Count,
+    Format,
+    Kind,
+    Method,
+    Move,
+    NotNegative,
+    Number,
+    Positive,
+    Ratio,
+    RewardKind,
+    Runner,
+    Score,
+    Section,
+    Seed,
+    Several,
+    Share,
+    Start,
+    Task,
+    Text,
+    Weight,
+)
+
+Samples = Annotated[int, Field(ge=2)]  # fewer have no standard error
+
+
+class Model(Section):
+    """The model to prune."""
+
+    path: Text = Field(
+        "data/reference",
+        description="directory of a Hugging Face model with its processor, or a hub's name for one",
+    )
+
+
+class Prepare(Section):
+    """Which samples all else sees."""
+
+    source: Text = Field(
+        "reference",
+        description="`reference`, or a folder or `.parquet`, `.csv`, `.jsonl` file of your samples",
+    )
+    seed: Seed = Field(0, description="which samples are drawn")
+    calibration: Samples = Field(500, description="how many samples neurons are scored on")
+    reward: Samples = Field(
+        500,
+        description="how many samples searches judge plans on; more samples are worth "
+        "[more than simulations](results/effort.md)",
+    )
+    validation: Samples = Field(
+        500, description="how many samples choices between methods are made on"
+    )
+    benchmark: Samples | None = Field(
+        2000, description="how many test questions the final numbers are from; `null` takes all"
+    )
+
+
+class Importance(Section):
+    """How neurons are scored."""
+
+    batch_size: Count = Field(100, description="samples at once")
+
+
+class Profile(Section):
+    """The reward with each layer alone cut, for the knapsack; the rest is as in `search`."""
+
+    shares: Several[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+        description="shares of its neurons that a layer loses",
+    )
+
+
+class Searching(Section):
+    """A searcher's settings: what all of them have."""
+
+    simulations: Count = Field(description="plans judged a search")
+
+
+class Mcts(Searching):
+    """A search tree."""
+
+    searcher: Literal["mcts"] = "mcts"
+    children: Count = Field(4, description="children a node gets")
+    exploration: NotNegative = Field(
+        0.1, description="UCB's constant, for rewards scaled to [0, 1]"
+    )
+    step: Share = Field(
+        0.1, description="how far a child's ratios are from its parent's at most, at the root"
+    )
+    step_decay: Share = Field(0.9, description="the step shrinks by this factor a level …")
+    step_min: Share = Field(0.01, description="… down to this")
+    move: Move = Field("shake", description="how a child is made: `shake`, `transfer` or `mixed`")
+    value: Literal["mean", "max"] = Field(
+        "mean", description="what a node is worth: the `mean` or `max` of the rewards below it"
+    )
+
+
+class Evolution(Searching):
+    """A population of plans."""
+
+    searcher: Literal["evolution"]
+    population: Count = Field(16, description="plans that live on")
+    crossover: Share = Field(0.3, description="chance of a second parent")
+    step: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.3, description="how far a child's ratios move at first …"
+    )
+    step_end: Annotated[float, Field(gt=0, le=1)] = Field(0.05, description="… and at the end")
+    move: Move = Field("mixed", description="`shake`, `transfer` or `mixed`")
+
+
+class Random(Searching):
+    """Plans drawn at random."""
+
+    searcher: Literal["random"]
+    step: Share = Field(0.5, description="how far the plans are from the first one at most")
+
+
+class Uniform(Searching):
+    """The uniform plan alone."""
+
+    searcher: Literal["uniform"]
+
+
+class Knapsack(Searching):
+    """The plan solved from a profile, alone."""
+
+    searcher: Literal["knapsack"]
+
+
+def _listed(values: Any) -> Any:
+    """One searcher's settings as a list of them; a searcher that is not named is mcts."""
+    listed = [values] if isinstance(values, dict) else values
+    if not isinstance(listed, list):
+        return listed
+    return [{"searcher": "mcts"} | each if isinstance(each, dict) else each for each in listed]
+
+
+Searcher = Annotated[
+    Mcts | Evolution | Random | Uniform | Knapsack, Field(discriminator="searcher")
+]
+
+
+class Scored(Section):
+    """Which neurons go when a layer is cut, and what is put in their place."""
+
+    score: Score = Field(
+        "flap",
+        description="which neurons go: `flap`, `activation_l2` (the paper's), `magnitude` or "
+        "`wanda_sp`",
+    )
+    compensate: bool = Field(
+        False,
+        description="restore the pruned neurons' mean output by a bias on `down_proj`, as FLAP "
+        "does",
+    )
+
+
+class Judging(Scored):
+    """How plans are judged."""
+
+    reward: RewardKind = Field(
+        "loglik",
+        description="`loglik`, the mean log-likelihood of the right answers, or `accuracy` (the "
+        "paper's)",
+    )
+    batch_size: Count = Field(40, description="samples at once")
+
+
+class Search(Judging):
+    """The plans that the predictor learns from."""
+
+    targets: Several[Ratio] = Field(
+        [0.1, 0.2, 0.3, 0.5, 0.6],
+        description="ratios that are searched; the predictor answers from the least to the largest",
+    )
+    seeds: Several[Seed] = Field([0], description="each target is searched once a seed")
+    start: Start = Field(
+        "knapsack",
+        description="the plan a search starts from: the `knapsack`'s, or `uniform`; from "
+        "`uniform`, `step: 0.3` and `value: max` among the settings "
+        "[find better plans](method.md#what-was-found)",
+    )
+    settings: Annotated[list[Searcher], Field(min_length=1), BeforeValidator(_listed)] = Field(
+        [Mcts(simulations=50)], description="one mapping, or a list of them, one a searcher"
+    )
+    runner: Runner = Field("processes", description="`processes`, `threads`, `dask` or `ray`")
+    workers: Count = Field(2, description="searches at once")
+    address: Text | None = Field(
+        None, description="of a Dask scheduler or Ray head; `null` starts workers here"
+    )
+
+
+class Learned(Section):
+    """Which of a target's plans the predictor learns from."""
+
+    top: Count = Field(5, description="how many of the best plans it learns from")
+    per_seed: bool = Field(
+        True,
+        description="of each seed's search, which was "
+        "[a little better](results/predictors/predictors.md) than of all of a target's together",
+    )
+    weight: Weight = Field(
+        "equal", description="`equal`, or `reward`: better plans count more, by rank"
+    )
+
+
+class Network(Section):
+    """The predictor's network."""
+
+    kind: Kind = Field("transformer", description="`transformer`, `bilstm` or `mlp`")
+    hidden: Count = Field(128, description="width of the network")
+    depth: Count = Field(2, description="layers of the network")
+    heads: Count = Field(4, description="of the transformer's attention")
+
+
+class Fit(Section):
+    """How the network is trained."""
+
+    epochs: Count = Field(200, description="passes over the samples")
+    batch_size: Count = Field(16, description="plans a step")
+    lr: Positive = Field(0.001, description="peak learning rate of AdamW; cosine")
+    weight_decay: NotNegative = Field(0.01, description="of AdamW")
+    smooth: Number = Field(0, description="budgets mixed in between neighbouring targets")
+
+
+class Train(Section):
+    """The predictor."""
+
+    seed: Seed = Field(0, description="of weights and batches")
+    base: Start = Field(
+        "knapsack", description="the plans it learns to differ from: the `knapsack`'s, or `uniform`"
+    )
+    samples: Learned = Learned()
+    network: Network = Network()
+    fit_options: Fit = Fit()
+
+
+class Prune(Section):
+    """The checkpoints that are cut."""
+
+    methods: Several[Method] = Field(
+        ["lop", "knapsack", "uniform", "magnitude", "wanda_sp", "flap"],
+        description="`lop`, `knapsack`, `uniform`, `random`, `magnitude`, `wanda_sp`, `flap`",
+    )
+    ratios: Several[Ratio] = Field(
+        [0.2, 0.25, 0.3, 0.4, 0.5],
+        description="a checkpoint a method and ratio; the predictor's range holds all of them",
+    )
+    format: Format = Field(
+        "per_layer",
+        description="`per_layer`: every layer its own width; `padded`: zeros up to the widest, "
+        "for stock loaders",
+    )
+    multiple_of: Count = Field(
+        1,
+        description="widths are multiples of it, such as 64 on a GPU, on the same budget; one "
+        "layer takes the rest",
+    )
+
+
+def _form(spec: Any) -> str:
+    return "place" if isinstance(spec, dict) else "name"
+
+
+TaskAt = Annotated[
+    Annotated[Task, Tag("name")] | Annotated[dict[Task, Text], Tag("place")], Discriminator(_form)
+]
+
+
+class Evaluate(Section):
+    """What dense and pruned models are asked, and how they are kept."""
+
+    tasks: Several[TaskAt] = Field(
+        ["lop_vqa"],
+        description="what is asked: names, or `name: path` ([benchmarks](benchmarks.md)); methods "
+        "are compared by `lop_vqa`",
+    )
+    batch_size: Count = Field(64, description="questions at once")
+    latency_samples: Count = Field(20, description="single questions that are timed")
+    registers: bool = Field(
+        True,
+        alias="register",
+        description="whether pruned models become versions of `lop-pruned-<model>` in MLflow's "
+        "registry",
+    )
+    register_copied_mb: NotNegative = Field(
+        512,
+        description="larger checkpoints are not copied there; their versions name the path",
+    )
+    workers: Count = Field(2, description="models at once, each in a process of its own")
+
+
+class Promote(Section):
+    """Challenger against champion, on the validation samples."""
+
+    ratios: Several[Ratio] = Field(
+        [0.2, 0.25, 0.3, 0.4, 0.5, 0.55],
+        description="at which challenger and champion are compared, on the validation samples",
+    )
+    reward: RewardKind = Field("loglik", description="by what: `loglik` or `accuracy`")
+
+
+class Shape(Section):
+    """The embedded model's size."""
+
+    layers: Count = Field(8, description="decoder layers")
+    hidden: Count = Field(128, description="width of the decoder")
+    heads: Count = Field(4, description="attention heads")
+    kv_heads: Count = Field(2, description="heads of keys and values")
+    ffn: Count = Field(48, description="FFN neurons a layer")
+    vocab: Count = Field(2048, description="tokens")
+    vision_layers: Count = Field(4, description="layers of the vision tower")
+    vision_hidden: Count = Field(128, description="its width")
+    vision_heads: Count = Field(4, description="its attention heads")
+    vision_ffn: Count = Field(256, description="its FFN neurons a layer")
+
+
+class Stage(Section):
+    """A part of the embedded model's training."""
+
+    steps: Count = Field(description="steps of a warm-up and cosine")
+    knowledge_share: Share = Field(description="share of pictures that are flags and emoji")
+    shape_weight: NotNegative = Field(description="weight of the shape head's loss")
+    lr: Positive = Field(0.003, description="peak rate of AdamW")
+    muon_lr: Positive = Field(0.02, description="peak rate of Muon")
+    warmup: Number = Field(100, description="steps of it")
+    ffn_drop: Ratio = Field(
+        0.0, description="up to this share of every FFN's neurons is hidden in training"
+    )
+    stop: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="the stage ends after this share of its steps"
+    )
+
+
+STAGES = [
+    Stage(steps=3240, knowledge_share=0.35, shape_weight=1.0, stop=0.96),
+    Stage(
+        steps=1080, knowledge_share=0.8, shape_weight=0.0, lr=0.002, muon_lr=0.015, warmup=30
+    ),
+    Stage(
+        steps=300, knowledge_share=0.65, shape_weight=0.0, lr=0.001, muon_lr=0.008, warmup=30,
+        ffn_drop=0.6,
+    ),
+]  # fmt: skip
+
+
+class Reference(Section):
+    """How the embedded model was trained; its stage is frozen: `dvc unfreeze reference` first."""
+
+    seed: Seed = Field(0, description="of weights and samples")
+    shape: Shape = Shape()
+    rows: Count = Field(64, description="pictures a step")
+    row_tokens: Count = Field(96, description="text tokens a picture")
+    weight_decay: NotNegative = Field(0.01, description="of AdamW and Muon")
+    bf16: bool = Field(True, description="compute in bfloat16 where the CPU has it")
+    compiled: bool = Field(True, description="compile the step; needs a C++ compiler")
+    threads: Count = Field(2, description="of torch")
+    stages: Annotated[list[Stage], Field(min_length=1)] = Field(
+        STAGES, description="one after the other"
+    )
+
+
+class Params(Section):
+    """All of params.yaml; a section is a stage's, and what is not said there has its default."""
+
+    model: Model = Model()
+    prepare: Prepare = Prepare()
+    importance: Importance = Importance()
+    profile: Profile = Profile()
+    search: Search = Search()
+    train: Train = Train()
+    prune: Prune = Prune()
+    evaluate: Evaluate = Evaluate()
+    promote: Promote = Promote()
+    reference: Reference = Reference()

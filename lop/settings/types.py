@@ -1,0 +1,134 @@
+"""What settings are made of: their types, and the one line that says what is wrong with a value."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from lop.errors import LopError
+
+T = TypeVar("T")
+
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+# The names that the library knows; a test compares them, since importing it here takes seconds.
+Score = Literal["flap", "activation_l2", "magnitude", "wanda_sp"]
+RewardKind = Literal["loglik", "accuracy"]
+Start = Literal["uniform", "knapsack"]
+Method = Literal["lop", "knapsack", "uniform", "random", "magnitude", "wanda_sp", "flap"]
+Format = Literal["per_layer", "padded"]
+SearcherName = Literal["mcts", "evolution", "random", "uniform", "knapsack"]
+Kind = Literal["transformer", "bilstm", "mlp"]
+Weight = Literal["equal", "reward"]
+Move = Literal["shake", "transfer", "mixed"]
+Runner = Literal["processes", "threads", "dask", "ray"]
+Task = Literal[
+    "lop_vqa",
+    "mme",
+    "mmbench",
+    "mmmu_val",
+    "pope",
+    "easyvqa_mme",
+    "easyvqa_mmbench",
+    "easyvqa_mmmu",
+    "easyvqa_pope",
+]
+
+
+def _distinct(values: list[T]) -> list[T]:
+    """Values that differ also in the six digits that name files."""
+    names = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise PydanticCustomError("twice", "{name} is there twice", {"name": twice[0]})
+    return values
+
+
+Several = Annotated[list[T], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class Section(BaseModel):
+    """Settings that know no others than their own, and no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        if unknown := [str(name) for name in values if name not in known]:
+            given = {"key": unknown[0], "known": ", ".join(known)}
+            raise PydanticCustomError("unknown", "unknown; expected one of {known}", given)
+        return values
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def check(model: type[S], values: Any, where: str = "", strict: bool = True) -> S:
+    """Values as a model of settings; LopError for the first that is wrong: where, what, expected.
+
+    `where` comes before the names of the values. Unless `strict`, text may be a number, as on a
+    command line.
+    """
+    try:
+        return model.model_validate(values, strict=strict)
+    except ValidationError as error:
+        place, text = problem(error, values)
+        before = [part for part in (where, place) if part]
+        raise LopError(": ".join([*before, text])) from None
+
+
+def problem(error: ValidationError, values: Any) -> tuple[str, str]:
+    """The first thing wrong with `values`: its dotted name, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    missing = first["type"] == "missing"
+    names = _names(first["loc"][: -1 if missing else None], values)
+    if missing:
+        return ".".join([*names, str(first["loc"][-1])]), "missing; it has no default"
+    context = first.get("ctx", {})
+    if first["type"] == "union_tag_invalid":
+        tag = first["input"][(key := context["discriminator"].strip("'"))]
+        return ".".join([*names, key]), f"expected {context['expected_tags']}, got {_short(tag)}"
+    if first["type"] == "unknown":
+        return ".".join([*names, context["key"]]), first["msg"]
+    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("too_short", "string_too_short"):
+        text = f"expected {'text' if 'string' in first['type'] else 'at least one value'}, got none"
+    if not text.startswith("Input should"):
+        return ".".join(names), text
+    expected = text.removeprefix("Input should ").removeprefix("be ")
+    expected = expected.replace("greater than or equal to", "at least").replace(
+        "a valid dictionary or instance of", "a mapping, the settings of"
+    )
+    return ".".join(names), f"expected {expected}, got {_short(first['input'])}"
+
+
+def _names(loc: Sequence[int | str], values: Any) -> list[str]:
+    """The parts of an error's place that lead through the values; the rest are a model's tags."""
+    names: list[str] = []
+    for part in loc:
+        if isinstance(values, Mapping) and part in values:
+            names, values = [*names, str(part)], values[part]
+        elif isinstance(values, Sequence) and isinstance(part, int) and part < len(values):
+            if isinstance(values[part], Mapping):
+                names.append(str(part))
+            values = values[part]
+    return names
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
