@@ -49,7 +49,7 @@ class Target(Request):
         if self.ratio is not None:
             return self.ratio
         asked = {kind: getattr(self, kind) for kind in COSTS}
-        return next(ratio_for(kind, amount) for kind, amount in asked.items() if amount)
+        return next(ratio_for(kind, amount) for kind, amount in asked.items() if amount is not None)
 
 
 class PlanRequest(Target):
@@ -141,6 +141,7 @@ class HealthAnswer(BaseModel):
     ready: bool
     stale: bool
     predictor_version: str
+    error: str | None = Field(description="one line, when it is not ready")
 
 
 class ErrorAnswer(BaseModel):
