@@ -112,13 +112,14 @@ def _checkpoints(parts: Parts) -> APIRouter:
 
     def show(job: Job) -> schema.CheckpointAnswer:
         files, record = jobs.files(job.name), jobs.record(job.name)
-        small, dense = record.get("parameters"), record.get("dense_parameters")
+        small = record.parameters if record else None
+        dense = record.dense_parameters if record else None
         return schema.CheckpointAnswer(
             id=job.name,
             ratio=job.ratio,
             parameters=small,
             reduction=1 - small / dense if small and dense else None,
-            state=job.state,  # type: ignore[arg-type]
+            state=job.state,
             error=job.error,
             predictor_version=job.predictor_version,
             created=job.created,

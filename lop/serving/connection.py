@@ -26,7 +26,8 @@ class Bounds:
     body_seconds: float = 10.0  # for its body, from then on
     idle_seconds: float = 5.0  # between two requests
     write_seconds: float = 30.0  # in which a client takes nothing of its answer
-    linger_seconds: float = 1.0  # to read a refusal, while what still comes is dropped
+    linger_seconds: float = 1.0  # to read a refusal, while what still comes is dropped,
+    linger_bytes: int = 2**20  # up to this
     head_bytes: int = 16_384
     request_bytes: int = 2**21  # with what frames a body: its chunks' sizes, and trailers
     pipelined: int = 16  # requests that wait for another's answer
@@ -65,6 +66,11 @@ class Bounded(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes, of which what one head may have is parsed at a time."""
+        if self.refused:
+            self.received += len(data)
+            if self.received > self.bounds.linger_bytes:
+                self.transport.abort()
+            return
         size = self.bounds.head_bytes
         for start in range(0, len(data), size):
             if self.refused or self.transport.is_closing():

@@ -90,6 +90,7 @@ def http_server(
         backlog=BACKLOG,
         log_level="error",  # a client that speaks no HTTP is worth no line in a log
         access_log=False,
+        h11_max_incomplete_event_size=2 * bounds.head_bytes,  # ours comes first, with a reason
         timeout_keep_alive=bounds.idle_seconds,  # type: ignore[arg-type]
         timeout_graceful_shutdown=10,
     )
