@@ -100,7 +100,7 @@ class Bounded(asyncio.Protocol):
 
     def give_way(self, newcomer: Bounded) -> None:
         """End a connection that has no whole request, for one that may have."""
-        if self is newcomer or self.received:
+        if self is newcomer or self.received or self._part() == "body":
             self._refuse(503, "too many connections; ask again later", self is newcomer)
         else:  # nothing was asked, and an answer would be taken for the next request's
             self.transport.abort()
@@ -143,7 +143,7 @@ class Bounded(asyncio.Protocol):
         if self.cycle is not self.request:  # a head is complete
             self.request, self.received = self.cycle, 0
             self._within(self.bounds.body_seconds)
-        if self.request is None or self.request.response_complete:
+        if self._part() == "head":
             if self.received > self.bounds.head_bytes:
                 self._refuse(431, f"expected a head of at most {self.bounds.head_bytes} bytes")
             elif self.reading is None:
@@ -156,8 +156,12 @@ class Bounded(asyncio.Protocol):
         elif self.received > self.bounds.request_bytes:
             self._refuse(413, f"expected at most {self.bounds.request_bytes} bytes")
 
+    def _part(self) -> str:
+        """Which part of a request is awaited."""
+        return "head" if self.request is None or self.request.response_complete else "body"
+
     def _too_slow(self) -> None:
-        part = "head" if self.request is None or self.request.response_complete else "body"
+        part = self._part()
         if part == "head" and not self.received:
             self.transport.abort()
         else:

@@ -1,9 +1,12 @@
 """The predictor in service follows its source, and outlives it."""
 
+import json
+import shutil
 import time
 from dataclasses import replace
 
 import pytest
+import torch
 from service import make_predictor, serving
 
 from lop.errors import LopError
@@ -84,8 +87,47 @@ def test_it_follows_an_alias_of_mlflows_registry(tmp_path, monkeypatch):
     champion.refresh()
     assert (champion.error, champion.served.version) == (None, versions[1])
     assert champion.served.predictor.plan(0.37) == predictors[1].plan(0.37)
+    database = tmp_path / "mlflow.db"
+    database.rename(tmp_path / "away")
+    champion.refresh()
+    assert champion.stale
+    assert champion.error == f"{database}: cannot read the registry: No such file or directory"
+    shutil.copy(tmp_path / "away", database)
+    champion.refresh()
+    assert champion.stale
+    assert champion.error.endswith("the registry was replaced; start the service again")
+    (tmp_path / "away").rename(database)
+    champion.refresh()
+    assert not champion.stale
     client.delete_registered_model_alias(name, "champion")
     champion.refresh()
     assert champion.stale
     assert "\n" not in champion.error
     assert champion.served.version == versions[1]
+
+
+@pytest.mark.parametrize("version", ["../../elsewhere", "", 3, None, "[" * 100_000])
+def test_a_record_from_elsewhere_names_no_other_folder(made, tmp_path, version):
+    make_predictor(tmp_path / "p", "model-a")
+    source = source_of(str(tmp_path / "p"), tmp_path)
+    champion = Champion(source, tmp_path / "cache", lambda _: None, every=60)
+    good = champion.served.path
+    record = {"key": source.key, "version": version, "fingerprint": champion.served.fingerprint}
+    shutil.copytree(good, tmp_path / "elsewhere")
+    (tmp_path / "cache" / "current.json").write_text(json.dumps(record))
+    again = Champion(source, tmp_path / "cache", lambda _: None, every=60)
+    assert again.served.path == good
+
+
+def test_a_predictor_that_gives_no_plan_is_not_taken_into_service(tmp_path):
+    predictor = make_predictor(tmp_path / "p", "model-a")
+    champion = Champion(
+        source_of(str(tmp_path / "p"), tmp_path), tmp_path / "c", lambda _: None, 60
+    )
+    before = champion.served
+    with torch.no_grad():
+        predictor.network.head.weight.fill_(3e38)
+    predictor.save_pretrained(tmp_path / "p")
+    champion.refresh()
+    assert champion.served is before
+    assert "must be finite numbers" in champion.error

@@ -1,6 +1,7 @@
 """Checkpoints over HTTP, real pruning jobs included."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -181,3 +182,59 @@ def test_a_record_of_a_job_survives_being_read(tmp_path):
         assert Job(**record) == jobs.get("a")
     finally:
         jobs.close()
+
+
+JOB = {"name": "odd", "ratio": 0.3, "state": "queued", "created": 1.0}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "[]",
+        "null",
+        *(
+            json.dumps(JOB | change)
+            for change in (
+                {"name": "../odd"},
+                {"name": 3},
+                {"name": "other"},
+                {"ratio": float("nan")},
+                {"ratio": "0.3"},
+                {"ratio": 1.5},
+                {"ratio": -0.1},
+                {"ratio": None},
+                {"state": "lost"},
+                {"created": None},
+                {"created": float("inf")},
+                {"finished": "yesterday"},
+                {"error": ["x"]},
+            )
+        ),
+    ],
+    ids=lambda text: text[:60],
+)
+def test_a_jobs_record_from_elsewhere_is_left_alone(tmp_path, text):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "odd.json").write_text(text)
+    jobs = Held(tmp_path, lambda: (None, "1"))
+    try:
+        assert jobs.all() == []
+    finally:
+        jobs.go.set()
+        jobs.close()
+
+
+@pytest.mark.parametrize("text", ['{"ratio": NaN}', '{"ratio": "x"}', "[1]", "{", "[" * 100_000])
+def test_a_checkpoint_from_elsewhere_is_found_whole_or_not_at_all(made, tmp_path, text):
+    for name in ("odd", "whole"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "pruning.json").write_text('{"ratio": 0.3}')
+    with serving(made, tmp_path) as client:
+        (tmp_path / "checkpoints" / "odd" / "pruning.json").write_text(text)  # while it runs
+        assert client.ask("GET", "/checkpoints/odd")[0] == 200
+    (tmp_path / "jobs" / "pipe.json").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "jobs" / "fifo.json")
+    with serving(made, tmp_path) as client:
+        status, found = client.ask("GET", "/checkpoints")
+        assert (status, [job["id"] for job in found["checkpoints"]]) == (200, ["whole"])

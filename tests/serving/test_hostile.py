@@ -80,7 +80,8 @@ def is_well(client):
         b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
         GET + b"no colon\r\n\r\n",
         GET + b"Content-Length: -1\r\n\r\n",
-        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST
+        + b"Connection: close\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         CHUNKED + b"zz\r\n",
     ],
     ids=lambda sent: str(sent[-30:]),
