@@ -34,7 +34,7 @@ def refused(place, file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"widths": 64}, "widths: Input should be a valid tuple"),
+        ({"widths": 64}, "widths: Input should be a valid array"),
         ({"widths": []}, "widths: Tuple should have at least 1 item"),
         ({"widths": [64, 0, 64, 64]}, "widths.1: Input should be greater than 0"),
         ({"widths": [64, -3, 64, 64]}, "widths.1: Input should be greater than 0"),
