@@ -87,7 +87,7 @@ GOOD = {
         ({"kept": [5, 10, 5, 0]}, "column 'kept': expected whole numbers from 1 on"),
         ({"kept": [5, 10, 5, 9.5]}, "column 'kept': expected whole numbers"),
         ({"layer": [-1, -1, 0, 0]}, "column 'layer': expected whole numbers from 0 on"),
-        ({"layer": [0, 0, 2, 2]}, "column 'layer': no row of layer 1, but one of 2"),
+        ({"layer": [0, 0, 2, 2]}, "column 'layer': no row of layer 1, though there is one of 2"),
         ({"kept": [5, 10, 10, 10]}, "row 4: its layer and kept are there already"),
         ({"fingerprint": ["r", "r", "r", "s"]}, "expected one text in all rows"),
     ],

@@ -120,13 +120,14 @@ def test_a_record_from_elsewhere_names_no_other_folder(made, tmp_path, version):
 
 
 def test_a_predictor_that_gives_no_plan_is_not_taken_into_service(tmp_path):
-    predictor = make_predictor(tmp_path / "p", "model-a")
-    champion = Champion(
-        source_of(str(tmp_path / "p"), tmp_path), tmp_path / "c", lambda _: None, 60
-    )
+    make_predictor(tmp_path / "p", "model-a")
+    source = source_of(str(tmp_path / "p"), tmp_path)
+    champion = Champion(source, tmp_path / "cache", lambda _: None, every=60)
     before = champion.served
+    predictor = Predictor(replace(before.predictor.config, kind="mlp", depth=12))
     with torch.no_grad():
-        predictor.network.head.weight.fill_(3e38)
+        for weights in predictor.network.parameters():
+            weights.copy_(1e38 * torch.rand(weights.shape).sub(0.5).sign())  # inf - inf
     predictor.save_pretrained(tmp_path / "p")
     champion.refresh()
     assert champion.served is before
