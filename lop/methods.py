@@ -79,7 +79,12 @@ def _solved(kit: Kit) -> PlanRule:
     if kit.profile is None:
         raise LopError("method 'knapsack' needs a profile")
     profile = kit.profile
-    return lambda ratio, widths, scores: solve(profile, ratio)
+
+    def rule(ratio: float, widths: Sequence[int], scores: Scores) -> Plan:
+        profile.check_fits(widths)
+        return solve(profile, ratio)
+
+    return rule
 
 
 # These have the kit's score and compensation and differ in their plans alone.

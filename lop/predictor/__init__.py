@@ -6,37 +6,48 @@ import copy
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from stat import S_ISDIR
+from typing import Annotated, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import ConfigDict, Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from lop.errors import LopError
 from lop.files import replacing_dir
-from lop.models.checkpoint import read_json
 from lop.plan import MIN_KEEP, Plan
+from lop.plan import check_ratio as check_reachable
 from lop.predictor.base import PlanNetwork
 from lop.predictor.bilstm import PlanBiLSTM
 from lop.predictor.mlp import PlanMLP
 from lop.predictor.transformer import PlanTransformer
+from lop.typed import read_typed
+
+Width = Annotated[int, Field(gt=0, le=2**24)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """What a predictor was trained for, and its network's shape."""
+    """What a predictor was trained for, and its network's shape; bounds hold for what is read."""
 
-    widths: tuple[int, ...]  # FFN neurons of each layer of the model
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    # FFN neurons of each layer of the model
+    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=4096)]
     model_fingerprint: str
-    min_ratio: float  # the range of searched targets
-    max_ratio: float
-    min_keep: float = MIN_KEEP
+    min_ratio: Share  # the range of searched targets
+    max_ratio: Share
+    min_keep: Share = MIN_KEEP
     kind: str = "transformer"  # one of NETWORKS
-    hidden: int = 128
-    depth: int = 2
-    heads: int = 4  # of the transformer
+    hidden: Annotated[int, Field(gt=0, le=8192)] = 128
+    depth: Annotated[int, Field(gt=0, le=64)] = 2
+    heads: Annotated[int, Field(gt=0, le=1024)] = 4  # of the transformer
     base: str = "uniform"  # what it learned to differ from, or knapsack; only said here
 
 
@@ -122,14 +133,57 @@ class Predictor:
     def from_pretrained(cls, path: str | Path) -> Predictor:
         """Read what `save_pretrained` wrote; LopError when it is not there or not whole."""
         path = Path(path)
-        if not path.is_dir():
-            raise LopError(f"{path}: no such predictor directory")
-        values = read_json(path / "config.json")
-        if set(values) != {f.name for f in fields(PredictorConfig)}:
-            raise LopError(f"{path}/config.json: not a predictor's config")
-        predictor = cls(PredictorConfig(**values | {"widths": tuple(values["widths"])}))
+        _check_directory(path)
+        config = read_typed(PredictorConfig, path / "config.json")
         try:
-            predictor.network.load_state_dict(load_file(path / "model.safetensors"))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise LopError(f"{path}/model.safetensors: cannot read it: {error}") from error
+            _check(config)
+            with torch.device("meta"):  # its shapes cost nothing, whatever the config says
+                expected = cls(config).network.state_dict()
+        except LopError as error:
+            raise LopError(f"{path}/config.json: {error}") from error
+        weights = _read_weights(path / "model.safetensors", expected)
+        predictor = cls(config)
+        predictor.network.load_state_dict(weights)
         return predictor
+
+
+def _check_directory(path: Path) -> None:
+    try:
+        is_directory = S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        is_directory = False
+    except OSError as error:
+        raise LopError(f"{path}: cannot read it: {error.strerror}") from error
+    if not is_directory:
+        raise LopError(f"{path}: no such predictor directory")
+
+
+def _check(config: PredictorConfig) -> None:
+    """Raise LopError for a range of ratios that is none, or that no plan can meet."""
+    low, high = config.min_ratio, config.max_ratio
+    if low > high:
+        raise LopError(f"min_ratio {low:g} is above max_ratio {high:g}")
+    check_reachable(config.widths, high, config.min_keep)
+
+
+def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's tensors; LopError unless they have the names and shapes expected, and finite."""
+    weights = {}
+    try:
+        path.open("rb").close()  # safetensors says of any file that it cannot open: no such file
+        with safe_open(path, "pt") as file:
+            for name in sorted(set(file.keys()) ^ set(expected)):
+                wrong = "is missing" if name in expected else "has no place in this network"
+                raise LopError(f"{path}: {name} {wrong}")
+            for name, tensor in expected.items():
+                shape = list(file.get_slice(name).get_shape())
+                if shape != list(tensor.shape):
+                    raise LopError(f"{path}: {name}: shape {shape}, expected {list(tensor.shape)}")
+                weights[name] = file.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LopError(f"{path}: cannot read it: {reason}") from error
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise LopError(f"{path}: {name}: expected finite numbers")
+    return weights

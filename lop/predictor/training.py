@@ -100,6 +100,7 @@ def train(
     predictor = Predictor(config)
     network = predictor.network.train()
     if profile:
+        profile.check_fits(config.widths)
         network.base.copy_(knapsack_base(profile, config.min_keep))
     budgets = torch.tensor(samples["target"].to_numpy(), dtype=torch.float32)
     plans = torch.tensor(np.stack(samples["plan"].to_list()), dtype=torch.float32)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.api.types import is_integer_dtype, is_numeric_dtype
 
 from lop.errors import LopError
 from lop.files import replacing
@@ -23,6 +24,7 @@ from lop.progress import progress
 from lop.search.base import Evaluated, RewardOf
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of a layer, removed alone
+COLUMNS = ("layer", "kept", "reward")
 UNITS = 128  # at least so many steps has the widest layer when a plan is solved
 
 
@@ -50,13 +52,48 @@ class Profile:
 
     @classmethod
     def load(cls, path: Path) -> Profile:
-        """Read what `save` wrote, or raise LopError."""
+        """Read what `save` wrote; LopError, naming file and column, when it cannot be one."""
         try:
             table = pd.read_parquet(path)
-        except (OSError, pa.ArrowException) as error:
-            raise LopError(f"{path}: cannot read a profile: {error}") from error
+            _check_table(table)
+        except (OSError, pa.ArrowException, LopError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise LopError(f"{path}: cannot read a profile: {reason}") from error
         widths = tuple(int(width) for width in table.groupby("layer")["kept"].max())
-        return cls(widths, table.drop(columns="fingerprint"), table["fingerprint"].iloc[0])
+        return cls(widths, table[list(COLUMNS)], table["fingerprint"].iloc[0])
+
+    def check_fits(self, widths: Sequence[int]) -> None:
+        """Raise LopError unless it was measured on a model of these FFN widths."""
+        if tuple(widths) != self.widths:
+            raise LopError(
+                f"profile of a model with FFN widths {list(self.widths)}, this one has "
+                f"{list(widths)}"
+            )
+
+
+def _check_table(table: pd.DataFrame) -> None:
+    """Raise LopError for a table that is no profile."""
+    if missing := [name for name in (*COLUMNS, "fingerprint") if name not in table]:
+        raise LopError(f"column {missing[0]!r} is missing")
+    if table.empty:
+        raise LopError("no rows")
+    for name, least in (("layer", 0), ("kept", 1)):
+        if not is_integer_dtype(table[name]) or not table[name].ge(least).all():
+            raise LopError(f"column {name!r}: expected whole numbers from {least} on")
+    if not is_numeric_dtype(table["reward"]) or not np.isfinite(table["reward"]).all():
+        raise LopError("column 'reward': expected finite numbers")
+    layers = sorted(table["layer"].unique())
+    if layers != list(range(len(layers))):
+        gap = next(i for i, layer in enumerate(layers) if i != layer)
+        raise LopError(
+            f"column 'layer': no row of layer {gap}, though there is one of {layers[-1]}"
+        )
+    if table.duplicated(["layer", "kept"]).any():
+        row = int(np.flatnonzero(table.duplicated(["layer", "kept"]))[0]) + 1
+        raise LopError(f"row {row}: its layer and kept are there already")
+    names = table["fingerprint"].unique()
+    if len(names) > 1 or not isinstance(names[0], str):
+        raise LopError("column 'fingerprint': expected one text in all rows")
 
 
 def profile(

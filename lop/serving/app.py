@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from lop.errors import LopError
 from lop.plan import Plan
-from lop.serving import schema
+from lop.serving import refusal, schema
 from lop.serving.champion import Champion, Served
 from lop.serving.guard import Guard, Meters
 from lop.serving.jobs import Job, Jobs
@@ -112,13 +112,14 @@ def _checkpoints(parts: Parts) -> APIRouter:
 
     def show(job: Job) -> schema.CheckpointAnswer:
         files, record = jobs.files(job.name), jobs.record(job.name)
-        small, dense = record.get("parameters"), record.get("dense_parameters")
+        small = record.parameters if record else None
+        dense = record.dense_parameters if record else None
         return schema.CheckpointAnswer(
             id=job.name,
             ratio=job.ratio,
             parameters=small,
             reduction=1 - small / dense if small and dense else None,
-            state=job.state,  # type: ignore[arg-type]
+            state=job.state,
             error=job.error,
             predictor_version=job.predictor_version,
             created=job.created,
@@ -200,26 +201,32 @@ def _health(parts: Parts) -> APIRouter:
     @router.get("/health", responses={503: {"model": schema.HealthAnswer}})
     async def health(response: Response) -> schema.HealthAnswer:
         """Asks for a plan itself; needs no token."""
-        config, ready = parts.champion.served.predictor.config, False
-        with suppress(TimeoutError, Busy):
+        config, error = parts.champion.served.predictor.config, None
+        try:
             probe = parts.planner.plans([config.max_ratio])
-            ready = bool((await asyncio.wait_for(probe, PROBE_SECONDS))[1])
-        response.status_code = 200 if ready else 503
+            await asyncio.wait_for(probe, PROBE_SECONDS)
+        except TimeoutError:
+            error = f"no plan came within {PROBE_SECONDS:g} s"
+        except LopError as failed:
+            error = str(failed)
+        response.status_code = 503 if error else 200
         served, stale = parts.champion.served, parts.champion.stale
         return schema.HealthAnswer(
-            live=True, ready=ready, stale=stale, predictor_version=served.version
+            live=True,
+            ready=not error,
+            stale=stale,
+            predictor_version=served.version,
+            error=error,
         )
 
     return router
 
 
-def _error(status: int, message: str, headers: Any = None) -> JSONResponse:
-    # ASCII, one line: what a client sent may be repeated in it
-    line = " ".join(message.encode("ascii", "backslashreplace").decode().split())[:500]
-    return JSONResponse({"error": line}, status, headers)
+def _error(status: int, message: str, headers: Any = None) -> Response:
+    return Response(refusal.body(message), status, headers, media_type="application/json")
 
 
-async def _on_invalid(_: Request, error: Any) -> JSONResponse:
+async def _on_invalid(_: Request, error: Any) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return _error(400, f"body: not JSON: {first['ctx']['error']}")
@@ -229,18 +236,17 @@ async def _on_invalid(_: Request, error: Any) -> JSONResponse:
     return _error(422, f"{place}: {first['msg'].removeprefix('Value error, ')}")
 
 
-async def _on_http(_: Request, error: Any) -> JSONResponse:
+async def _on_http(_: Request, error: Any) -> Response:
     # 400 is FastAPI's word for a body that Python's own reader gives up on
     message = "body: cannot be read as JSON" if error.status_code == 400 else error.detail
     return _error(error.status_code, str(message), error.headers)
 
 
-async def _on_lop(_: Request, error: Any) -> JSONResponse:
-    status = 503 if isinstance(error, Busy) else getattr(error, "status", 422)
-    return _error(status, str(error), {"Retry-After": "1"} if status in (429, 503) else None)
+async def _on_lop(_: Request, error: Any) -> Response:
+    return _error(503 if isinstance(error, Busy) else getattr(error, "status", 422), str(error))
 
 
-async def _on_bug(_: Request, error: Exception) -> JSONResponse:
+async def _on_bug(_: Request, error: Exception) -> Response:
     return _error(500, "a fault of the service; its log says more")
 
 

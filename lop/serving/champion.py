@@ -10,14 +10,18 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from lop.errors import LopError
 from lop.files import replacing
-from lop.models.checkpoint import read_json
 from lop.predictor import Predictor
+from lop.typed import read_typed
 
+SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]+)")
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -41,6 +45,37 @@ class Served:
     path: Path
 
 
+@dataclass(frozen=True)
+class Current:
+    """Which copy a service put into service last: `<key>-<version>`, and no other name."""
+
+    key: Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
+    version: Annotated[str, Field(pattern="^[0-9a-zA-Z]{1,64}$")]
+    fingerprint: str
+
+
+class Database:
+    """The file of a registry in SQLite. MLflow keeps it open, and would read on in one that was
+    deleted or replaced."""
+
+    def __init__(self, uri: str) -> None:
+        found = SQLITE.match(uri)
+        self.path = Path(found["path"]) if found else None
+        self.seen: os.stat_result | None = None
+
+    def check(self) -> None:
+        """Raise LopError when the file is gone, or is another one than at first."""
+        if self.path is None:
+            return
+        try:
+            now = self.path.stat()
+        except OSError as error:
+            raise LopError(f"{self.path}: cannot read the registry: {error.strerror}") from error
+        self.seen = self.seen or now
+        if not os.path.samestat(self.seen, now):
+            raise LopError(f"{self.path}: the registry was replaced; start the service again")
+
+
 def source_of(uri: str, cache: Path) -> Source:
     """A predictor directory, or `models:/NAME@ALIAS` or `models:/NAME/N` through `cache`."""
     if not uri.startswith("models:"):
@@ -57,10 +92,16 @@ def source_of(uri: str, cache: Path) -> Source:
     from lop import tracking  # pandas and MLflow, which a directory does not need
 
     name, alias, version = found["name"], found["alias"], found["version"]
+    database = Database(os.environ.get(tracking.URI) or "sqlite:///mlflow.db")
+
+    def look() -> str:
+        database.check()
+        return version or tracking.version_of(alias, name).number
+
     return Source(
         uri,
         _key(os.environ.get("MLFLOW_TRACKING_URI", ""), uri),
-        lambda: version or tracking.version_of(alias, name).number,
+        look,
         lambda which: Predictor.from_pretrained(
             tracking.predictor_path(f"models:/{name}/{which}", cache)
         ),
@@ -113,28 +154,29 @@ class Champion:
     def _fetch(self, version: str) -> Served:
         predictor = self.source.load(version)
         self.fits(predictor)
+        predictor.plan(predictor.config.max_ratio)  # LopError for one that gives no plan
         path = self.cache / f"{self.source.key}-{version}"
         predictor.save_pretrained(path)
         fingerprint = file_fingerprint(path)
-        record = {"key": self.source.key, "version": version, "fingerprint": fingerprint}
+        record = Current(self.source.key, version, fingerprint)
         with replacing(self.cache / "current.json") as tmp:
-            tmp.write_text(json.dumps(record) + "\n")
+            tmp.write_text(json.dumps(asdict(record)) + "\n")
         return Served(version, fingerprint, predictor, path)
 
     def _cached(self) -> Served | None:
         """What this source last put into service, if its copy is whole and fits."""
         try:
-            record = read_json(self.cache / "current.json")
-            if record["key"] != self.source.key:
+            record = read_typed(Current, self.cache / "current.json")
+            if record.key != self.source.key:
                 return None
-            path = self.cache / f"{record['key']}-{record['version']}"
+            path = self.cache / f"{record.key}-{record.version}"
             predictor = Predictor.from_pretrained(path)
             self.fits(predictor)
-            if file_fingerprint(path) != record["fingerprint"]:
+            if file_fingerprint(path) != record.fingerprint:
                 return None
-        except (LopError, KeyError, TypeError):
+        except LopError:
             return None
-        return Served(record["version"], record["fingerprint"], predictor, path)
+        return Served(record.version, record.fingerprint, predictor, path)
 
     def _forget(self, *but: Served) -> None:
         kept = [served.path for served in but]
@@ -149,8 +191,10 @@ def file_fingerprint(predictor: Path) -> str:
     try:
         for name in ("config.json", "model.safetensors"):
             digest.update((predictor / name).read_bytes())
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise LopError(f"{predictor}: no predictor directory: {error.strerror}") from error
+    except OSError as error:
+        raise LopError(f"{error.filename}: cannot read it: {error.strerror}") from error
     return digest.hexdigest()[:16]
 
 

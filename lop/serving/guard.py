@@ -1,6 +1,7 @@
-"""What every request passes before anything else looks at it: token, host, size; and the meters.
+"""What every request passes before anything else looks at it: size, token, host; and the meters.
 
-Plain ASGI: a request that is turned away has cost nothing but its head.
+Plain ASGI: a request that is turned away has cost nothing but its head. Whatever is answered with
+4xx or 5xx leaves as one line of JSON.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 from prometheus_client import (
@@ -25,6 +26,7 @@ from prometheus_client import (
 )
 from starlette.exceptions import HTTPException
 
+from lop.serving import refusal
 from lop.serving.jobs import STATES, Jobs
 
 disable_created_metrics()  # a time beside each counter, which nobody reads
@@ -35,6 +37,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST_BYTES = 16_384  # of a request's body
+MOST_HEADERS, MOST_HEAD_BYTES = 100, 16_384
 LINGER_SECONDS, LINGER_BYTES = 1.0, 2**20  # of a body that nobody wants
 OPEN = ("/health", "/docs", "/openapi.json")  # without a token: they tell nothing of the model
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -83,28 +86,37 @@ class Guard:
         begun, status, headers = time.perf_counter(), 500, dict(scope["headers"])
         body = _Body(receive, headers)
 
+        answer = _Answer(send)
+
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             elif not message.get("more_body") and not body.ended:
-                await send({**message, "more_body": True})
+                await answer.send({**message, "more_body": True})
                 await body.drain()
                 message = {"type": "http.response.body"}
-            await send(message)
+            await answer.send(message)
 
         try:
-            refusal = self._refusal(scope, headers)
-            if refusal:
-                await _say(watched, *refusal)
+            wrong = self._wrong(scope, headers)
+            if wrong:
+                await _say(watched, *wrong)
             else:
                 await self.app(scope, body.receive, watched)
+        except asyncio.CancelledError:  # the service stops, and has waited for it
+            if not answer.begun:
+                status = 503
+                await _say(answer.send, 503, "the service stops")
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.meters.requests.labels(_method(scope), route, status).inc()
             self.meters.seconds.labels(route).observe(time.perf_counter() - begun)
 
-    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+    def _wrong(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+        if len(scope["headers"]) > MOST_HEADERS or _head_bytes(scope) > MOST_HEAD_BYTES:
+            most = f"{MOST_HEADERS} headers and {MOST_HEAD_BYTES} bytes"
+            return 431, f"expected a head of at most {most}"
         if self.token is None:
             # A web page can make a browser ask this machine by a name of its own (DNS rebinding).
             host = headers.get(b"host", b"").decode("latin-1").lower()
@@ -118,6 +130,11 @@ class Guard:
         if not length.isdigit() or int(length[:20]) > MOST_BYTES:
             return 413, f"expected a body of at most {MOST_BYTES} bytes"
         return None
+
+
+def _head_bytes(scope: Scope) -> int:
+    fields = sum(len(name) + len(value) for name, value in scope["headers"])
+    return fields + len(scope["raw_path"]) + len(scope["query_string"])
 
 
 def _method(scope: Scope) -> str:
@@ -158,17 +175,46 @@ class _Body:
         return message
 
 
+class _Answer:
+    """A response on its way out. An error gets the headers of its status, and our form: a library's
+    own, such as that of a Range which a file does not have, is plain text."""
+
+    def __init__(self, send: Send) -> None:
+        self._send, self.begun = send, False
+        self._plain: MutableMapping[str, Any] | None = None
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """The next part."""
+        if message["type"] == "http.response.start":
+            self.begun = True
+            if message["status"] >= 400:
+                headers = _bytes(refusal.headers(message["status"])) | dict(message["headers"])
+                message = {**message, "headers": list(headers.items())}
+                if headers.get(b"content-type") != b"application/json":
+                    self._plain = message
+                    return
+        elif self._plain:
+            start, self._plain = self._plain, None
+            said = message.get("body", b"").decode() or HTTPStatus(start["status"]).phrase
+            message = {**message, "body": refusal.body(said)}
+            headers = dict(start["headers"]) | _form(message["body"])
+            await self._send({**start, "headers": list(headers.items())})
+        await self._send(message)
+
+
 async def _say(send: Send, status: int, message: str) -> None:
-    body = json.dumps({"error": message}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
+    body = refusal.body(message)
+    headers = [*_form(body).items(), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _form(body: bytes) -> dict[bytes, bytes]:
+    return _bytes({"content-type": "application/json", "content-length": str(len(body))})
+
+
+def _bytes(headers: dict[str, str]) -> dict[bytes, bytes]:
+    return {name.encode(): value.encode() for name, value in headers.items()}
 
 
 def is_loopback(host: str) -> bool:

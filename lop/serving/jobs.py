@@ -22,14 +22,20 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import Field
 
 from lop.errors import LopError
 from lop.files import replacing
-from lop.models.checkpoint import read_json
+from lop.typed import read_typed
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-STATES = ("queued", "running", "done", "failed")
+State = Literal["queued", "running", "done", "failed"]
+STATES: tuple[State, ...] = get_args(State)
+Ratio = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+T = TypeVar("T")
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -45,13 +51,22 @@ class Refused(LopError):
 class Job:
     """A checkpoint that was asked for; times are seconds since 1970."""
 
-    name: str
-    ratio: float
-    state: str
-    created: float
-    finished: float | None = None
+    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+    ratio: Ratio
+    state: State
+    created: Time
+    finished: Time | None = None
     error: str | None = None  # one line, when it failed
     predictor_version: str | None = None  # that it is cut with, once it runs
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a checkpoint's pruning.json says of it, as far as a service needs it."""
+
+    ratio: Ratio
+    parameters: int | None = None
+    dense_parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,11 +159,10 @@ class Jobs:
             plain = (path for path in found if path.is_file() and not path.is_symlink())
             return {path.name: path.stat().st_size for path in plain}
 
-    def record(self, name: str) -> dict[str, Any]:
-        """The pruning.json of a checkpoint; empty until it is done."""
-        with suppress(LopError, Refused):
-            return read_json(self.file(name, "pruning.json"))
-        return {}
+    def record(self, name: str) -> Record | None:
+        """What the checkpoint's pruning.json says; None until it is done."""
+        done = "pruning.json" in self.files(name)
+        return _plain(Record, self.checkpoints / name / "pruning.json") if done else None
 
     def file(self, name: str, file: str) -> Path:
         """Where one of these files lies; Refused when it is none of them."""
@@ -213,10 +227,9 @@ class Jobs:
             shutil.rmtree(path, ignore_errors=True)
         jobs = {}
         for path in self.records.glob("[!.]*.json"):
-            with suppress(LopError, TypeError):
-                job = Job(**read_json(path))
-                if job.name == path.stem and NAME.fullmatch(job.name) and job.state in STATES:
-                    jobs[job.name] = job
+            job = _plain(Job, path)
+            if job and job.name == path.stem:
+                jobs[job.name] = job
         made = {}
         for place in self.checkpoints.iterdir():
             if NAME.fullmatch(place.name) and (ratio := _ratio_of(place)) is not None:
@@ -251,10 +264,17 @@ def _ratio_of(checkpoint: Path) -> float | None:
     """The ratio of a whole checkpoint; None for anything else, and for links."""
     if checkpoint.is_symlink() or not checkpoint.is_dir():
         return None
-    try:
-        return float(read_json(checkpoint / "pruning.json")["ratio"])
-    except (LopError, LookupError, TypeError, ValueError):
+    record = _plain(Record, checkpoint / "pruning.json")
+    return record.ratio if record else None
+
+
+def _plain(kind: type[T], path: Path) -> T | None:
+    """What a file says, which may be from elsewhere; None where it is a link, a pipe or wrong."""
+    if path.is_symlink() or not path.is_file():
         return None
+    with suppress(LopError):
+        return read_typed(kind, path)
+    return None
 
 
 def _prune(parent: Connection, workers: int, out: Path, ratio: float, cutter: Any) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lop.serving.jobs import NAME
+from lop.serving.jobs import NAME, State
 from lop.sizes import COSTS
 
 MOST_RATIOS = 32  # a request
@@ -49,7 +49,7 @@ class Target(Request):
         if self.ratio is not None:
             return self.ratio
         asked = {kind: getattr(self, kind) for kind in COSTS}
-        return next(ratio_for(kind, amount) for kind, amount in asked.items() if amount)
+        return next(ratio_for(kind, amount) for kind, amount in asked.items() if amount is not None)
 
 
 class PlanRequest(Target):
@@ -100,7 +100,7 @@ class CheckpointAnswer(BaseModel):
     ratio: float = Field(description="share of FFN neurons removed")
     parameters: int | None = Field(description="of the whole pruned model, when it is done")
     reduction: float | None = Field(description="share of the whole model removed")
-    state: Literal["queued", "running", "done", "failed"]
+    state: State
     error: str | None = Field(description="one line, when it failed")
     predictor_version: str | None = Field(description="that it is cut with, once it runs")
     created: float
@@ -141,6 +141,7 @@ class HealthAnswer(BaseModel):
     ready: bool
     stale: bool
     predictor_version: str
+    error: str | None = Field(description="one line, when it is not ready")
 
 
 class ErrorAnswer(BaseModel):

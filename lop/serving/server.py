@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from lop.errors import LopError
 from lop.importance import load_scores, made_for
@@ -21,6 +24,7 @@ from lop.models.stored import Stored
 from lop.predictor import Predictor
 from lop.serving.app import Parts, build_app
 from lop.serving.champion import Champion, Source, source_of
+from lop.serving.connection import Bounds, bounded
 from lop.serving.guard import Meters, is_loopback
 from lop.serving.jobs import Jobs, Limits
 from lop.serving.planner import Planner
@@ -28,7 +32,7 @@ from lop.sizes import parameters_of, ratio_for
 from lop.steps import Cutter
 
 TOKEN_LENGTH = 16  # at least
-CONNECTIONS = 1000
+BACKLOG = 128  # clients that the system lets wait, and that are taken at once
 
 
 def serve(
@@ -53,9 +57,10 @@ def serve(
             f"--host {host} can be reached from other machines: give --token-file or "
             "LOP_SERVE_TOKEN, or listen at 127.0.0.1"
         )
-    for name, value in (("workers", workers), ("queue", queue), ("keep", keep), ("poll", poll)):
-        if value <= 0:
-            raise LopError(f"--{name} {value:g}: expected more than 0")
+    check_range("port", port, 0, 65_535)
+    for name, value in (("workers", workers), ("queue", queue), ("keep", keep)):
+        check_range(name, value, 1, 10_000)
+    check_range("poll", poll, 0.1, 86_400)
     # a poll that waits for a registry for minutes says too late that it is out of reach
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -67,16 +72,35 @@ def serve(
         served, at = parts.champion.served, sock.getsockname()[1]
         where = f"http://{f'[{host}]' if ':' in host else host}:{at}"
         print(f"{where} serves {predictor}, version {served.version}; see {where}/docs", flush=True)
-        config = uvicorn.Config(
-            build_app(parts, token),
-            log_level="warning",
-            access_log=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=10,
-        )
+        server = http_server(build_app(parts, token))
         gc.collect()
         gc.freeze()  # else the collector walks all of torch now and then, and all answers wait
-        uvicorn.Server(config).run([sock])
+        server.run([sock])
+
+
+def http_server(
+    app: FastAPI, bounds: Bounds | None = None, protocol: Any = AutoHTTPProtocol
+) -> uvicorn.Server:
+    """What speaks HTTP for an application, within bounds."""
+    bounds = bounds or Bounds()
+    config = uvicorn.Config(
+        app,
+        http=bounded(bounds, protocol),  # type: ignore[arg-type] # it only calls it
+        ws="none",  # else uvicorn takes an upgrade by itself, past the token
+        backlog=BACKLOG,
+        log_level="error",  # a client that speaks no HTTP is worth no line in a log
+        access_log=False,
+        h11_max_incomplete_event_size=2 * bounds.head_bytes,  # ours comes first, with a reason
+        timeout_keep_alive=bounds.idle_seconds,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=10,
+    )
+    return uvicorn.Server(config)
+
+
+def check_range(option: str, value: float, low: float, high: float) -> None:
+    """Raise LopError, naming the option, for NaN and for what is out of range."""
+    if not low <= value <= high:
+        raise LopError(f"--{option} {value:g}: expected {low:g} to {high:g}")
 
 
 def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll: float) -> Parts:
@@ -129,7 +153,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that listens there; LopError when none can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        sock = socket.create_server((host, port), family=family, backlog=1024)
+        sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         raise LopError(f"cannot listen at {host} port {port}: {error}") from error
     with sock:

@@ -3,9 +3,11 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lop.errors import LopError
+from lop.methods import Kit, method
 from lop.plan import Plan, budget, min_kept
 from lop.search.knapsack import Profile, profile, solve
 
@@ -63,3 +65,49 @@ def test_each_layer_is_measured_once_a_share_with_all_others_whole():
     asked = []
     profile(lambda plan: asked.append(plan.kept) or 0.0, (10, 20), shares=(0.5, 0.95))
     assert sorted(set(asked)) == [(1, 20), (5, 20), (10, 2), (10, 10), (10, 20)]
+
+
+GOOD = {
+    "layer": [0, 0, 1, 1],
+    "kept": [5, 10, 5, 10],
+    "reward": [-1.0, 0.0, -2.0, 0.0],
+    "fingerprint": ["r"] * 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({name: [] for name in GOOD}, "no rows"),
+        ({"kept": None}, "column 'kept' is missing"),
+        ({"fingerprint": None}, "column 'fingerprint' is missing"),
+        ({"reward": [0.0, float("nan"), 0.0, 0.0]}, "column 'reward': expected finite numbers"),
+        ({"reward": [0.0, float("inf"), 0.0, 0.0]}, "column 'reward': expected finite numbers"),
+        ({"reward": ["a", "b", "c", "d"]}, "column 'reward': expected finite numbers"),
+        ({"kept": [5, 10, 5, 0]}, "column 'kept': expected whole numbers from 1 on"),
+        ({"kept": [5, 10, 5, 9.5]}, "column 'kept': expected whole numbers"),
+        ({"layer": [-1, -1, 0, 0]}, "column 'layer': expected whole numbers from 0 on"),
+        ({"layer": [0, 0, 2, 2]}, "column 'layer': no row of layer 1, though there is one of 2"),
+        ({"kept": [5, 10, 10, 10]}, "row 4: its layer and kept are there already"),
+        ({"fingerprint": ["r", "r", "r", "s"]}, "expected one text in all rows"),
+    ],
+    ids=str,
+)
+def test_a_table_that_is_no_profile_is_refused_by_name(tmp_path, change, message):
+    path = tmp_path / "profile.parquet"
+    columns = {name: values for name, values in (GOOD | change).items() if values is not None}
+    pd.DataFrame(columns).to_parquet(path)
+    with pytest.raises(LopError) as told:
+        Profile.load(path)
+    assert str(told.value).startswith(f"{path}: cannot read a profile: ")
+    assert message in str(told.value)
+
+
+def test_a_profile_of_another_model_is_refused(tmp_path):
+    path = tmp_path / "profile.parquet"
+    pd.DataFrame(GOOD).to_parquet(path)
+    rule = method("knapsack", Kit("flap", profile=Profile.load(path))).plan
+    assert rule(0.25, (10, 10), {}).widths == (10, 10)
+    for widths in ((10, 9), (10,)):
+        with pytest.raises(LopError, match="profile of a model with FFN widths"):
+            rule(0.25, widths, {})
