@@ -59,7 +59,8 @@ def damage(made, what):
         table.assign(id=[f"x{i}" for i in range(len(table))]).to_parquet(path)
     if what == "samples":
         samples = made / "samples/benchmark.parquet"
-        pd.read_parquet(samples).assign(id="other").to_parquet(samples)
+        table = pd.read_parquet(samples)
+        table.assign(id=[f"x{i}" for i in range(len(table))]).to_parquet(samples)
     if what == "no samples":
         (made / "samples/benchmark.parquet").unlink()
 

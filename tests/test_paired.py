@@ -23,7 +23,7 @@ def table(correct, groups=None, answer="yes", category="existence", ids=None):
 
 def paired(scorer, a, b, metric=None):
     check_pairs(a, b)
-    return pairs.paired(scorer, scorer.groups(a), scorer.groups(b), metric or scorer.primary)
+    return pairs.paired(scorer, scorer.clusters(a), scorer.clusters(b), metric or scorer.primary)
 
 
 def test_accuracy_by_hand():
@@ -71,7 +71,7 @@ def test_the_error_is_that_of_a_bootstrap_over_groups(task, metric):
     scorer = BENCHMARKS[task].scorer
     a, b = (benchmark_answers(task, right, count=400) for right in (0.9, 0.7))
     difference, error = paired(scorer, a, b, metric)
-    rng, sides = np.random.default_rng(0), (scorer.groups(a), scorer.groups(b))
+    rng, sides = np.random.default_rng(0), (scorer.clusters(a), scorer.clusters(b))
     drawn = []
     for _ in range(500):
         chosen = rng.integers(len(sides[0]), size=len(sides[0]))

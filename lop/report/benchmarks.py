@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lop.comparison import TITLES, Comparison, bold, markdown
+from lop.methods import checkpoint_name
 
 OURS = "lop"
 
@@ -191,7 +192,7 @@ def long_table(compared: Comparison) -> pd.DataFrame:
 
 
 def _lop_minus(compared: Comparison, row: Mapping[str, Any]) -> tuple[float, float]:
-    ours = f"{OURS}-{row['ratio']:g}"
+    ours = checkpoint_name(OURS, row["ratio"])
     if row["method"] in ("dense", OURS) or ours not in set(compared.table["name"]):
         return np.nan, np.nan
     return compared.difference(ours, row["name"], row["task"], row["metric"])

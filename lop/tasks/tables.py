@@ -131,7 +131,9 @@ def gold(row: Mapping[str, Any], column: str = "answer") -> Any:
     """The right answer as it stands in the file; LopError where a split hides it."""
     answer = row[column]
     if answer in (None, "", "?") or answer != answer:
-        raise LopError(f"{column} {answer!r}: this split hides the right answers; use one that has")
+        raise LopError(
+            f"{column} {answer!r}: no right answer; a split that hides them has no score"
+        )
     return answer
 
 

@@ -66,7 +66,7 @@ def test_pope_looks_for_a_no_in_the_first_sentence(text, meant):
     ],
 )  # fmt: skip
 def test_mmbench_reads_a_letter_or_a_text(text, meant):
-    assert mmbench.parse(text, ["dog", "cat", "bird"]) == meant
+    assert mmbench.parse(text, {"A": "dog", "B": "cat", "C": "bird"}) == meant
 
 
 def question(picture, **changes):
@@ -268,7 +268,7 @@ def test_bad_data_are_named(picture, tmp_path):
 def test_prepare_writes_tasks_for_the_reference_only(samples, tmp_path):
     from lop import steps
 
-    write_samples(pd.concat([samples] * 2), tmp_path / "own.parquet")
+    write_samples(samples, tmp_path / "own.parquet")
     sizes = {"calibration": 2, "reward": 2, "validation": 2, "benchmark": 2}
     steps.prepare(tmp_path / "out", str(tmp_path / "own.parquet"), 0, **sizes)
     assert json.loads((tmp_path / "out" / "tasks" / "index.json").read_text()) == {}

@@ -15,8 +15,8 @@ from datasets import Dataset
 
 from lop.errors import LopError
 from lop.tasks import scoring
-from lop.tasks.scoring import ROTATION
 from lop.tasks.rows import text
+from lop.tasks.scoring import ROTATION
 from lop.tasks.tables import Form, Row, gold, needed, place, plain, read_table, seen
 
 LETTERS = "ABCD"
@@ -43,7 +43,7 @@ def _clean(row: Row) -> Row:
     index = needed(row, "index")
     if not index.isdecimal():
         raise LopError(f"index {index!r}: expected a whole number")
-    cleaned = {name: _given(row[name], name) for name in ("hint", *LETTERS)}
+    cleaned: Row = {name: _given(row[name], name) for name in ("hint", *LETTERS)}
     cleaned |= {name: needed(row, name) for name in ("question", "category")}
     cleaned |= {"index": int(index), "answer": str(gold(row)).strip()}
     target(cleaned)

@@ -22,8 +22,19 @@ from PIL.Image import Image
 from lop.errors import LopError
 from lop.tasks import scoring
 from lop.tasks.rows import shown, texts
-from lop.tasks.tables import Form, Row, gold, joined, needed, one_of, picture, place, plain
-from lop.tasks.tables import read_table, seen
+from lop.tasks.tables import (
+    Form,
+    Row,
+    gold,
+    joined,
+    needed,
+    one_of,
+    picture,
+    place,
+    plain,
+    read_table,
+    seen,
+)
 
 TEXTS = ("id", "question", "options", "answer", "question_type")
 IMAGES = tuple(f"image_{i}" for i in range(1, 8))
