@@ -150,6 +150,29 @@ def split_by_image(
     return tables
 
 
+def split_with_rest(
+    samples: pd.DataFrame, sizes: Mapping[str, int], rest: str, seed: int
+) -> dict[str, pd.DataFrame]:
+    """Tables of the given sizes, and `rest` with all samples of the images that none of them has.
+
+    Images are shuffled; each table takes as many of the next ones as its samples need. Raises
+    LopError when there are too few samples.
+    """
+    rng = np.random.default_rng(seed)
+    images = rng.permutation(sorted(samples["image_id"].unique()))
+    counts = samples["image_id"].value_counts()[images].cumsum().to_numpy()
+    tables, start, had = {}, 0, 0
+    for name, size in sizes.items():
+        end = int(np.searchsorted(counts, had + size)) + 1
+        pool = samples[samples["image_id"].isin(images[start:end])]
+        tables[name] = draw(pool, size, rng, name)
+        start, had = end, counts[end - 1]
+    left = samples[samples["image_id"].isin(images[start:])]
+    if left.empty:
+        raise LopError(f"{rest}: no image is left; the source has {len(images)}")
+    return tables | {rest: draw(left, len(left), rng, rest)}
+
+
 def draw(pool: pd.DataFrame, size: int, rng: np.random.Generator, name: str) -> pd.DataFrame:
     """`size` rows of `pool` in a random order, or LopError when it has fewer."""
     if len(pool) < size:
