@@ -83,31 +83,29 @@ def _read(source: str, subject: str | None = None) -> Dataset:
 def _clean(row: Row) -> Row:
     """Options and several right answers become lists as text, the form that upstream reads."""
     cleaned = {name: needed(row, name) for name in ("id", "question")}
-    options = texts(_list(row["options"]), "options")
-    answers = texts(_list(gold(row)), "answer")
     cleaned["question_type"] = one_of(row, "question_type", (CHOICE, OPEN))
-    letters = LETTERS[: len(options)]
-    if cleaned["question_type"] == CHOICE and not set(answers) <= set(letters):
+    if not isinstance(listed := _parsed(row["options"]), list):
+        raise LopError(f"options {shown(row['options'])}: expected a list, or the text of one")
+    options, answers = texts(listed, "options"), golds({"answer": gold(row)})
+    if cleaned["question_type"] == CHOICE and not set(answers) <= set(LETTERS[: len(options)]):
         raise LopError(f"answer {shown(row['answer'])} is none of the {len(options)} options")
     asked = " ".join([cleaned["question"], *options])
     for number in re.findall("<image ([1-7])>", asked):
         if not row[f"image_{number}"]:
             raise LopError(f"the text names <image {number}>, and image_{number} holds no picture")
-    answer = answers[0] if len(answers) == 1 else str(answers)
     return cleaned | {
         "question": plain(cleaned["question"]),
         "options": plain(str(options)),
-        "answer": answer,
+        "answer": answers[0] if len(answers) == 1 else str(answers),
     }
 
 
-def _list(cell: Any) -> Any:
-    """A list of texts, where a cell holds one or, as published, the text of one."""
+def _parsed(cell: Any) -> Any:
+    """What a cell says in Python's notation, as published; the cell itself where it is not that."""
     try:
-        found = ast.literal_eval(cell)
+        return ast.literal_eval(cell)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return cell
-    return found if isinstance(found, list) else cell
 
 
 def doc_to_image(doc: dict[str, Any]) -> list[Image]:
@@ -127,8 +125,10 @@ def choices(doc: dict[str, Any]) -> list[str]:
 
 
 def golds(doc: dict[str, Any]) -> list[str]:
-    """The right answers, any of which counts."""
-    return texts(_list(doc["answer"]), "answer")
+    """The right answers, any of which counts: one, or those in a list of texts or its text."""
+    parsed = _parsed(doc["answer"])
+    several = isinstance(parsed, list) and all(isinstance(one, str) for one in parsed)
+    return texts(parsed if several else doc["answer"], "answer")
 
 
 def target(doc: dict[str, Any]) -> int:
