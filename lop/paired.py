@@ -59,6 +59,8 @@ def read_answers(folder: str | Path, task: str) -> pd.DataFrame:
         raise LopError(f"{path}: cannot read answers: {error}") from error
     if missing := {"id", "category", "answer", "prediction", "correct"} - set(table):
         raise LopError(f"{path}: not a table of answers, no column {', '.join(sorted(missing))}")
+    if table["correct"].dtype != bool:
+        raise LopError(f"{path}: correct holds {table['correct'].dtype}, expected true or false")
     table = table.assign(id=table["id"].astype(str))
     if "group" not in table:
         table["group"] = table["id"]

@@ -101,3 +101,6 @@ def test_broken_answers_are_named(tmp_path):
     pd.DataFrame({"id": ["a"]}).to_parquet(tmp_path / "lop_vqa.parquet")
     with pytest.raises(LopError, match="no column answer, category, correct, prediction"):
         read_answers(tmp_path, "lop_vqa")
+    table(["True", "False"]).to_parquet(tmp_path / "lop_vqa.parquet")
+    with pytest.raises(LopError, match="correct holds .*, expected true or false"):
+        read_answers(tmp_path, "lop_vqa")

@@ -102,6 +102,8 @@ def _rotated(found: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] |
     if not turn or one is None or not one["choices"]:
         return None
     given = [place for place, choice in enumerate(one["choices"]) if choice]
+    if LETTERS.find(one["answer"]) not in given:
+        return None
     moved, turned = list(one["choices"]), given[turn:] + given[:turn]
     for place, source in zip(given, turned, strict=True):
         moved[place] = one["choices"][source]
