@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lop.errors import LopError
-from lop.methods import check_once, checkpoint_name
+from lop.methods import check_once, checkpoint_name, per_cent
 from lop.models.checkpoint import read_json
 from lop.paired import check_pairs, paired, read_answers
 from lop.tasks.benchmarks import benchmark
@@ -131,7 +131,7 @@ class Comparison:
                 bold(percent(r), r["accuracy"] == best) for r in map(by_method.get, self.methods)
             ]
             smaller = 1 - rows["parameters"].mean() / self.dense["parameters"]
-            lines.append([f"{100 * ratio:g} %", f"{100 * smaller:.1f} %", *cells])
+            lines.append([per_cent(ratio), f"{100 * smaller:.1f} %", *cells])
         return markdown(lines)
 
 
@@ -211,7 +211,7 @@ def differences_markdown(differences: pd.DataFrame, searched: list[float] | None
             difference, error = by_name.loc[baseline, ["difference", "stderr"]]
             cells.append(bold(f"{difference:+.2f} ± {error:.2f}", abs(difference) > 2 * error))
         known = searched is None or any(abs(ratio - target) < 1e-9 for target in searched)
-        lines.append([f"{100 * ratio:g} %{'' if known else ' *'}", *cells])
+        lines.append([per_cent(ratio) + ("" if known else " *"), *cells])
     return markdown(lines)
 
 

@@ -104,6 +104,11 @@ def written(ratio: float) -> str:
     return short if float(short) == ratio else repr(float(ratio))
 
 
+def per_cent(ratio: float) -> str:
+    """A ratio as a page shows it: `20 %`, with as many digits as tell it from its neighbours."""
+    return f"{100 * ratio:.10g} %"
+
+
 def checkpoint_name(method: str, ratio: float) -> str:
     """What the checkpoint of a method at a ratio is called, wherever it is named."""
     return f"{method}-{written(ratio)}"

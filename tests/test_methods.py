@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lop.errors import LopError
-from lop.methods import NAMES, Kit, checkpoint_name, flap_plan, method
+from lop.methods import NAMES, Kit, checkpoint_name, flap_plan, method, per_cent
 from lop.predictor import Predictor, PredictorConfig
 from lop.search.knapsack import profile as search_profile
 
@@ -60,6 +60,8 @@ def test_names_of_checkpoints_are_short_and_never_shared():
     near = [0.2, 0.2000001, 0.1 + 0.1 + 1e-16, 0.1234567, 0.12345671]
     assert len({checkpoint_name("lop", ratio) for ratio in near}) == len(set(near))
     assert checkpoint_name("lop", np.float64(0.2000001)) == "lop-0.2000001"
+    assert [per_cent(ratio) for ratio in (0, 0.3, 0.55)] == ["0 %", "30 %", "55 %"]
+    assert per_cent(0.2000001) == "20.00001 %"
 
 
 def test_the_mean_ranks_no_neurons():
