@@ -14,6 +14,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from flows.common import PRUNED, REPORT
 from lop import tracking
+from lop.methods import checkpoint_name
 
 
 def of_stage(stage: str, place: Path) -> None:
@@ -53,9 +54,8 @@ def plans(pruned: Path) -> list[dict[str, Any]]:
     """A row a (method, ratio): the share of the whole model that went, and of each layer."""
     rows = []
     for plan in json.loads((pruned / "plans.json").read_text()):
-        record = json.loads(
-            (pruned / f"{plan['method']}-{plan['ratio']:g}" / "pruning.json").read_text()
-        )
+        place = pruned / checkpoint_name(plan["method"], plan["ratio"])
+        record = json.loads((place / "pruning.json").read_text())
         model = 1 - record["parameters"] / record["dense_parameters"]
         row = {"method": plan["method"], "ratio": plan["ratio"], "whole model": round(model, 4)}
         layers = {f"layer {i}": round(share, 3) for i, share in enumerate(plan["plan"])}

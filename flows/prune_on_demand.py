@@ -10,6 +10,7 @@ from pydantic import Field
 from flows.common import IMPORTANCE, params
 from lop import steps, tracking
 from lop.errors import LopError
+from lop.methods import checkpoint_name
 
 Ratio = Annotated[float, Field(ge=0, lt=1, description="share of FFN neurons to remove")]
 
@@ -40,7 +41,7 @@ def prune_on_demand(
         raise LopError("expected a ratio or a size, and not both")
     if ratio is None:
         ratio = cutter.ratio_for("size", str(size))
-    place = Path(out) / f"{Path(model).name}-{ratio:g}"
+    place = Path(out) / checkpoint_name(Path(model).name, ratio)
     steps.prune_one(place, "lop", ratio, cutter)
     card = (place / "README.md").read_text().split("---\n", 2)[-1]
     create_markdown_artifact(f"`{place.resolve()}`\n\n{card}", "checkpoint", "What was cut")

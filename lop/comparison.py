@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lop.errors import LopError
+from lop.methods import check_once, checkpoint_name, per_cent
 from lop.models.checkpoint import read_json
 from lop.paired import check_pairs, paired, read_answers
 from lop.tasks.benchmarks import benchmark
@@ -43,14 +45,11 @@ class Comparison:
 
     @classmethod
     def read(cls, evaluation: Path, pruned: Path) -> Comparison:
-        """Gather what pruning and evaluation wrote; LopError when something is missing."""
-        metrics = read_json(evaluation / "metrics.json")
-        plans = read_json(pruned / "plans.json")
-        names = [f"{plan['method']}-{plan['ratio']:g}" for plan in plans]
+        """Gather what pruning and evaluation wrote; LopError for what is missing or foreign."""
+        plans, metrics = _plans(pruned / "plans.json"), _metrics(evaluation / "metrics.json")
+        names = [checkpoint_name(plan["method"], plan["ratio"]) for plan in plans]
         if missing := {"dense", *names} - set(metrics):
             raise LopError(f"{evaluation}: no evaluation of {', '.join(sorted(missing))}")
-        if "accuracy" not in metrics["dense"]:
-            raise LopError(f"{evaluation}: methods are compared by {TASK}, which was not asked")
         scores = pd.DataFrame([row for name in ["dense", *names] for row in _scores(name, metrics)])
         rows = [{"name": n, **plan, **metrics[n]} for n, plan in zip(names, plans, strict=True)]
         table = pd.DataFrame(rows).sort_values(["ratio", "method"])
@@ -101,14 +100,14 @@ class Comparison:
 
     def _counted(self, name: str, task: str) -> pd.DataFrame:
         if (name, task) not in self._groups:
-            self._groups[name, task] = benchmark(task).scorer.groups(self.answers(name, task))
+            self._groups[name, task] = benchmark(task).scorer.clusters(self.answers(name, task))
         return self._groups[name, task]
 
     def differences(self, ours: str) -> pd.DataFrame:
         """`ours` minus each other method at each ratio, in points, with paired standard error."""
         rows = []
         for row in self.table[self.table["method"] != ours].to_dict("records"):
-            pair = (f"{ours}-{row['ratio']:g}", row["name"])
+            pair = (checkpoint_name(ours, row["ratio"]), row["name"])
             difference, error = self.difference(*pair, TASK, "accuracy")
             rows.append(
                 {
@@ -132,8 +131,57 @@ class Comparison:
                 bold(percent(r), r["accuracy"] == best) for r in map(by_method.get, self.methods)
             ]
             smaller = 1 - rows["parameters"].mean() / self.dense["parameters"]
-            lines.append([f"{100 * ratio:g} %", f"{100 * smaller:.1f} %", *cells])
+            lines.append([per_cent(ratio), f"{100 * smaller:.1f} %", *cells])
         return markdown(lines)
+
+
+_NUMBER = (int, float)
+_OR_NONE = (int, float, type(None))
+_PLAN = {"method": str, "ratio": _NUMBER, "kept": list, "plan": list}
+_COSTS = dict.fromkeys(("parameters", "disk_bytes", "peak_bytes", "latency_ms"), _NUMBER)
+_METRICS = {"accuracy": _NUMBER, "stderr": _OR_NONE, "count": int, "peak_of": str, **_COSTS}
+_SUMMARY = {"count": int, "primary": str, "metrics": dict}
+_FIGURE = {"value": _NUMBER, "stderr": _OR_NONE}
+
+
+def check_keys(found: Any, wanted: Mapping[str, Any], where: str) -> None:
+    """Raise LopError unless `found` is an object that has these keys, each of the type given."""
+    if not isinstance(found, dict):
+        raise LopError(f"{where}: expected an object, found {type(found).__name__}")
+    for key, kind in wanted.items():
+        if key not in found:
+            raise LopError(f"{where}: no {key!r}; expected {', '.join(wanted)}")
+        if not isinstance(found[key], kind) or isinstance(found[key], bool):
+            raise LopError(f"{where}: {key} {found[key]!r} is not of the type expected")
+
+
+def _plans(path: Path) -> list[dict[str, Any]]:
+    """What `prune` wrote: a plan a checkpoint; LopError when it is something else."""
+    plans = read_json(path)
+    if not isinstance(plans, list) or not plans:
+        raise LopError(f"{path}: expected a list of plans")
+    for i, plan in enumerate(plans):
+        check_keys(plan, _PLAN, f"{path}, plan {i}")
+        if plan["method"] not in TITLES:
+            raise LopError(f"{path}, plan {i}: no method {plan['method']!r}")
+    check_once(f"{path}:", [checkpoint_name(plan["method"], plan["ratio"]) for plan in plans])
+    return plans
+
+
+def _metrics(path: Path) -> dict[str, dict[str, Any]]:
+    """What `evaluate` wrote: figures and costs by model; LopError when it is something else."""
+    metrics = read_json(path)
+    check_keys(metrics, {}, str(path))
+    for name, of in metrics.items():
+        check_keys(of, {}, f"{path}, {name}")
+        if "accuracy" not in of:
+            raise LopError(f"{path}: methods are compared by {TASK}, which {name} was not asked")
+        check_keys(of, _METRICS, f"{path}, {name}")
+        for task, summary in tasks_of(of).items():
+            check_keys(summary, _SUMMARY, f"{path}, {name}, {task}")
+            for metric, figure in summary["metrics"].items():
+                check_keys(figure, _FIGURE, f"{path}, {name}, {task}, {metric}")
+    return metrics
 
 
 def tasks_of(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -163,7 +211,7 @@ def differences_markdown(differences: pd.DataFrame, searched: list[float] | None
             difference, error = by_name.loc[baseline, ["difference", "stderr"]]
             cells.append(bold(f"{difference:+.2f} ± {error:.2f}", abs(difference) > 2 * error))
         known = searched is None or any(abs(ratio - target) < 1e-9 for target in searched)
-        lines.append([f"{100 * ratio:g} %{'' if known else ' *'}", *cells])
+        lines.append([per_cent(ratio) + ("" if known else " *"), *cells])
     return markdown(lines)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,8 +61,8 @@ class Evaluation:
 
     @property
     def stderr(self) -> float:
-        """Standard error of the accuracy, s/√n as in lm-eval; nan for a single sample."""
-        return float(self.samples["correct"].astype(float).sem())
+        """Standard error of the accuracy, clustered by picture; nan for a single picture."""
+        return scoring.accuracy_error(self.samples)
 
     @property
     def by_category(self) -> dict[str, float]:
@@ -72,7 +73,7 @@ class Evaluation:
         """Accuracy as plain values; a standard error that does not exist is None."""
         return {
             "accuracy": self.accuracy,
-            "stderr": self.stderr if self.count > 1 else None,
+            "stderr": None if math.isnan(self.stderr) else self.stderr,
             "count": self.count,
             "by_category": self.by_category,
         }
@@ -218,7 +219,8 @@ def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:
         for task in loaded["tasks"].values()
         for asked in _by_question(task)
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    # where a group is all about a picture, a row need not say which
+    return pd.DataFrame([{"picture": each["group"], **each} for each in rows], columns=COLUMNS)
 
 
 def _by_question(task: Any) -> Iterator[list[Any]]:

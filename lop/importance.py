@@ -98,6 +98,14 @@ def mean_activation(stats: Stats, ffn: FFN) -> Tensor:
 SCORES: Mapping[str, Callable[[Stats, FFN], Tensor]] = {
     f.__name__: f for f in (activation_l2, magnitude, wanda_sp, flap, mean_activation)
 }
+# those that say which neurons matter; the mean says nothing of that, and is what a bias restores
+RANKINGS = tuple(name for name in SCORES if name != "mean_activation")
+
+
+def check_ranks(score: str) -> None:
+    """Raise LopError unless neurons may be ranked by `score`."""
+    if score not in RANKINGS:
+        raise LopError(f"score {score!r}: expected one of {', '.join(RANKINGS)}")
 
 
 @torch.inference_mode()

@@ -1,35 +1,28 @@
 """Two models on the same questions, pair by pair: how far apart they are, and how surely.
 
-A difference has the error of a jackknife over groups: questions about one image share that image's
-difficulty, so whole groups are left out in turn. For a mean with one question a group it is the
-usual s/√n of the paired differences; it holds as well for ratios and sums such as F1 or MME's
-score, and needs no random draws. (Efron and Tibshirani, An Introduction to the Bootstrap, ch. 11.)
+A difference has the error of the jackknife over pictures of `lop.tasks.scoring`; for a mean with
+one question a picture it is the usual s/√n of the paired differences.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from lop.errors import LopError
-from lop.tasks.scoring import Scorer
+from lop.tasks.scoring import Scorer, jackknife
 
 
 def paired(scorer: Scorer, a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[float, float]:
     """`metric` of one model minus that of another, and the standard error of the difference.
 
-    `a` and `b` are the `groups` that the scorer makes of their answers, for which `check_pairs`
-    holds. The error is nan for a single group. Raises LopError for a metric it does not know.
+    `a` and `b` are the `clusters` that the scorer makes of their answers, for which `check_pairs`
+    holds. The error is nan for a single picture. Raises LopError for a metric it does not know.
     """
     difference = scorer.figure(a.sum(), metric) - scorer.figure(b.sum(), metric)
-    # each group left out in turn
-    without = scorer.figure(a.sum() - a, metric) - scorer.figure(b.sum() - b, metric)
-    n = len(without)
-    variance = (n - 1) / n * np.square(without - without.mean()).sum() if n > 1 else np.nan
-    return float(difference), float(np.sqrt(variance))
+    return float(difference), jackknife(scorer.without(a)[metric] - scorer.without(b)[metric])
 
 
 def check_pairs(a: pd.DataFrame, b: pd.DataFrame) -> None:
@@ -66,6 +59,8 @@ def read_answers(folder: str | Path, task: str) -> pd.DataFrame:
         raise LopError(f"{path}: cannot read answers: {error}") from error
     if missing := {"id", "category", "answer", "prediction", "correct"} - set(table):
         raise LopError(f"{path}: not a table of answers, no column {', '.join(sorted(missing))}")
+    if table["correct"].dtype != bool:
+        raise LopError(f"{path}: correct holds {table['correct'].dtype}, expected true or false")
     table = table.assign(id=table["id"].astype(str))
     if "group" not in table:
         table["group"] = table["id"]

@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 
 from lop.cli import main
 from lop.diff import mcnemar
+from lop.errors import LopError
 from lop.report.questions import questions
 
 
@@ -59,7 +60,8 @@ def damage(made, what):
         table.assign(id=[f"x{i}" for i in range(len(table))]).to_parquet(path)
     if what == "samples":
         samples = made / "samples/benchmark.parquet"
-        pd.read_parquet(samples).assign(id="other").to_parquet(samples)
+        table = pd.read_parquet(samples)
+        table.assign(id=[f"x{i}" for i in range(len(table))]).to_parquet(samples)
     if what == "no samples":
         (made / "samples/benchmark.parquet").unlink()
 
@@ -102,5 +104,13 @@ def test_questions_are_found_in_each_benchmarks_own_columns(samples, tmp_path):
     bench = {"index": 3, "image": image, "A": "a", "B": "b", "C": "c", "D": None, "answer": "B"}
     assert ask("mmbench", "3", **bench) == (["a", "b", "c"], "B")
     assert ask("mmbench", "2000003", **bench) == (["c", "a", "b"], "C"), "rotated by two"
+    hole = bench | {"A": "a", "B": "", "C": "c", "D": "d", "answer": "C"}
+    assert ask("mmbench", "3", **hole) == (["a", "", "c", "d"], "C"), "letters stay"
+    assert ask("mmbench", "1000003", **hole) == (["c", "", "d", "a"], "A")
+    same = bench | {"A": "two", "B": "two", "answer": "B"}
+    assert ask("mmbench", "1000003", **same) == (["two", "c", "two"], "A"), "turned by place"
     mmmu = {"id": "test_Art_1", "image_1": image, "options": "['u', 'v']", "answer": "A"}
     assert ask("mmmu_val", "test_Art_1", **mmmu) == (["u", "v"], "A")
+    assert ask("mmmu_val", "test_Art_1", **mmmu | {"options": ["u", "v"]}) == (["u", "v"], "A")
+    with pytest.raises(LopError, match=r"rows\.parquet, row 0: no question of pope"):
+        ask("pope", "random-7", image=image, answer="no")

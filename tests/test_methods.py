@@ -1,10 +1,11 @@
 """Baselines against small cases worked by hand."""
 
+import numpy as np
 import pytest
 import torch
 
 from lop.errors import LopError
-from lop.methods import NAMES, Kit, flap_plan, method
+from lop.methods import NAMES, Kit, checkpoint_name, flap_plan, method, per_cent
 from lop.predictor import Predictor, PredictorConfig
 from lop.search.knapsack import profile as search_profile
 
@@ -51,6 +52,22 @@ def test_a_random_plan_is_the_same_each_time_and_not_uniform():
     random, uniform = (method(name, Kit("flap")).plan for name in ("random", "uniform"))
     widths = (40, 40, 40)
     assert random(0.5, widths, {}) == random(0.5, widths, {}) != uniform(0.5, widths, {})
+
+
+def test_names_of_checkpoints_are_short_and_never_shared():
+    ordinary = [checkpoint_name("lop", ratio) for ratio in (0, 0.2, 0.25, 0.3, 1e-3, 1.0)]
+    assert ordinary == ["lop-0", "lop-0.2", "lop-0.25", "lop-0.3", "lop-0.001", "lop-1"]
+    near = [0.2, 0.2000001, 0.1 + 0.1 + 1e-16, 0.1234567, 0.12345671]
+    assert len({checkpoint_name("lop", ratio) for ratio in near}) == len(set(near))
+    assert checkpoint_name("lop", np.float64(0.2000001)) == "lop-0.2000001"
+    assert [per_cent(ratio) for ratio in (0, 0.3, 0.55)] == ["0 %", "30 %", "55 %"]
+    assert per_cent(0.2000001) == "20.00001 %"
+
+
+def test_the_mean_ranks_no_neurons():
+    for score in ("mean_activation", "beauty"):
+        with pytest.raises(LopError, match=f"score '{score}': expected one of activation_l2, magn"):
+            method("uniform", Kit(score))
 
 
 def test_what_is_missing_is_named():

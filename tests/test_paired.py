@@ -23,7 +23,7 @@ def table(correct, groups=None, answer="yes", category="existence", ids=None):
 
 def paired(scorer, a, b, metric=None):
     check_pairs(a, b)
-    return pairs.paired(scorer, scorer.groups(a), scorer.groups(b), metric or scorer.primary)
+    return pairs.paired(scorer, scorer.clusters(a), scorer.clusters(b), metric or scorer.primary)
 
 
 def test_accuracy_by_hand():
@@ -71,7 +71,7 @@ def test_the_error_is_that_of_a_bootstrap_over_groups(task, metric):
     scorer = BENCHMARKS[task].scorer
     a, b = (benchmark_answers(task, right, count=400) for right in (0.9, 0.7))
     difference, error = paired(scorer, a, b, metric)
-    rng, sides = np.random.default_rng(0), (scorer.groups(a), scorer.groups(b))
+    rng, sides = np.random.default_rng(0), (scorer.clusters(a), scorer.clusters(b))
     drawn = []
     for _ in range(500):
         chosen = rng.integers(len(sides[0]), size=len(sides[0]))
@@ -100,4 +100,7 @@ def test_broken_answers_are_named(tmp_path):
         read_answers(tmp_path, "lop_vqa")
     pd.DataFrame({"id": ["a"]}).to_parquet(tmp_path / "lop_vqa.parquet")
     with pytest.raises(LopError, match="no column answer, category, correct, prediction"):
+        read_answers(tmp_path, "lop_vqa")
+    table(["True", "False"]).to_parquet(tmp_path / "lop_vqa.parquet")
+    with pytest.raises(LopError, match="correct holds .*, expected true or false"):
         read_answers(tmp_path, "lop_vqa")

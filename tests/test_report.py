@@ -168,6 +168,56 @@ def test_a_missing_model_leaves_no_half_report(samples, tmp_path):
     assert not list(tmp_path.glob("*report*"))
 
 
+def without(key):
+    return lambda found: {k: v for k, v in found.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("evaluation/metrics.json", lambda m: [], "metrics.json: expected an object, found list"),
+        ("evaluation/metrics.json", lambda m: m | {"dense": 5}, "dense: expected an object"),
+        (
+            "evaluation/metrics.json",
+            lambda m: m | {"dense": without("latency_ms")(m["dense"])},
+            "metrics.json, dense: no 'latency_ms'",
+        ),
+        (
+            "evaluation/metrics.json",
+            lambda m: m | {"dense": m["dense"] | {"accuracy": "high"}},
+            "dense: accuracy 'high' is not of the type",
+        ),
+        (
+            "evaluation/metrics.json",
+            lambda m: m | {"dense": m["dense"] | {"tasks": {"pope": {"count": 1}}}},
+            "dense, pope: no 'primary'",
+        ),
+        (
+            "evaluation/metrics.json",
+            lambda m: m | {"dense": without("accuracy")(m["dense"])},
+            "methods are compared by lop_vqa, which dense was not asked",
+        ),
+        ("evaluation/metrics.json", without("lop-0.3"), "no evaluation of lop-0.3"),
+        ("pruned/plans.json", lambda p: {}, "plans.json: expected a list of plans"),
+        ("pruned/plans.json", lambda p: [], "plans.json: expected a list of plans"),
+        ("pruned/plans.json", lambda p: [without("kept")(p[0])], "plan 0: no 'kept'"),
+        ("pruned/plans.json", lambda p: [p[0] | {"ratio": "x"}], "plan 0: ratio 'x' is not of"),
+        ("pruned/plans.json", lambda p: [p[0] | {"method": "x"}], "plan 0: no method 'x'"),
+        ("pruned/plans.json", lambda p: [p[0], p[0]], "'lop-0.3' is named twice"),
+        ("training/metrics.json", lambda t: {"loss": 1}, "training/metrics.json: no 'samples'"),
+    ],
+)
+def test_foreign_files_are_one_line(samples, tmp_path, file, change, said):
+    write_evaluation(tmp_path, samples, {"dense": 0.9, "lop-0.3": 0.8})
+    write_rest(tmp_path, samples)
+    found = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(change(found)))
+    with pytest.raises(LopError, match=said) as caught:
+        report(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*report*"))
+
+
 def test_the_front_holds_what_no_other_betters():
     points = pd.DataFrame({"name": list("abcd"), "size": [1, 2, 2, 3], "value": [5, 7, 6, 7]})
     assert plots.pareto_front(points, "size")["name"].tolist() == ["a", "b"]

@@ -46,7 +46,8 @@ def good_samples(
         raise LopError(f"train.samples.top {top}: expected at least 1")
     if weight not in WEIGHTS:
         raise LopError(f"train.samples.weight {weight!r}: expected one of {', '.join(WEIGHTS)}")
-    search = ["target", "seed"] if per_seed else ["target"]
+    # a search is told by what finds plans, too: two searchers may have the same seed
+    search = ["searcher", "target", "seed"] if per_seed else ["target"]
     unique = samples.assign(key=samples["kept"].map(tuple)).drop_duplicates([*search, "key"])
     ranked = unique.drop(columns="key").sort_values("reward", ascending=False, kind="stable")
     good = ranked.groupby(search).head(top).sort_values("target", kind="stable")

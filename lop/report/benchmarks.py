@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lop.comparison import TITLES, Comparison, bold, markdown
+from lop.methods import checkpoint_name, per_cent
 
 OURS = "lop"
 
@@ -137,7 +138,7 @@ def main_table(
                 cells.append(_text(relative(compared, names[method], columns), digits=1))
             if seconds:
                 cells.append(_time(seconds.get(names[method])))
-            lines.append([f"{100 * float(str(ratio)):g} % {TITLES[method]}", *cells])
+            lines.append([f"{per_cent(float(str(ratio)))} {TITLES[method]}", *cells])
     return markdown(lines)
 
 
@@ -149,7 +150,7 @@ def other_table(compared: Comparison, columns: Sequence[Column]) -> str:
     for row in rows:
         cells = [_text(cell(compared, row["name"], c)) for c in columns]
         title = TITLES.get(row["method"], "dense")
-        lines.append([f"{100 * row['ratio']:g} % {title}", *cells])
+        lines.append([f"{per_cent(row['ratio'])} {title}", *cells])
     return markdown(lines)
 
 
@@ -191,7 +192,7 @@ def long_table(compared: Comparison) -> pd.DataFrame:
 
 
 def _lop_minus(compared: Comparison, row: Mapping[str, Any]) -> tuple[float, float]:
-    ours = f"{OURS}-{row['ratio']:g}"
+    ours = checkpoint_name(OURS, row["ratio"])
     if row["method"] in ("dense", OURS) or ours not in set(compared.table["name"]):
         return np.nan, np.nan
     return compared.difference(ours, row["name"], row["task"], row["metric"])

@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
 from lop.comparison import TASK, Comparison, bold, markdown
+from lop.methods import per_cent
 from lop.report.html import literal
 from lop.report.questions import questions, samples_file
+from lop.tasks.pictures import decode
 from lop.tasks.samples import prompt_text
 
 SIDE = 256  # pixels; enough for a table
 
 
 def thumbnail(picture: bytes) -> tuple[bytes, str]:
-    """A picture no larger than `SIDE` and how its file name ends; small PNG and JPEG stay as is."""
-    image = Image.open(io.BytesIO(picture))
-    kinds = {"PNG": ".png", "JPEG": ".jpg"}
-    if image.format in kinds and max(image.size) <= SIDE:
-        return picture, kinds[image.format]
-    small, buffer = image.convert("RGB"), io.BytesIO()
-    small.thumbnail((SIDE, SIDE))
-    small.save(buffer, "JPEG", quality=85)
+    """A picture as a model sees it, no larger than `SIDE`, and how its file name ends."""
+    image, buffer = decode(picture), io.BytesIO()
+    if max(image.size) <= SIDE:
+        image.save(buffer, "PNG")
+        return buffer.getvalue(), ".png"
+    image.thumbnail((SIDE, SIDE))
+    image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue(), ".jpg"
 
 
@@ -52,7 +52,7 @@ def examples(compared: Comparison, method: str, samples: Path, out: Path, count:
         return ""
     names = ["dense", *compared.of(method)["name"]]
     answers = {name: compared.answers(name, TASK).set_index("id") for name in names}
-    titles = ["dense", *(f"{100 * ratio:g} %" for ratio in compared.of(method)["ratio"])]
+    titles = ["dense", *map(per_cent, compared.of(method)["ratio"])]
     lines = [["image", "question", "right", *titles], ["---"] * (3 + len(names))]
     for i, sample in enumerate(questions(samples_file(samples, TASK), TASK, ids)):
         cells = [_given(answers[name].loc[sample["id"]]) for name in names]
@@ -79,7 +79,7 @@ def changed(compared: Comparison, method: str) -> str:
     for row in compared.of(method).to_dict("records"):
         after = compared.answers(row["name"], TASK)
         counts = changes(before, after)
-        lines.append([f"{100 * row['ratio']:g} %", *(f"{n:,}" for n in counts)])
+        lines.append([per_cent(row["ratio"]), *(f"{n:,}" for n in counts)])
     return markdown(lines)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lop import plots
 from lop.comparison import TASK, TITLES, Comparison, differences_markdown, markdown, percent
+from lop.methods import per_cent
 from lop.report import benchmarks
 from lop.report.changes import changed, examples
 from lop.report.html import write_page
@@ -150,7 +151,7 @@ def _savings(compared: Comparison) -> str:
     for row in [dense | {"ratio": 0.0}, *compared.of("lop").to_dict("records")]:
         smaller = 1 - row["parameters"] / dense["parameters"]
         sizes = [f"{_mb(row['disk_bytes'])} MB", f"{_mb(row['peak_bytes'])} MB"]
-        shares = [f"{100 * row['ratio']:g} %", f"{100 * smaller:.1f} %"]
+        shares = [per_cent(row["ratio"]), f"{100 * smaller:.1f} %"]
         cells = [*shares, f"{row['parameters']:,}", *sizes, f"{row['latency_ms']:.1f} ms"]
         cells += [f"{row[key]:,.0f}" for key in speeds]
         if counted:
@@ -182,7 +183,7 @@ def _speed_up(compared: Comparison) -> str:
     return f"""
 
 FLOPs a token are two for each weight of the language model's linear maps. At
-{100 * last["ratio"]:g} % they promise {expected:.2f} times the speed; measured are
+{per_cent(last["ratio"])} they promise {expected:.2f} times the speed; measured are
 {prefill:.2f} times in prefill and {decode:.2f} times in decoding. {verdict}"""
 
 

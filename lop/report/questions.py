@@ -16,9 +16,11 @@ import pyarrow as pa
 
 from lop.comparison import TASK
 from lop.errors import LopError
+from lop.tasks.rows import text
 from lop.tasks.samples import read_samples
 from lop.tasks.scoring import ROTATION
 
+LETTERS = "ABCD"
 Row = Mapping[str, Any]
 
 
@@ -35,7 +37,8 @@ def questions(path: Path, task: str, ids: Sequence[str]) -> list[dict[str, Any]]
     """
     kind = task.removeprefix("easyvqa_").removesuffix("_val")
     if kind in _ROWS:
-        found = dict(_ROWS[kind](row) for row in _read(path).to_dict("records"))
+        rows = _read(path).to_dict("records")
+        found = dict(_question(path, i, kind, row) for i, row in enumerate(rows))
     else:
         found = {str(row["id"]): row for row in read_samples(path).to_dict("records")}
     chosen = [found.get(i) or _rotated(found, i) for i in ids]
@@ -52,6 +55,13 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise LopError(f"{path}: cannot read the questions: {error}") from error
+
+
+def _question(path: Path, number: int, kind: str, row: Row) -> tuple[str, dict[str, Any]]:
+    try:
+        return _ROWS[kind](row)
+    except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
+        raise LopError(f"{path}, row {number}: no question of {kind}: {error!r}") from error
 
 
 def _sample(row: Row, question: str, choices: Sequence[str], answer: str) -> dict[str, Any]:
@@ -72,12 +82,17 @@ def _pope(row: Row) -> tuple[str, dict[str, Any]]:
 
 
 def _mmbench(row: Row) -> tuple[str, dict[str, Any]]:
-    choices = [str(row[c]) for c in "ABCD" if isinstance(row[c], str) and row[c].strip()]
+    # one left empty among them keeps its letter
+    choices = [text(row[letter], letter) or "" for letter in LETTERS]
+    while choices and not choices[-1]:
+        choices.pop()
     return str(row["index"]), _sample(row, row["question"].strip(), choices, row["answer"])
 
 
 def _mmmu(row: Row) -> tuple[str, dict[str, Any]]:
-    return row["id"], _sample(row, row["question"], ast.literal_eval(row["options"]), row["answer"])
+    options = row["options"]
+    choices = ast.literal_eval(options) if isinstance(options, str) else list(options)
+    return row["id"], _sample(row, row["question"], choices, str(row["answer"]))
 
 
 def _rotated(found: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] | None:
@@ -86,9 +101,14 @@ def _rotated(found: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] |
     one = found.get(str(number))
     if not turn or one is None or not one["choices"]:
         return None
-    choices = one["choices"][turn:] + one["choices"][:turn]
-    right = one["choices"]["ABCD".index(one["answer"])]
-    return {**one, "choices": choices, "answer": "ABCD"[choices.index(right)]}
+    given = [place for place, choice in enumerate(one["choices"]) if choice]
+    if LETTERS.find(one["answer"]) not in given:
+        return None
+    moved, turned = list(one["choices"]), given[turn:] + given[:turn]
+    for place, source in zip(given, turned, strict=True):
+        moved[place] = one["choices"][source]
+    right = given[turned.index(LETTERS.index(one["answer"]))]
+    return {**one, "choices": moved, "answer": LETTERS[right]}
 
 
 _ROWS: Mapping[str, Callable[[Row], tuple[str, dict[str, Any]]]] = {

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from lop.comparison import TASK, Comparison
+from lop.comparison import TASK, Comparison, check_keys
+from lop.methods import written
 from lop.models.checkpoint import read_json
 from lop.report import benchmarks
 from lop.search import read_search
@@ -34,8 +35,11 @@ class Results:
         """Read what the stages wrote; LopError when something is missing."""
         compared = Comparison.read(evaluation, pruned)
         learned = read_json(training / "metrics.json")
+        numbers = dict.fromkeys(("samples", "predict_ms"), (int, float))
+        check_keys(learned, numbers, f"{training}/metrics.json")
         timed = pruned.with_name(f"{pruned.name}.json")
         seconds = read_json(timed) if timed.is_file() else {}
+        check_keys(seconds, dict.fromkeys(seconds, (int, float)), str(timed))
         predicted = dict.fromkeys(compared.of("lop")["name"], learned["predict_ms"] / 1000)
         return cls(
             comparison=compared,
@@ -113,9 +117,9 @@ def summary(results: Results) -> dict[str, Any]:
     ours, taken = results.comparison.of("lop"), times(results)
     return {
         "dense": {"accuracy": results.comparison.dense["accuracy"]},
-        "lop": {f"{r:g}": a for r, a in zip(ours["ratio"], ours["accuracy"], strict=True)},
+        "lop": {written(r): a for r, a in zip(ours["ratio"], ours["accuracy"], strict=True)},
         "best_baseline_difference_points": {
-            f"{ratio:g}": float(rows["difference"].min())
+            written(float(str(ratio))): float(rows["difference"].min())
             for ratio, rows in results.differences.groupby("ratio")
         },
         "search_seconds": taken["search"],

@@ -16,6 +16,7 @@ from lop.files import clear_leftovers, content_digest, replacing, replacing_dir
 from lop.models.checkpoint import read_json
 from lop.steps.pruning import Cutter, prune_grid
 from lop.tasks.benchmarks import HEADLINE, Spec, locate
+from lop.tasks.samples import read_samples
 from lop.workers import Each, in_processes
 
 EVALUATION_MODULES = ["lop.evaluation", "lop.lm"]  # what a process that evaluates imports
@@ -35,6 +36,7 @@ def compare(
     In `out`: pruned/, evaluation/, comparison.csv and comparison.md, in which the first method is
     set against each other one.
     """
+    read_samples(samples_path)  # what is wrong with them is told before anything is cut
     prune_grid(out / "pruned", methods, ratios, cutter)
     places = (cutter.model_path, out / "pruned", samples_path)
     evaluate(out / "evaluation", *places, batch_size, workers=workers)

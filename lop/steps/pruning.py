@@ -12,7 +12,7 @@ from pathlib import Path
 from lop.errors import LopError
 from lop.files import replacing_dir
 from lop.importance import load_all_scores
-from lop.methods import BASELINES, Kit, method
+from lop.methods import BASELINES, Kit, check_once, checkpoint_name, method
 from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.predictor import Predictor
@@ -29,12 +29,17 @@ def prune_one(out: Path, name: str, ratio: float, cutter: Cutter) -> Plan:
 
 
 def prune_grid(out: Path, methods: Sequence[str], ratios: Sequence[float], cutter: Cutter) -> None:
-    """Write a checkpoint a (method, ratio), `<method>-<ratio>/`, and plans.json."""
+    """Write a checkpoint a (method, ratio), `<method>-<ratio>/`, and plans.json.
+
+    Raises LopError, before anything is cut, where a method or a ratio is named twice.
+    """
+    check_once("method", methods)
+    check_once("ratio", ratios)
     cut = cutter.ready(methods)
     plans = []
     with replacing_dir(out, like="plans.json") as tmp:
         for name, ratio in product(methods, ratios):
-            plan = cut(name, ratio, tmp / f"{name}-{ratio:g}")
+            plan = cut(name, ratio, tmp / checkpoint_name(name, ratio))
             plans.append({"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios})
         (tmp / "plans.json").write_text(json.dumps(plans, indent=2) + "\n")
 

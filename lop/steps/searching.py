@@ -13,7 +13,7 @@ import pandas as pd
 
 from lop.errors import LopError
 from lop.files import clear_leftovers, replacing_dir
-from lop.importance import collect, load_all_scores, load_scores, save_scores
+from lop.importance import check_ranks, collect, load_all_scores, load_scores, save_scores
 from lop.models.checkpoint import load_processor, load_spread
 from lop.models.stored import Stored
 from lop.plan import check_ratio
@@ -174,10 +174,9 @@ def reward_of(
 
     Raises LopError when there is no such score.
     """
+    check_ranks(score)
     model, processor = load_spread(model_path), load_processor(model_path)
     scores = load_all_scores(scores_dir, Stored(model_path).fingerprint)
-    if score not in scores:
-        raise LopError(f"score {score!r}: expected one of {', '.join(scores)}")
     means = scores["mean_activation"] if compensate else None
     samples = read_samples(samples_path)
     return Reward(model, processor, samples, scores[score], kind, batch_size, means)

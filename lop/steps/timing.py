@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lop.files import replacing
 from lop.importance import load_all_scores, made_for
-from lop.methods import method
+from lop.methods import checkpoint_name, method
 from lop.steps.pruning import Cutter
 
 REPEATS = 5
@@ -30,6 +30,6 @@ def plan_times(out: Path, methods: Sequence[str], ratios: Sequence[float], cutte
             begun = time.perf_counter()
             rule(ratio, widths, scores)
             taken.append(time.perf_counter() - begun)
-        seconds[f"{name}-{ratio:g}"] = statistics.median(taken)
+        seconds[checkpoint_name(name, ratio)] = statistics.median(taken)
     with replacing(out) as tmp:
         tmp.write_text(json.dumps(seconds, indent=2) + "\n")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lop.errors import LopError
 from lop.tasks import easyvqa, knowledge
-from lop.tasks.samples import draw, read_samples, split_by_image
+from lop.tasks.samples import draw, read_samples, split_by_image, split_with_rest
 
 PURPOSES = ("calibration", "reward", "validation", "benchmark")
 REFERENCE = "reference"
@@ -24,14 +24,22 @@ def prepare_samples(source: str, seed: int, **sizes: int | None) -> dict[str, pd
 
     `source` is a folder or table of samples (see `read_samples`), or `reference` for the data the
     reference model was trained on: half easy-VQA, half knowledge; its benchmark comes from the
-    test splits, all else from what training held out. A size of None takes all there is.
+    test splits, all else from what training held out. A benchmark of None takes all there is: the
+    test questions, or the samples whose images the other tables leave. Of those, one of None is
+    left out.
+
+    Raises LopError for sizes that cannot be, or that are more than there is.
     """
     if set(sizes) != set(PURPOSES):
         raise LopError(f"prepare: expected sizes for {', '.join(PURPOSES)}, got {', '.join(sizes)}")
-    if source != REFERENCE:
-        wanted = {name: size for name, size in sizes.items() if size is not None}
-        return split_by_image(read_samples(source), wanted, seed)
+    if small := [name for name, size in sizes.items() if size is not None and size < 1]:
+        raise LopError(f"prepare.{small[0]} {sizes[small[0]]}: expected at least 1")
     held_out = {k: v for k, v in sizes.items() if k != "benchmark" and v is not None}
+    if source != REFERENCE:
+        samples = read_samples(source)
+        if (size := sizes["benchmark"]) is not None:
+            return split_by_image(samples, held_out | {"benchmark": size}, seed)
+        return split_with_rest(samples, held_out, "benchmark", seed)
     halves = [
         split_by_image(easyvqa.load("holdout"), _half(held_out), seed),
         split_by_image(knowledge.load("validation"), _half(held_out), seed),

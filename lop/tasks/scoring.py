@@ -1,8 +1,12 @@
 """From rows of answers to a benchmark's official figures, with a standard error for each.
 
 A scorer first turns rows into numbers that add up, one row a group (what must be judged together:
-an image, a question with all its rotations), then makes figures of their sums. So a bootstrap over
-groups is one product of matrices; how far two models are apart is in `lop.paired`.
+a pair of questions, a question with all its rotations), then makes figures of their sums.
+
+Every standard error is a jackknife over pictures: questions about one picture share its difficulty,
+so all of them are left out together. For a mean with one question a picture it is the usual s/√n;
+it holds as well for ratios and sums such as F1 or MME's score, and needs no random draws. (Efron
+and Tibshirani, An Introduction to the Bootstrap, ch. 11.) `lop.paired` has it for differences.
 """
 
 from __future__ import annotations
@@ -16,8 +20,7 @@ import pandas as pd
 
 from lop.errors import LopError
 
-COLUMNS = ["id", "group", "category", "prompt_hash", "answer", "prediction", "correct"]
-DRAWS, SEED = 1000, 0  # of the bootstrap
+COLUMNS = ["id", "group", "picture", "category", "prompt_hash", "answer", "prediction", "correct"]
 
 # Subtasks of MME and the ceiling of 200 points each: arXiv 2306.13394, section 2.
 MME = {
@@ -45,17 +48,23 @@ class Scorer:
 
     `parts(rows)` has a row a group and a column a number that adds up; `figures(sums)` makes the
     figures of the columns' sums, each an array of any one shape. `primary` is the figure to compare
-    models by, `analytic` says that each row is a group of its own and the figure a mean.
+    models by.
     """
 
     parts: Callable[[pd.DataFrame], pd.DataFrame]
     figures: Callable[[Sums], dict[str, np.ndarray]]
     primary: str
-    analytic: bool = False
 
-    def groups(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """`parts` with all of an image or question in one row, in the same order for every model"""
-        return self.parts(rows).groupby(level=-1).sum()
+    def clusters(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """`parts` with all about a picture in one row, in the same order for every model.
+
+        Where rows do not say which picture they are about, that is a row a group.
+        """
+        parts = self.parts(rows)
+        groups = parts.index.get_level_values(-1)
+        if "picture" in rows:
+            groups = groups.map(rows.drop_duplicates("group").set_index("group")["picture"])
+        return parts.groupby(groups.to_numpy()).sum()
 
     def figure(self, sums: Sums, name: str) -> np.ndarray:
         """One of the figures, or LopError."""
@@ -64,38 +73,29 @@ class Scorer:
             raise LopError(f"metric {name!r}: expected one of {', '.join(found)}")
         return found[name]
 
+    def without(self, clusters: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Every figure with each of the clusters left out in turn."""
+        return self.figures(clusters.sum() - clusters)
+
+
+def jackknife(without: np.ndarray) -> float:
+    """The standard error of a figure, of its values without each cluster; nan for a single one."""
+    n = len(without)
+    variance = (n - 1) / n * np.square(without - without.mean()).sum() if n > 1 else np.nan
+    return float(np.sqrt(variance))
+
 
 def score(scorer: Scorer, rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     """Every figure as {"value", "stderr"}; rows have the columns of `COLUMNS` but prompt_hash.
 
-    The standard error of a plain accuracy is s/√n; of all else, a seeded bootstrap over groups.
-    A single group has none. Raises LopError for no rows.
+    A single picture gives no standard error. Raises LopError for no rows.
     """
     if rows.empty:
         raise LopError("no answers to score")
-    parts = scorer.parts(rows)
-    values = {name: float(value) for name, value in scorer.figures(_sums(parts)).items()}
-    if len(parts) < 2:
-        errors: dict[str, float | None] = dict.fromkeys(values)
-    elif scorer.analytic:
-        errors = {scorer.primary: float(rows["correct"].astype(float).sem())}
-    else:
-        drawn = scorer.figures(_drawn_sums(parts))
-        errors = {name: float(drawn[name].std(ddof=1)) for name in values}
-    return {name: {"value": values[name], "stderr": errors[name]} for name in values}
-
-
-def _sums(parts: pd.DataFrame) -> Sums:
-    return {str(name): np.asarray(column.sum()) for name, column in parts.items()}
-
-
-def _drawn_sums(parts: pd.DataFrame) -> Sums:
-    """Sums over groups drawn with replacement, `DRAWS` times, whatever the order of the rows."""
-    parts = parts.sort_index()
-    rng = np.random.default_rng(SEED)
-    count = len(parts)
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    return dict(zip(parts, (weights @ parts.to_numpy(float)).T, strict=True))
+    clusters = scorer.clusters(rows)
+    values, without = scorer.figures(clusters.sum()), scorer.without(clusters)
+    errors = {name: jackknife(without[name]) if len(clusters) > 1 else None for name in values}
+    return {name: {"value": float(values[name]), "stderr": errors[name]} for name in values}
 
 
 def _ratio(part: Any, whole: Any) -> np.ndarray:
@@ -114,7 +114,12 @@ def _accuracy(sums: Sums) -> dict[str, np.ndarray]:
     return {"accuracy": _ratio(sums["right"], sums["all"])}
 
 
-ACCURACY = Scorer(_accuracy_parts, _accuracy, primary="accuracy", analytic=True)
+ACCURACY = Scorer(_accuracy_parts, _accuracy, primary="accuracy")
+
+
+def accuracy_error(rows: pd.DataFrame) -> float:
+    """The standard error of the share of rows that are right; nan for a single picture."""
+    return jackknife(ACCURACY.without(ACCURACY.clusters(rows))["accuracy"])
 
 
 def mme(halves: Mapping[str, tuple[str, ...]]) -> Scorer:
@@ -239,6 +244,6 @@ def aggregate(scorer: Scorer, figure: str) -> Callable[[list[dict[str, Any]]], f
 
     def over(rows: list[dict[str, Any]]) -> float:
         table = pd.DataFrame(rows)
-        return float(scorer.figure(_sums(scorer.parts(table)), figure))
+        return float(scorer.figure(scorer.parts(table).sum(), figure))
 
     return cast(Callable[[list[dict[str, Any]]], float], over)

@@ -179,7 +179,7 @@ ROWS = [
     (0.2, 1, [9, 7], 0.0),
     (0.5, 0, [5, 5], -1.0),
 ]
-SEARCHED = pd.DataFrame(ROWS, columns=["target", "seed", "kept", "reward"])
+SEARCHED = pd.DataFrame(ROWS, columns=["target", "seed", "kept", "reward"]).assign(searcher="mcts")
 
 
 def test_good_samples_are_the_best_distinct_plans_of_each_target():
@@ -194,6 +194,13 @@ def test_they_may_be_the_best_of_each_seed():
         [0.2, 1, 0.0],
         [0.5, 0, -1.0],
     ]
+
+
+def test_searchers_of_the_same_seed_are_other_searches():
+    both = pd.concat([SEARCHED, SEARCHED.assign(searcher="random", reward=SEARCHED["reward"] - 1)])
+    good = good_samples(both, top=1, per_seed=True)
+    at = good[(good["target"] == 0.2) & (good["seed"] == 0)]
+    assert at[["searcher", "reward"]].values.tolist() == [["mcts", 2.0], ["random", 1.0]]
 
 
 @pytest.mark.parametrize("per_seed", [False, True])

@@ -1,5 +1,6 @@
 """Benchmark tasks over published columns: read, prompted, judged and summed up as officially."""
 
+import io
 import json
 
 import pandas as pd
@@ -66,7 +67,7 @@ def test_pope_looks_for_a_no_in_the_first_sentence(text, meant):
     ],
 )  # fmt: skip
 def test_mmbench_reads_a_letter_or_a_text(text, meant):
-    assert mmbench.parse(text, ["dog", "cat", "bird"]) == meant
+    assert mmbench.parse(text, {"A": "dog", "B": "cat", "C": "bird"}) == meant
 
 
 def question(picture, **changes):
@@ -98,6 +99,142 @@ def test_mmbench_rotations(picture, tmp_path):
     assert len(mmbench.load(mmbench=str(tmp_path))["test"]) == 2
     with pytest.raises(LopError, match="answer 'D' is none of the choices"):
         mmbench.target(question(picture, answer="D"))
+
+
+def test_mmbench_keeps_letters_where_a_choice_is_empty(picture, tmp_path):
+    file = parquet(tmp_path / "m.parquet", question(picture, B="", C="cat", D="bird", answer="C"))
+    docs = mmbench.load(mmbench=str(file))["test"]
+    asked = mmbench.doc_to_text(docs[0]).split("\n")
+    assert asked[:4] == ["<image>what is it?", "A. dog", "C. cat", "D. bird"]
+    assert docs["answer"][:] == ["C", "A", "D"], "turned among the choices that there are"
+    assert [mmbench.lettered(doc)[doc["answer"]] for doc in docs] == ["cat"] * 3
+    assert mmbench.row(docs[0], ["C"])["correct"]
+    assert mmbench.row(docs[0], ["it is a bird"])["prediction"] == "D"
+    assert mmbench.row(docs[0], [(-2.0, False), (-1.0, True), (-3.0, False)])["prediction"] == "C"
+
+
+def test_mmbench_turns_equal_choices_by_place(picture, tmp_path):
+    same = question(picture, A="two", B="two", C="three", answer="B")
+    docs = mmbench.load(mmbench=str(parquet(tmp_path / "m.parquet", same)))["test"]
+    assert docs["answer"][:] == ["B", "A", "C"]
+    # whoever follows the second "two" is right each time
+    assert all(mmbench.row(doc, [doc["answer"]])["correct"] for doc in docs)
+
+
+def test_mmbench_takes_an_index_as_text(picture, tmp_path):
+    rows = [question(picture, index="7"), question(picture, index="1000007")]
+    docs = mmbench.load(mmbench=str(parquet(tmp_path / "m.parquet", *rows)))["test"]
+    assert docs["index"][:] == [7, 1_000_007], "rotations are published"
+    assert [mmbench.row(doc, ["B"])["group"] for doc in docs] == ["7", "7"]
+
+
+def yes_no(picture, **changes):
+    return {
+        "question_id": "color/1", "question": "Is it red?", "answer": "Yes", "category": "color",
+        "image": picture,
+    } | changes  # fmt: skip
+
+
+def asked_of(picture, **changes):
+    pope = {"question_id": "1", "image_source": "c1", "category": "random"}
+    return yes_no(picture) | pope | changes
+
+
+def college(picture, **changes):
+    return {
+        "id": "validation_Art_1", "question": "<image 1> which?", "options": "['a', 'b']",
+        "answer": "A", "question_type": "multiple-choice", "image_1": picture,
+        **dict.fromkeys(mmmu.IMAGES[1:]),
+    } | changes  # fmt: skip
+
+
+THIN = io.BytesIO()
+Image.new("RGB", (900, 4)).save(THIN, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("task", "form", "changes", "said"),
+    [
+        ("pope", asked_of, {"answer": None}, "answer None: no right answer"),
+        ("pope", asked_of, {"answer": "perhaps"}, "answer 'perhaps', expected Yes or No"),
+        ("pope", asked_of, {"question": None}, "question is empty"),
+        ("pope", asked_of, {"category": "odd"}, "'odd': expected one of random, popular"),
+        ("pope", asked_of, {"image": None}, "no picture: expected its bytes"),
+        ("pope", asked_of, {"image": {"bytes": b"x"}}, "not an image that can be read"),
+        ("pope", asked_of, {"image": {"bytes": THIN.getvalue()}}, "900 × 4 pixels"),
+        ("mme", yes_no, {"answer": ""}, "answer '': no right answer"),
+        ("mme", yes_no, {"category": "smell"}, "'smell': expected one of existence"),
+        ("mme", yes_no, {"question": " "}, "question is empty"),
+        ("mme", yes_no, {"image": {"bytes": THIN.getvalue()}}, "900 × 4 pixels"),
+        ("mmbench", question, {"index": "x7"}, "index 'x7': expected a whole number"),
+        ("mmbench", question, {"answer": None}, "answer None: no right answer"),
+        ("mmbench", question, {"answer": "D"}, "answer 'D' is none of the choices"),
+        ("mmbench", question, {"B": ""}, "answer 'B' is none of the choices"),
+        ("mmmu_val", college, {"answer": "?"}, r"answer '\?': no right answer"),
+        ("mmmu_val", college, {"answer": "C"}, "answer C is none of the 2 options"),
+        ("mmmu_val", college, {"options": "['a'"}, "expected a list, or the text of one"),
+        ("mmmu_val", college, {"question_type": "essay"}, "'essay': expected one of"),
+        ("mmmu_val", college, {"question": "<image 2>"}, "names <image 2>, and image_2 holds no"),
+    ],
+)
+def test_a_row_that_cannot_be_asked_is_refused_by_file_and_number(
+    picture, tmp_path, task, form, changes, said
+):
+    key = "index" if task == "mmbench" else "id" if task == "mmmu_val" else "question_id"
+    first = {key: "8"} if task == "mmbench" and isinstance(changes.get("index"), str) else {}
+    file = parquet(tmp_path / "t.parquet", form(picture, **first), form(picture, **changes))
+    with pytest.raises(LopError, match=rf"t\.parquet, row 1: .*{said}"):
+        BENCHMARKS[task].utils.load(**{BENCHMARKS[task].key: str(file)})
+
+
+def test_image_in_a_question_is_text(picture, tmp_path):
+    tagged = "<image>\nIs it red?"
+    pairs = {
+        "pope": asked_of(picture, question=tagged),
+        "mme": yes_no(picture, question=tagged),
+        "mmbench": question(picture, question=tagged, A="<image>"),
+        "mmmu_val": college(picture, question=f"<image 1> {tagged}", options="['<image>', 'b']"),
+    }
+    for name, row in pairs.items():
+        task = load_task(name, parquet(tmp_path / f"{name}.parquet", row))[name]
+        doc = next(iter(task.test_docs()))
+        text = task.doc_to_text(doc)
+        assert text.count("<image>") == len(task.doc_to_image(doc)) == 1, name
+        assert "< image >" in text, name
+
+
+def test_mmmu_takes_lists_and_several_right_answers(picture, tmp_path):
+    rows = [
+        college(picture, options=["a", "b"]),
+        college(picture, answer="['A', 'B']"),
+        college(picture, answer="['24/7', '3.4']", options="[]", question_type="open"),
+        college(picture, answer="[0, 1]", options="[]", question_type="open"),
+    ]
+    tables = [parquet(tmp_path / f"{i}.parquet", row) for i, row in enumerate(rows)]
+    docs = [mmmu.load(mmmu_val=str(file))["test"][0] for file in tables]
+    assert mmmu.choices(docs[0]) == ["a", "b"]
+    assert mmmu.row(docs[0], ["A"])["correct"]
+    assert all(mmmu.row(docs[1], [letter])["correct"] for letter in "AB")
+    assert all(mmmu.row(docs[2], [f"It is {said}"])["correct"] for said in ("24/7", "3.4"))
+    assert not mmmu.row(docs[2], ["It is 5"])["correct"]
+    assert docs[3]["answer"] == "[0, 1]", "numbers in brackets are an answer as it stands"
+
+
+def test_questions_are_told_to_be_about_the_same_picture(picture, tmp_path):
+    other = easyvqa.load("test")["images"].iloc[-1][0]
+    rows = [
+        college(picture, id="validation_Art_1", image_2=other),
+        college(picture, id="validation_Art_2", image_2=other),
+        college(picture, id="validation_Art_3"),
+    ]
+    docs = mmmu.load(mmmu_val=str(parquet(tmp_path / "t.parquet", *rows)))["test"]
+    one, same, alone = (mmmu.row(doc, ["A"])["picture"] for doc in docs)
+    assert one == same != alone
+    pair = [yes_no(picture), yes_no(picture, question_id="count/1", category="count")]
+    docs = mme.load(mme=str(parquet(tmp_path / "m.parquet", *pair)))["test"]
+    found = [mme.row(doc, ["yes"]) for doc in docs]
+    assert found[0]["picture"] == found[1]["picture"]
+    assert found[0]["group"] != found[1]["group"]
 
 
 def test_mme_through_lm_eval(picture, tmp_path):
@@ -268,7 +405,7 @@ def test_bad_data_are_named(picture, tmp_path):
 def test_prepare_writes_tasks_for_the_reference_only(samples, tmp_path):
     from lop import steps
 
-    write_samples(pd.concat([samples] * 2), tmp_path / "own.parquet")
+    write_samples(samples, tmp_path / "own.parquet")
     sizes = {"calibration": 2, "reward": 2, "validation": 2, "benchmark": 2}
     steps.prepare(tmp_path / "out", str(tmp_path / "own.parquet"), 0, **sizes)
     assert json.loads((tmp_path / "out" / "tasks" / "index.json").read_text()) == {}

@@ -1,5 +1,8 @@
+import base64
 import io
+import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -7,6 +10,7 @@ from PIL import Image
 from lop.errors import LopError
 from lop.tasks.prepare import prepare_samples
 from lop.tasks.samples import (
+    accepted,
     decode_images,
     fingerprint,
     prompt_text,
@@ -72,6 +76,22 @@ def test_splits_share_no_image(folder):
     )
 
 
+def test_a_benchmark_of_none_takes_all_that_the_others_leave(folder):
+    sizes = {"calibration": 39, "reward": 20, "validation": 21, "benchmark": None}
+    tables = prepare_samples(str(folder), 0, **sizes)
+    # two questions an image: 20, 10 and 11 of the 60 images are taken
+    lengths = {name: len(table) for name, table in tables.items()}
+    assert lengths == {"calibration": 39, "reward": 20, "validation": 21, "benchmark": 2 * 19}
+    seen = [image for t in tables.values() for image in t["image_id"].unique()]
+    assert len(seen) == len(set(seen)) == 60
+    with pytest.raises(LopError, match="benchmark: no image is left; the source has 60"):
+        prepare_samples(str(folder), 0, **sizes | {"calibration": 80, "validation": 20})
+    with pytest.raises(LopError, match="validation: wanted 50 samples, its images have only 40"):
+        prepare_samples(str(folder), 0, **sizes | {"calibration": 60, "validation": 50})
+    with pytest.raises(LopError, match=r"prepare\.reward 0: expected at least 1"):
+        prepare_samples(str(folder), 0, **sizes | {"reward": 0})
+
+
 def test_the_reference_sets_share_no_image_and_no_test_question():
     sizes = {"calibration": 60, "reward": 40, "validation": 40, "benchmark": 80}
     tables = prepare_samples("reference", 0, **sizes)
@@ -112,3 +132,142 @@ def test_image_identity_is_the_picture(tmp_path):
     table.assign(answer="a").to_parquet(tmp_path / "t.parquet")
     ids = read_samples(tmp_path / "t.parquet")["image_id"]
     assert ids[0] == ids[1] != ids[2]
+
+
+def written(folder, *rows, name="rows.jsonl"):
+    """JSON lines beside a red picture, which each row asks about unless it says otherwise."""
+    (folder / "red.png").write_bytes(png("red"))
+    base = {"image": "red.png", "question": "what?", "answer": "yes"}
+    lines = [json.dumps({k: v for k, v in (base | row).items() if v != "absent"}) for row in rows]
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return folder / name
+
+
+def test_several_answers_are_right_and_numbers_are_text(tmp_path):
+    file = written(
+        tmp_path, {"answer": ["yes", "yeah", "yes"]}, {"answer": 3}, {"answer": 2.5},
+        {"answer": "absent", "answers": ["a", "b"]}, {"answer": "nan"}, {"answers": ["no"]},
+    )  # fmt: skip
+    samples = read_samples(file)
+    assert samples["answer"].tolist() == ["yes", "3", "2.5", "a", "nan", "yes"]
+    all_answers = [["yes", "yeah"], ["3"], ["2.5"], ["a", "b"], ["nan"], ["yes", "no"]]
+    assert samples["answers"].tolist() == all_answers
+    write_samples(samples, tmp_path / "s.parquet")
+    back = read_samples(tmp_path / "s.parquet")
+    assert [accepted(row) for row in back.to_dict("records")] == all_answers
+    old = samples.drop(columns="answers")
+    assert accepted(old.iloc[0]) == ["yes"], "a table without the column has one answer"
+    write_samples(old, tmp_path / "old.parquet")
+    assert read_samples(tmp_path / "old.parquet")["answers"].tolist()[0] == ["yes"]
+
+
+def test_integers_beside_nulls_stay_integers_in_parquet(tmp_path):
+    table = pd.DataFrame({"image": [png("red")] * 2, "question": "q?", "answer": ["a", "b"]})
+    table.assign(id=pd.array([7, None], "Int64")).to_parquet(tmp_path / "t.parquet")
+    assert read_samples(tmp_path / "t.parquet")["id"].tolist() == ["7", "1"]
+
+
+def test_columns_may_be_there_in_some_rows_only(tmp_path):
+    (tmp_path / "blue.png").write_bytes(png("blue"))
+    samples = read_samples(
+        written(
+            tmp_path,
+            {"choices": ["yes", "no"], "image_id": 5, "id": "first"},
+            {"images": ["red.png", "blue.png"], "image": "absent", "choices": None},
+            {"image": "blue.png", "choices": "a|b"},
+            {"images": None},
+        )
+    )
+    assert samples["choices"].tolist() == [["yes", "no"], None, ["a", "b"], None]
+    assert [len(images) for images in samples["images"]] == [1, 2, 1, 1]
+    assert samples["id"].tolist() == ["first", "1", "2", "3"]
+    assert samples["image_id"].nunique() == 4, "a missing one is that of the pictures"
+    assert samples["image_id"][0] == "5"
+
+
+def test_pictures_may_be_base64_or_a_data_url(tmp_path):
+    text = base64.b64encode(png("red")).decode()
+    url = f"data:image/png;base64,{text}"
+    samples = read_samples(written(tmp_path, {"image": text}, {"image": url}, {}))
+    assert samples["images"].map(lambda images: images[0]["bytes"]).tolist() == [png("red")] * 3
+    noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    large = base64.b64encode(buffer.getvalue()).decode()
+    (tmp_path / "large.csv").write_text(f"image,question,answer\n{large},what?,yes\n")
+    assert len(large) > 131_072, "more than csv takes by itself"
+    assert decode_images(read_samples(tmp_path / "large.csv").iloc[0])[0].size == (256, 256)
+    with pytest.raises(LopError, match="row 0: image x+…: File name too long"):
+        read_samples(written(tmp_path, {"image": "x" * 5000}))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"answer": None}, "question and answer must not be empty"),
+        ({"answer": float("nan")}, "question and answer must not be empty"),
+        ({"answer": "absent"}, "question and answer must not be empty"),
+        ({"answer": " "}, "question and answer must not be empty"),
+        ({"answer": []}, "question and answer must not be empty"),
+        ({"answer": ["a", None]}, "one of them is empty"),
+        ({"answer": {"text": "a"}}, "expected text or a number"),
+        ({"answer": True}, "answer True: expected text or a number"),
+        ({"answer": float("inf")}, "answer inf: expected"),
+        ({"question": 5}, "question 5: expected text"),
+        ({"question": None}, "question and answer must not be empty"),
+        ({"question": "half \ud800"}, "half of a surrogate pair"),
+        ({"image": None}, "no picture"),
+        ({"image": 5}, "image 5: expected bytes, a path, or base64"),
+        ({"image": "none.png"}, r"no image file .*none\.png"),
+        ({"image": "."}, "no image file"),
+        ({"image": "data:image/png;base64,AAAA"}, "nor base64 of a picture"),
+        ({"images": []}, "no picture"),
+        ({"choices": ["a", ""]}, "choices .*: one of them is empty"),
+        ({"choices": [["a"]]}, "expected text or a number"),
+        ({"choices": ["x"] * 27}, "27 choices: expected at most 26"),
+        ({"id": "0"}, "id '0' is that of row 0, too"),
+        ({"id": [1]}, "id .*: expected text or a number"),
+        ({"image_id": {}}, "image_id .*: expected text or a number"),
+    ],
+)  # fmt: skip
+def test_a_row_is_valid_or_refused_by_its_number(tmp_path, row, said):
+    with pytest.raises(LopError, match=rf"rows\.jsonl, row 1: .*{said}") as caught:
+        read_samples(written(tmp_path, {}, row))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("x.csv", b'image,question,answer\nred.png,"what,yes\n', "line 2: unexpected end of data"),
+        ("x.csv", b'image,question,answer\nred.png,"a"b,yes\n', "line 2: ',' expected after"),
+        ("x.csv", b"image,question,answer\nred.png,a,b,yes\n", "line 2: expected 3 cells"),
+        ("x.csv", b"image,question,answer\nred.png,a\n", "line 2: expected 3 cells"),
+        ("x.csv", b"image,question,answer\nred.png,\xe9,yes\n", "line 2: not UTF-8"),
+        ("x.csv", b"", "no rows"),
+        ("x.jsonl", b'{"question": "a"}\n{"question"\n', "line 2: not JSON"),
+        ("x.jsonl", b"[1]\n", "line 1: expected an object"),
+        ("x.jsonl", b"[" * 100_000, "line 1: not JSON"),
+        ("x.jsonl", b"\xff\xfe", "line 1: not UTF-8"),
+        ("x.parquet", b"PAR1", "cannot read samples: Parquet file size is 4 bytes"),
+    ],
+)
+def test_broken_tables_are_refused_by_their_line(tmp_path, name, text, said):
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(LopError, match=rf"{name}: .*{said}") as caught:
+        read_samples(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_fingerprint_names_all_that_changes_a_number(tmp_path):
+    (tmp_path / "blue.png").write_bytes(png("blue"))
+    base = {"image": "absent", "images": ["red.png", "blue.png"], "choices": ["a", "b"]}
+    base |= {"answer": ["a", "b"], "image_id": "i"}
+    changes = [
+        {}, {"images": ["blue.png", "red.png"]}, {"images": ["red.png"]}, {"choices": ["a", "c"]},
+        {"choices": None, "question": "what?\nA. a\nB. b"}, {"answer": ["a"]}, {"id": "x"},
+        {"answer": ["b", "a"]}, {"question": "why?"}, {"image_id": "j"}, {"category": "c"},
+    ]  # fmt: skip
+    found = [fingerprint(read_samples(written(tmp_path, base | change))) for change in changes]
+    assert len(set(found)) == len(changes)
+    assert found[0] == fingerprint(read_samples(written(tmp_path, base)))

@@ -116,16 +116,51 @@ def drawn(scorer, count, seed=0):
 
 def test_standard_errors():
     table = drawn(MME, 300)
-    figure = score(ACCURACY, table)["accuracy"]
-    assert figure["stderr"] == pytest.approx(table["correct"].astype(float).sem())
-    bootstrap = score(MME, table)
-    assert bootstrap == score(MME, table), "the same rows, the same errors"
+    alone = score(ACCURACY, table.assign(group=table["id"]))["accuracy"]
+    assert alone["stderr"] == pytest.approx(table["correct"].astype(float).sem())
+    # two questions an image: the error is that of the mean of the images' means
+    means = table.groupby("group")["correct"].mean()
+    assert score(ACCURACY, table)["accuracy"]["stderr"] == pytest.approx(means.sem())
+    assert scoring.accuracy_error(table) == pytest.approx(means.sem())
     # the score's error: of the mean of each image's share right plus its pair
     by_image = table.groupby("group")["correct"].agg(["mean", "all"]).astype(float).sum(axis=1)
-    assert bootstrap["color"]["stderr"] == pytest.approx(100 * by_image.sem(), rel=0.1)
+    found = score(MME, table.sample(frac=1, random_state=0))
+    assert found["color"]["stderr"] == pytest.approx(100 * by_image.sem())
     assert score(MME, drawn(MME, 1))["score"]["stderr"] is None
     with pytest.raises(LopError, match="no answers"):
         score(MME, table.head(0))
+
+
+def uneven(count):
+    """Questions about `count` pictures, one to seven each, as hard as their picture is."""
+    rng = np.random.default_rng(5)
+    hardness = rng.uniform(0.2, 1, count)
+    pictures = np.repeat(np.arange(count), rng.integers(1, 8, count))
+    right = rng.random(len(pictures)) < hardness[pictures]
+    table = rows(*(("", "x", "yes", "yes" if one else "no") for one in right))
+    return table.assign(group=table["id"], picture=[f"p{i}" for i in pictures])
+
+
+def test_the_error_is_that_of_a_bootstrap_over_pictures():
+    table = uneven(200)
+    by_picture = table.groupby("picture")["correct"].agg(["sum", "size"]).to_numpy(float)
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(4000):
+        right, asked = by_picture[rng.integers(200, size=200)].sum(axis=0)
+        drawn.append(right / asked)
+    error = score(ACCURACY, table)["accuracy"]["stderr"]
+    assert error == pytest.approx(np.std(drawn), rel=0.05)
+    assert error > 1.15 * table["correct"].astype(float).sem(), "more than of single questions"
+
+
+def test_rotations_count_with_their_picture():
+    table = rows(*((f"{i}", "x", "A", "AB"[i % 3 == 0]) for i in range(12)))
+    table["id"] = table["group"]
+    alone = score(MMBENCH, table)["circular"]["stderr"]
+    two = table.assign(picture=[f"p{i // 2}" for i in range(12)])
+    shared = score(MMBENCH, two)["circular"]["stderr"]
+    assert alone == pytest.approx(table["correct"].astype(float).sem())
+    assert shared == pytest.approx(two.groupby("picture")["correct"].mean().sem())
 
 
 def test_unknown_categories_are_named():

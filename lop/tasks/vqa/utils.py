@@ -26,6 +26,7 @@ _FEATURES = Features(
         "choices": List(_TEXT),
         "answer": _TEXT,
         "category": _TEXT,
+        "answers": List(_TEXT),
     }
 )
 
