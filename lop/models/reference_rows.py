@@ -5,13 +5,11 @@ very logits that its questions would get one by one through the ordinary process
 """
 
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
@@ -19,6 +17,7 @@ from transformers.vision_utils import get_vision_position_ids
 
 from lop.models import reference
 from lop.models.reference import GRID, IMAGE, IMAGE_TOKENS, MERGE, PATCH
+from lop.tasks import pictures as decoding
 from lop.tasks.encoding import IGNORE, prompt
 
 
@@ -99,7 +98,7 @@ def read_pictures(frame: pd.DataFrame, processor: Qwen2_5_VLProcessor) -> list[P
     categories, images = frame.category.tolist(), frame.images.tolist()
     pictures = []
     for image_id, rows in frame.groupby("image_id", sort=False).indices.items():
-        image = Image.open(BytesIO(images[rows[0]][0]["bytes"])).convert("RGB")
+        image = decoding.decode(images[rows[0]][0]["bytes"])
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
         asked = []
         for i in rows:

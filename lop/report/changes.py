@@ -7,25 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
 from lop.comparison import TASK, Comparison, bold, markdown
 from lop.report.html import literal
 from lop.report.questions import questions, samples_file
+from lop.tasks.pictures import decode
 from lop.tasks.samples import prompt_text
 
 SIDE = 256  # pixels; enough for a table
 
 
 def thumbnail(picture: bytes) -> tuple[bytes, str]:
-    """A picture no larger than `SIDE` and how its file name ends; small PNG and JPEG stay as is."""
-    image = Image.open(io.BytesIO(picture))
-    kinds = {"PNG": ".png", "JPEG": ".jpg"}
-    if image.format in kinds and max(image.size) <= SIDE:
-        return picture, kinds[image.format]
-    small, buffer = image.convert("RGB"), io.BytesIO()
-    small.thumbnail((SIDE, SIDE))
-    small.save(buffer, "JPEG", quality=85)
+    """A picture as a model sees it, no larger than `SIDE`, and how its file name ends."""
+    image, buffer = decode(picture), io.BytesIO()
+    if max(image.size) <= SIDE:
+        image.save(buffer, "PNG")
+        return buffer.getvalue(), ".png"
+    image.thumbnail((SIDE, SIDE))
+    image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue(), ".jpg"
 
 

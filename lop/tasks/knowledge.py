@@ -18,6 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from lop.errors import LopError
+from lop.tasks import pictures
 
 SIZE = 64  # px, width and height of every picture
 NEAR = 12.0  # grey levels (rms): closer pictures count as the same picture
@@ -182,7 +183,7 @@ def _render(stem: str) -> np.ndarray | None:
     png = resvg.svg_to_bytes(
         svg_path=str(path), width=SIZE, height=SIZE, background="#ffffff", skip_system_fonts=True
     )
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    return np.asarray(pictures.decode(png))
 
 
 def _distinct(subjects: list[Subject]) -> list[Subject]:

@@ -1,4 +1,4 @@
-"""Samples (image, question, choices, answer, category) and how they are read, split and stored.
+"""Samples (images, question, choices, answers, category) and how they are read, split and stored.
 
 A table of samples is a DataFrame with the columns of `COLUMNS`; on disk it is Parquet with image
 bytes, which pandas and `datasets` both read.
@@ -7,7 +7,7 @@ bytes, which pandas and `datasets` both read.
 from __future__ import annotations
 
 import hashlib
-import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL.Image import Image
 
 from lop.errors import LopError
 from lop.files import replacing
+from lop.tasks import pictures
+from lop.tasks.rows import find_table, read_rows, sample_of
 
-COLUMNS = ("id", "image_id", "images", "question", "choices", "answer", "category")
+COLUMNS = ("id", "image_id", "images", "question", "choices", "answer", "category", "answers")
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _SCHEMA = pa.schema(
     [
@@ -32,6 +34,7 @@ _SCHEMA = pa.schema(
         ("choices", pa.list_(pa.string())),
         ("answer", pa.string()),
         ("category", pa.string()),
+        ("answers", pa.list_(pa.string())),
     ],
     # lets `datasets` decode the column to pictures
     metadata={
@@ -42,14 +45,16 @@ _SCHEMA = pa.schema(
         '"question": {"dtype": "string", "_type": "Value"},'
         '"choices": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},'
         '"answer": {"dtype": "string", "_type": "Value"},'
-        '"category": {"dtype": "string", "_type": "Value"}}}}'
+        '"category": {"dtype": "string", "_type": "Value"},'
+        '"answers": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"}}}}'
     },
 )
 
 
 def write_samples(samples: pd.DataFrame, path: str | Path) -> None:
     """Write a table of samples to Parquet, whole."""
-    table = pa.Table.from_pandas(samples[list(COLUMNS)], schema=_SCHEMA, preserve_index=False)
+    whole = samples.assign(answers=[accepted(row) for row in samples.to_dict("records")])
+    table = pa.Table.from_pandas(whole[list(COLUMNS)], schema=_SCHEMA, preserve_index=False)
     with replacing(path) as tmp:
         pq.write_table(table.replace_schema_metadata(_SCHEMA.metadata), tmp)
 
@@ -57,33 +62,52 @@ def write_samples(samples: pd.DataFrame, path: str | Path) -> None:
 def read_samples(path: str | Path) -> pd.DataFrame:
     """Read a table of samples from Parquet, CSV or JSON lines, or from a folder with one of them.
 
-    Needed are `question`, `answer` and `image` or `images`: bytes, {"bytes": …}, or a path
-    relative to the file. `choices`, `category`, `id` and `image_id` are filled in when absent.
+    Columns, of which `image` or `images`, `question` and `answer` must be there in every row:
 
-    Raises LopError, naming the file and row, when a column, an image or an answer is missing.
+    - `image`: the picture's bytes, {"bytes": …} as Hugging Face writes it, base64 text, a data URL,
+      or a path relative to the file. `images` has a list of those, or paths as `a.png|b.png`.
+    - `question`: text.
+    - `answer`: text or a number, or a list of them, any of which counts as right; the first one is
+      what a reward takes. `answers` adds further ones. Booleans are refused: yes or true?
+    - `choices`: a list of texts or numbers, or `a|b|c`; a row may have none.
+    - `category`: text, `all` where there is none. `id`: text or a number, by default the number of
+      the row, from 0. `image_id`: likewise, by default a digest of the pictures.
+
+    Raises LopError, naming the file and row, for a cell that is none of this, a picture that cannot
+    be decoded, and an id that two rows have.
     """
-    file = _find_table(Path(path))
+    file = find_table(Path(path))
+    rows: dict[str, tuple[int, dict[str, Any]]] = {}
+    for i, row in enumerate(read_rows(file)):
+        try:
+            sample = sample_of(row, i, file.parent)
+        except LopError as error:
+            raise LopError(f"{file}, row {i}: {error}") from error
+        first, _ = rows.setdefault(sample["id"], (i, sample))
+        if first != i:
+            raise LopError(f"{file}, row {i}: id {sample['id']!r} is that of row {first}, too")
+    return pd.DataFrame([sample for _, sample in rows.values()], columns=list(COLUMNS))
+
+
+def accepted(sample: Mapping[str, Any]) -> list[str]:
+    """The answers of a sample that count as right, at least one; the first is its `answer`."""
+    answers = sample.get("answers")
+    if answers is None or isinstance(answers, float) or not len(answers):
+        return [sample["answer"]]
+    return list(answers)
+
+
+def decode_images(sample: Mapping[str, Any]) -> list[Image]:
+    """The sample's pictures as RGB images, upright; LopError, naming the sample, for a bad one."""
     try:
-        raw = _READERS[file.suffix](file)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise LopError(f"{file}: cannot read samples: {error}") from error
-    missing = [c for c in ("question", "answer") if c not in raw]
-    if "image" not in raw and "images" not in raw:
-        missing.append("image")
-    if missing or raw.empty:
-        raise LopError(f"{file}: expected rows with image, question, answer; no {missing or 'row'}")
-    rows = [_sample(row, i, file) for i, row in enumerate(raw.to_dict("records"))]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def decode_images(sample: Mapping[str, Any]) -> list[Image.Image]:
-    """The sample's pictures as RGB images."""
-    return [Image.open(io.BytesIO(i["bytes"])).convert("RGB") for i in sample["images"]]
+        return [pictures.decode(image["bytes"]) for image in sample["images"]]
+    except LopError as error:
+        raise LopError(f"sample {sample.get('id', '')}: {error}") from error
 
 
 def pixels(sample: Mapping[str, Any]) -> int:
     """How many pixels the sample's pictures have together; nothing is decoded."""
-    sizes = [Image.open(io.BytesIO(image["bytes"])).size for image in sample["images"]]
+    sizes = [pictures.size(image["bytes"]) for image in sample["images"]]
     return sum(width * height for width, height in sizes)
 
 
@@ -97,12 +121,13 @@ def prompt_text(sample: Mapping[str, Any]) -> str:
 
 
 def fingerprint(samples: pd.DataFrame) -> str:
-    """Twelve hex digits that name a table of samples by its content."""
+    """Twelve hex digits that name a table of samples by its content: all of it, in order."""
     digest = hashlib.sha256()
     for row in samples.to_dict("records"):
-        digest.update(repr((row["id"], prompt_text(row), row["answer"])).encode())
-        for image in row["images"]:
-            digest.update(image["bytes"])
+        choices = None if row["choices"] is None else list(row["choices"])
+        texts = [row[name] for name in ("id", "image_id", "question", "category")]
+        images = [hashlib.sha256(image["bytes"]).hexdigest() for image in row["images"]]
+        digest.update(json.dumps([*texts, choices, accepted(row), images]).encode())
     return digest.hexdigest()[:12]
 
 
@@ -130,59 +155,3 @@ def draw(pool: pd.DataFrame, size: int, rng: np.random.Generator, name: str) -> 
     if len(pool) < size:
         raise LopError(f"{name}: wanted {size} samples, its images have only {len(pool)}")
     return pool.iloc[rng.permutation(len(pool))[:size]].reset_index(drop=True)
-
-
-_READERS = {
-    ".parquet": lambda f: pq.read_table(f).to_pandas(),
-    ".csv": lambda f: pd.read_csv(f, dtype=str, keep_default_na=False),
-    ".jsonl": lambda f: pd.read_json(f, lines=True, dtype=False),
-}
-
-
-def _find_table(path: Path) -> Path:
-    if path.is_dir():
-        found = sorted(f for f in path.iterdir() if f.suffix in _READERS)
-        if len(found) != 1:
-            raise LopError(
-                f"{path}: expected one .parquet, .csv or .jsonl file, found {len(found)}"
-            )
-        return found[0]
-    if not path.is_file() or path.suffix not in _READERS:
-        raise LopError(f"{path}: expected a folder, or a .parquet, .csv or .jsonl file of samples")
-    return path
-
-
-def _sample(row: dict[str, Any], i: int, file: Path) -> dict[str, Any]:
-    where = f"{file}, row {i}"
-    if not isinstance(row["question"], str) or not row["question"] or row["answer"] in ("", None):
-        raise LopError(f"{where}: question and answer must not be empty")
-    images = row["images"] if row.get("images") is not None else [row.get("image")]
-    blobs = [_image_bytes(image, file, where) for image in images]
-    choices = row.get("choices")
-    if isinstance(choices, str):
-        choices = [c.strip() for c in choices.split("|")] if choices else None
-    return {
-        "id": str(row.get("id", i)),
-        "image_id": str(row.get("image_id") or hashlib.sha256(b"".join(blobs)).hexdigest()[:16]),
-        "images": [{"bytes": blob, "path": None} for blob in blobs],
-        "question": row["question"],
-        "choices": None if choices is None or not len(choices) else [str(c) for c in choices],
-        "answer": str(row["answer"]),
-        "category": str(row.get("category") or "all"),
-    }
-
-
-def _image_bytes(image: Any, file: Path, where: str) -> bytes:
-    if isinstance(image, dict):
-        image = image.get("bytes") or image.get("path")
-    if isinstance(image, str):
-        target = file.parent / image
-        if not target.is_file():
-            raise LopError(f"{where}: no image file {target}")
-        image = target.read_bytes()
-    try:
-        with Image.open(io.BytesIO(image)) as picture:
-            picture.verify()
-    except (UnidentifiedImageError, OSError, TypeError, SyntaxError) as error:
-        raise LopError(f"{where}: not an image that can be read: {error}") from error
-    return image

@@ -10,29 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from datasets import Dataset
-
-from lop.errors import LopError
 from lop.tasks import scoring
-from lop.tasks.tables import loader, place
+from lop.tasks.tables import Form, Row, loader, needed, one_of, seen, yes_no
 
-COLUMNS = ("question_id", "image", "question", "answer", "category")
+TEXTS, IMAGES = ("question_id", "question", "answer", "category"), ("image",)
+COLUMNS = TEXTS + IMAGES
 SCORER = scoring.mme(scoring.MME)
 EASYVQA_SCORER = scoring.mme(scoring.EASYVQA_MME)
 
 
 def _of_subtasks(name: str, halves: Mapping[str, tuple[str, ...]]) -> Callable[..., Any]:
-    """The loader of a task's data; LopError when they are of other subtasks."""
-    load, known = loader(name, COLUMNS, "test"), sum(halves.values(), ())
+    """The loader of a task's data; LopError where they are of other subtasks."""
+    known = sum(halves.values(), ())
 
-    def checked(**metadata: Any) -> dict[str, Dataset]:
-        tables = load(**metadata)
-        if unknown := set(tables["test"]["category"]) - set(known):
-            where, wanted = place(name, metadata), ", ".join(known)
-            raise LopError(f"{where}: category {min(unknown)!r}; {name} has {wanted}")
-        return tables
+    def clean(row: Row) -> Row:
+        texts = {column: needed(row, column) for column in ("question_id", "question")}
+        return texts | {"answer": yes_no(row), "category": one_of(row, "category", known)}
 
-    return checked
+    return loader(name, Form(TEXTS, IMAGES, clean), "test")
 
 
 load = _of_subtasks("mme", scoring.MME)
@@ -50,13 +45,12 @@ def parse(text: str) -> str:
 
 
 def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    """What was answered, and whether that is right; the group is the image."""
-    answer, prediction = doc["answer"].strip().lower(), parse(results[0])
-    if answer not in ("yes", "no"):
-        raise LopError(f"MME, {doc['question_id']}: answer {doc['answer']!r}, expected Yes or No")
+    """What was answered, and whether that is right; the group is the pair of questions."""
+    answer, prediction = yes_no(doc), parse(results[0])
     return {
         "id": f"{doc['question_id']}: {doc['question'].strip()}",
-        "group": str(doc["question_id"]),
+        "group": doc["question_id"],
+        "picture": seen(doc),
         "category": doc["category"],
         "answer": answer,
         "prediction": prediction,

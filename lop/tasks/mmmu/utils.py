@@ -21,10 +21,13 @@ from PIL.Image import Image
 
 from lop.errors import LopError
 from lop.tasks import scoring
-from lop.tasks.tables import joined, picture, place, read_table
+from lop.tasks.rows import shown, texts
+from lop.tasks.tables import Form, Row, gold, joined, needed, one_of, picture, place, plain
+from lop.tasks.tables import read_table, seen
 
+TEXTS = ("id", "question", "options", "answer", "question_type")
 IMAGES = tuple(f"image_{i}" for i in range(1, 8))
-COLUMNS = ("id", "question", "options", "answer", "question_type", *IMAGES)
+COLUMNS = TEXTS + IMAGES
 LETTERS = "ABCDEFGHI"
 CHOICE, OPEN = "multiple-choice", "open"
 SUBJECTS = (
@@ -63,16 +66,43 @@ def _of_type(source: str, kind: str) -> dict[str, Dataset]:
 
 
 def _read(source: str, subject: str | None = None) -> Dataset:
-    return read_table(source, COLUMNS, "validation", subject).select_columns(list(COLUMNS))
+    return read_table(source, Form(TEXTS, IMAGES, _clean, some=True), "validation", subject)
+
+
+def _clean(row: Row) -> Row:
+    """Options and several right answers become lists as text, the form that upstream reads."""
+    cleaned = {name: needed(row, name) for name in ("id", "question")}
+    options = texts(_list(row["options"]), "options")
+    answers = texts(_list(gold(row)), "answer")
+    cleaned["question_type"] = one_of(row, "question_type", (CHOICE, OPEN))
+    letters = LETTERS[: len(options)]
+    if cleaned["question_type"] == CHOICE and not set(answers) <= set(letters):
+        raise LopError(f"answer {shown(row['answer'])} is none of the {len(options)} options")
+    asked = " ".join([cleaned["question"], *options])
+    for number in re.findall("<image ([1-7])>", asked):
+        if not row[f"image_{number}"]:
+            raise LopError(f"the text names <image {number}>, and image_{number} holds no picture")
+    answer = answers[0] if len(answers) == 1 else str(answers)
+    return cleaned | {
+        "question": plain(cleaned["question"]),
+        "options": plain(str(options)),
+        "answer": answer,
+    }
+
+
+def _list(cell: Any) -> Any:
+    """A list of texts, where a cell holds one or, as published, the text of one."""
+    try:
+        found = ast.literal_eval(cell)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return cell
+    return found if isinstance(found, list) else cell
 
 
 def doc_to_image(doc: dict[str, Any]) -> list[Image]:
     """The pictures in the order in which the prompt names them, in RGB; one may come twice."""
     named = {name: picture(doc, name) for name in IMAGES if doc[name] is not None}
-    try:
-        return upstream.doc_to_image({**doc, **{name: named.get(name) for name in IMAGES}})
-    except (SyntaxError, ValueError) as error:
-        raise LopError(f"MMMU, {doc['id']}: options {doc['options']!r} are no list") from error
+    return upstream.doc_to_image({**doc, **named})
 
 
 def doc_to_plain_text(doc: dict[str, Any]) -> str:
@@ -85,9 +115,14 @@ def choices(doc: dict[str, Any]) -> list[str]:
     return ast.literal_eval(doc["options"])
 
 
+def golds(doc: dict[str, Any]) -> list[str]:
+    """The right answers, any of which counts."""
+    return texts(_list(doc["answer"]), "answer")
+
+
 def target(doc: dict[str, Any]) -> int:
-    """Which choice is right."""
-    return LETTERS.index(doc["answer"])
+    """Which choice is right, the first of them where several are."""
+    return LETTERS.index(golds(doc)[0])
 
 
 def subject(doc: dict[str, Any]) -> str:
@@ -105,12 +140,13 @@ def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
     else:
         likeliest = scoring.best([result[0] for result in results])
         prediction = "" if likeliest is None else LETTERS[likeliest]
-        correct = upstream.eval_multi_choice(doc["answer"], prediction)
+        correct = upstream.eval_multi_choice(golds(doc), prediction)
     return {
         "id": doc["id"],
         "group": doc["id"],
+        "picture": seen(doc, IMAGES),
         "category": subject(doc),
-        "answer": str(doc["answer"]),
+        "answer": doc["answer"],
         "prediction": prediction,
         "correct": bool(correct),
     }
@@ -121,7 +157,7 @@ def _judge(doc: dict[str, Any], text: str) -> bool:
     before = random.getstate()
     random.seed(zlib.crc32(doc["id"].encode()))
     try:
-        return upstream.process_results(doc, [text])["acc"] == 1
+        return upstream.process_results({**doc, "answer": golds(doc)}, [text])["acc"] == 1
     finally:
         random.setstate(before)
 

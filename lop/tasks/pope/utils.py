@@ -9,15 +9,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from lop.errors import LopError
 from lop.tasks import scoring
-from lop.tasks.tables import loader
+from lop.tasks.tables import Form, Row, loader, needed, one_of, yes_no
 
-COLUMNS = ("question_id", "question", "answer", "image_source", "image", "category")
+TEXTS, IMAGES = ("question_id", "question", "answer", "image_source", "category"), ("image",)
+COLUMNS = TEXTS + IMAGES
 SCORER = scoring.POPE_SCORER
 
 
-load, load_easyvqa = (loader(name, COLUMNS, "test") for name in ("pope", "easyvqa_pope"))
+def _clean(row: Row) -> Row:
+    texts = {column: needed(row, column) for column in ("question_id", "question", "image_source")}
+    return texts | {"answer": yes_no(row), "category": one_of(row, "category", scoring.POPE)}
+
+
+_FORM = Form(TEXTS, IMAGES, _clean)
+load, load_easyvqa = (loader(name, _FORM, "test") for name in ("pope", "easyvqa_pope"))
 
 
 def parse(text: str) -> str:
@@ -31,12 +37,10 @@ def parse(text: str) -> str:
 
 def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
     """What was answered, and whether that is right; the group is the image."""
-    answer, prediction = doc["answer"].strip().lower(), parse(results[0])
-    if answer not in ("yes", "no"):
-        raise LopError(f"POPE, {doc['question_id']}: answer {doc['answer']!r}, expected yes or no")
+    answer, prediction = yes_no(doc), parse(results[0])
     return {
         "id": f"{doc['category']}-{doc['question_id']}",
-        "group": str(doc["image_source"]),
+        "group": doc["image_source"],
         "category": doc["category"],
         "answer": answer,
         "prediction": prediction,
