@@ -34,6 +34,7 @@ from transformers import PreTrainedModel
 
 from lop.errors import LopError
 from lop.tasks.chat import IMAGE, answer_ids, ask, chat, stop_tokens, tokenize
+from lop.tasks.encoding import append_tokens
 
 FEATURE_BYTES = 2 << 30  # of remembered vision features; beyond, the longest unused go
 
@@ -81,9 +82,15 @@ class LikelihoodLM(HFMultimodalLM):
     def _model_multimodal_generate(
         self, inputs: Any, max_length: int, stop: list[str], **options: Any
     ) -> Tensor:
-        room = max(self.max_length, inputs["input_ids"].shape[1] + 1)
+        start = inputs["input_ids"].shape[1]
         options["eos_token_id"] = self.stops
-        return super()._model_multimodal_generate(inputs, min(max_length, room), stop, **options)
+        most = min(max_length, max(self.max_length, start + 1))
+        output = super()._model_multimodal_generate(inputs, most, stop, **options)
+        # what ends an answer is no part of it, also where it is no special token
+        answers = output[:, start:]
+        stops = torch.tensor(self.stops, device=output.device)
+        answers[torch.isin(answers, stops).cumsum(1) > 0] = self.tokenizer.pad_token_id
+        return output
 
     def _know(self, requests: list[Any]) -> None:
         self._rows = {request.args[0]: request.doc_id for request in requests}
@@ -127,7 +134,7 @@ class LikelihoodLM(HFMultimodalLM):
         behind it, aligned right: the last row is about what follows the last token."""
         prompts = self.tok_batch_multimodal_encode([prompt[0] for prompt, _ in passes], pictures)
         fed = [list(tokens) for _, tokens in passes]
-        inputs = _append(dict(prompts), fed, self.tokenizer.pad_token_id)
+        inputs = append_tokens(self.model, prompts, fed, "left")
         rows = 1 + max(map(len, fed))
         logits = self.model(**inputs, use_cache=False, logits_to_keep=rows).logits
         return logits[:, -rows:].float().log_softmax(-1)
@@ -157,32 +164,6 @@ def _likelihood(logits: Tensor, tokens: list[int]) -> tuple[float, bool]:
     return float(total), bool((logits.argmax(-1) == ids).all())
 
 
-def _append(prompts: dict[str, Any], answers: list[list[int]], pad: int) -> dict[str, Any]:
-    """Left-padded prompts with the tokens of an answer behind each, padded to the left again.
-
-    Every tensor with an entry a token grows alike; a new entry is text, so 0 but for ids and mask.
-    """
-    ids, longest = prompts["input_ids"], max(map(len, answers))
-    if not longest:
-        return prompts
-    grown = {}
-    for name, tensor in prompts.items():
-        if not isinstance(tensor, Tensor) or tensor.shape != ids.shape:
-            grown[name] = tensor
-            continue
-        fill = pad if name == "input_ids" else 0
-        new = tensor.new_full((len(ids), ids.shape[1] + longest), fill)
-        for i, answer in enumerate(answers):
-            at = longest - len(answer)
-            new[i, at : at + ids.shape[1]] = tensor[i]
-            if answer and name == "input_ids":
-                new[i, -len(answer) :] = torch.tensor(answer)
-            elif answer and name == "attention_mask":
-                new[i, -len(answer) :] = 1
-        grown[name] = new
-    return grown
-
-
 @contextmanager
 def seeing_once(model: PreTrainedModel) -> Iterator[None]:
     """Within the block, the vision tower's output for a picture is kept and used again.
@@ -207,19 +188,22 @@ def _sees(module: Any) -> bool:
 
 
 class _Features:
-    """`get_image_features` of a model, with a memory; a call that it does not know is passed on."""
+    """`get_image_features` of a model, with a memory; other calls are passed on as they are."""
 
     def __init__(self, compute: Any) -> None:
         self.compute = compute
-        self.signature = inspect.signature(compute)
+        # `generate` asks which arguments there are
+        self.__signature__ = inspect.signature(compute)
         self.known: OrderedDict[bytes, Tensor] = OrderedDict()
         self.bytes = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = self.signature.bind(*args, **kwargs).arguments
+        given = self.__signature__.bind(*args, **kwargs).arguments
         pixel_values, grid = given.get("pixel_values"), given.get("image_grid_thw")
-        patches = None if grid is None else grid.prod(-1).tolist()
-        if pixel_values is None or patches is None or sum(patches) != len(pixel_values):
+        if pixel_values is None or grid is None:
+            return self.compute(*args, **kwargs)
+        patches = grid.prod(-1).tolist()
+        if sum(patches) != len(pixel_values):
             return self.compute(*args, **kwargs)
         options = {k: v for k, v in kwargs.items() if k not in ("pixel_values", "image_grid_thw")}
         pieces = pixel_values.split(patches)

@@ -37,8 +37,9 @@ class Reward:
 
     `kind` is `loglik` (mean log-likelihood of the right answer, in nats) or `accuracy` (share of
     samples that greedy generation would answer exactly). Where a sample accepts several answers,
-    any of them is right, and the log-likelihood is that of their summed probability. With `mean_activation`, (d_l,) a layer,
-    the lost neurons' mean output is restored as in `lop.pruning.prune`.
+    any of them is right, and the log-likelihood is that of their summed probability. With
+    `mean_activation`, (d_l,) a layer, the lost neurons' mean output is restored as in
+    `lop.pruning.prune`.
 
     Use it as a context manager: inside, the model's FFN neurons are reordered in place by
     descending score; on exit they are as before.

@@ -77,7 +77,6 @@ class _Decoded:
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
             raise AttributeError(name)
-        return None
 
 
 def _check_logits(model: PreTrainedModel, batch: Batch) -> None:

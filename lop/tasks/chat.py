@@ -84,19 +84,13 @@ def ask(processor: ProcessorMixin, content: Sequence[dict[str, Any]]) -> str:
     return _render(processor, [_turn("user", parts)], True) + header
 
 
-def unmarked(text: str) -> str:
-    """The text with no `<image>` in it that lm-eval would take for one more picture."""
-    return text.replace(IMAGE, _split(IMAGE))
-
-
 def plain(processor: ProcessorMixin, text: str) -> str:
-    """The text with a space in whatever would be read as a special token or as a picture."""
+    """The text with spaces in whatever would be read as a special token or as a picture.
+
+    `<image>` becomes `< image >`, as in `lop.tasks.tables.plain`, so that evaluation asks the same.
+    """
     special = _special(processor, len(processor.tokenizer))
-    return special.sub(lambda found: _split(found[0]), text)
-
-
-def _split(token: str) -> str:
-    return f"{token[0]} {token[1:]}"
+    return special.sub(lambda found: f"{found[0][0]} {found[0][1:-1]} {found[0][-1]}", text)
 
 
 @lru_cache(maxsize=16)
@@ -125,15 +119,18 @@ def tokenize(
     """
     tokenizer: Any = processor.tokenizer
     bos = tokenizer.bos_token
-    options = {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
+    options: dict[str, Any] = (
+        {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
+    )
     before = tokenizer.padding_side, tokenizer.pad_token
     tokenizer.padding_side = padding_side
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or bos
     try:
-        return processor(
+        batch = processor(
             text=list(texts),
             images=[list(of) for of in images],
             padding=True,
+            padding_side=padding_side,  # some processors have a default of their own
             return_tensors="pt",
             **options,
         )
@@ -141,6 +138,8 @@ def tokenize(
         raise LopError(f"the processor does not take this: {first_line(error)}") from error
     finally:
         tokenizer.padding_side, tokenizer.pad_token = before
+    batch.pop("labels", None)  # PaliGemma's: with them its forward would compute a loss
+    return batch
 
 
 def answer_ids(processor: ProcessorMixin, asked: str, answer: str) -> list[int]:

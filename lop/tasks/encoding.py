@@ -8,14 +8,16 @@ most likely next one given those before it.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+from transformers.utils import ModelOutput
 
 from lop.errors import LopError
 from lop.tasks.chat import (
@@ -66,7 +68,7 @@ def encode(
             [*_answer(processor, text, row), end] for text, row in zip(texts, rows, strict=True)
         ]
         _check_lengths(prompts["attention_mask"], answers, longest(model), chosen)
-        batch = _append_answers(dict(prompts), answers)
+        batch = _append_answers(model, prompts, answers)
         batch.inputs = {
             k: v.to(device, embeddings.dtype if v.is_floating_point() else None)
             for k, v in batch.inputs.items()
@@ -107,22 +109,45 @@ def _check_lengths(
             )
 
 
-def _append_answers(prompts: dict[str, Tensor], answers: list[list[int]]) -> Batch:
-    """Write each answer behind its prompt; its end token is a target only, never an input."""
-    ids = prompts["input_ids"]
-    lengths = prompts["attention_mask"].sum(1).tolist()
-    total = max(n + len(a) - 1 for n, a in zip(lengths, answers, strict=True))
-    inputs = {
-        # per-token tensors grow by the answers (new entries are zero: text, not picture)
-        name: torch.nn.functional.pad(tensor, (0, max(0, total - ids.shape[1])))
-        if tensor.shape == ids.shape
-        else tensor
-        for name, tensor in prompts.items()
+def append_tokens(
+    model: PreTrainedModel,
+    prompts: Mapping[str, Any],
+    new: Sequence[Sequence[int]],
+    padding_side: str,
+) -> dict[str, Any]:
+    """A padded batch of prompts with some tokens behind each, padded again.
+
+    What the model is told of each token (its kind, which pictures it sees) goes on by the rule by
+    which its own `generate` goes on, token by token.
+    """
+    ids, mask = prompts["input_ids"], prompts["attention_mask"].bool()
+    per_token = [
+        k for k, v in prompts.items() if isinstance(v, Tensor) and v.shape[:2] == ids.shape
+    ]
+    rows = []
+    for i, tokens in enumerate(new):
+        row = {name: prompts[name][i : i + 1, mask[i]] for name in per_token}
+        for token in tokens:
+            text = row.pop("input_ids")
+            row = model._update_model_kwargs_for_generation(ModelOutput(), row, False)
+            row["input_ids"] = torch.cat([text, text.new_tensor([[token]])], 1)
+        rows.append(row)
+    grown = {
+        name: pad_sequence(
+            [row[name][0] for row in rows], batch_first=True, padding_side=padding_side
+        )
+        for name in per_token
     }
+    return {**prompts, **grown}
+
+
+def _append_answers(
+    model: PreTrainedModel, prompts: Mapping[str, Any], answers: list[list[int]]
+) -> Batch:
+    """Write each answer behind its prompt; its end token is a target only, never an input."""
+    inputs = append_tokens(model, prompts, [answer[:-1] for answer in answers], "right")
     targets = torch.full_like(inputs["input_ids"], IGNORE)
+    lengths = prompts["attention_mask"].sum(1).tolist()
     for i, (n, answer) in enumerate(zip(lengths, answers, strict=True)):
-        tokens = torch.tensor(answer)
-        inputs["input_ids"][i, n : n + len(answer) - 1] = tokens[:-1]
-        inputs["attention_mask"][i, n : n + len(answer) - 1] = 1
-        targets[i, n - 1 : n - 1 + len(answer)] = tokens
+        targets[i, n - 1 : n - 1 + len(answer)] = torch.tensor(answer)
     return Batch(inputs, targets)

@@ -14,9 +14,9 @@ from PIL.Image import Image
 
 from lop.errors import LopError
 from lop.tasks.answers import matches
-from lop.tasks.chat import unmarked
+from lop.tasks.pictures import decode
 from lop.tasks.samples import accepted, prompt_text, read_samples
-from lop.tasks.tables import decode
+from lop.tasks.tables import plain
 
 _TEXT = Value("string")
 _FEATURES = Features(
@@ -47,7 +47,7 @@ def load(samples: str | None = None, **_: Any) -> dict[str, Dataset]:
 
 def doc_to_text(doc: dict[str, Any]) -> str:
     """A placeholder for each picture, then the question with its choices."""
-    return "<image>" * len(doc["images"]) + unmarked(prompt_text(doc))
+    return "<image>" * len(doc["images"]) + plain(prompt_text(doc))
 
 
 def doc_to_image(doc: dict[str, Any]) -> list[Image]:
