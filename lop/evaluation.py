@@ -37,6 +37,7 @@ __all__ = [
     "shard_fingerprint",
 ]
 
+ROOM = 8  # tokens to generate beyond the longest accepted answer
 # of a checkpoint directory: they say where the weights come from, and change no answer
 NOT_ASKED = ("README.md", "pruning.json", "training.json")
 
@@ -119,7 +120,8 @@ def evaluate(
 
     Runs on `device`, or on a GPU when there is one.
 
-    Raises LopError when model or data cannot be read, or the processor has no chat template.
+    Raises LopError when model or data cannot be read, or the processor has no chat template that
+    works.
     """
     with asking(model_dir, batch_size, device) as ask:
         return ask(task, str(data))
@@ -204,6 +206,8 @@ def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:
     known = benchmark(name)
     manager = TaskManager(include_path=FOLDER, include_defaults=False, metadata={known.key: data})
     loaded = manager.load([name])
+    for task in loaded["tasks"].values():
+        _make_room(task, lm.tokenizer, getattr(known.utils, "right_answers", None))
     # not `simple_evaluate`: around this same call it seeds all global generators and takes a
     # second to describe the machine (pip, git, cmake …)
     run(
@@ -221,6 +225,16 @@ def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:
     ]
     # where a group is all about a picture, a row need not say which
     return pd.DataFrame([{"picture": each["group"], **each} for each in rows], columns=COLUMNS)
+
+
+def _make_room(task: Any, tokenizer: Any, right_answers: Any) -> None:
+    """Have answers generated as long as the longest accepted one and some more."""
+    if right_answers is None:
+        return
+    texts = {answer for doc in task.eval_docs for answer in right_answers(doc)}
+    longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+    options = task.config.generation_kwargs
+    options["max_gen_toks"] = max(options["max_gen_toks"], longest + ROOM)
 
 
 def _by_question(task: Any) -> Iterator[list[Any]]:

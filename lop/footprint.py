@@ -19,6 +19,7 @@ from lop.models.checkpoint import load as load_model
 from lop.models.checkpoint import load_processor
 from lop.models.ffn import find_ffns, linear_weights
 from lop.progress import quiet_libraries
+from lop.tasks.chat import check_processor, tokenize
 from lop.tasks.encoding import prompt
 from lop.tasks.samples import decode_images, read_samples
 
@@ -94,8 +95,7 @@ def load_to_ask(
     model_dir: str | Path, device: str | None
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     processor = load_processor(model_dir)
-    if not getattr(processor, "chat_template", None):
-        raise LopError(f"{model_dir}: the processor has no chat template to ask questions through")
+    check_processor(processor)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return load_model(model_dir, device_map=None if device == "cpu" else device), processor
 
@@ -107,7 +107,7 @@ def _time_answer(
     sample to decoded answer."""
     images, text = decode_images(sample), prompt(processor, sample)
     start = time.perf_counter()
-    inputs = processor(text=[text], images=[images], return_tensors="pt")
+    inputs = tokenize(processor, [text], [images], padding_side="left")
     inputs = inputs.to(model.device, model.dtype)
     ready = time.perf_counter()
     output = model.generate(  # type: ignore[operator]

@@ -41,7 +41,8 @@ class Stats:
         return cls(norm, mean, sq_dev)
 
     def add(self, x: Tensor, mask: Tensor) -> None:
-        """Take in activations x (B, T, d) at the tokens where mask (B, T) is 1."""
+        """Take in activations x (B, T, d), or flattened to tokens, where mask (B, T) is 1."""
+        x = _in_rows(x, mask)
         if not self.tokens:  # only now is it known where this layer computes
             for name in ("sample_norm", "mean", "sq_dev"):
                 setattr(self, name, getattr(self, name).to(x.device))
@@ -65,6 +66,22 @@ class Stats:
     def norm(self) -> Tensor:
         """‖x_j‖₂ over all tokens."""
         return (self.sq_dev + self.tokens * self.mean.square()).sqrt()
+
+
+def _in_rows(x: Tensor, mask: Tensor) -> Tensor:
+    """Activations (B, T, d), where an FFN is given (B·T, d), or (tokens of the mask, d)."""
+    if x.ndim == 3 and x.shape[:2] == mask.shape:
+        return x
+    if x.ndim == 2 and len(x) == mask.numel():
+        return x.view(*mask.shape, -1)
+    if x.ndim == 2 and len(x) == int(mask.sum()):
+        rows = x.new_zeros(*mask.shape, x.shape[-1])
+        rows[mask.bool()] = x
+        return rows
+    raise LopError(
+        f"an FFN is given activations {tuple(x.shape)} for tokens {tuple(mask.shape)}; expected "
+        "one for each token"
+    )
 
 
 def activation_l2(stats: Stats, ffn: FFN) -> Tensor:

@@ -7,6 +7,8 @@ What is wrong with `hf-multimodal` upstream (lm-eval 0.4.13, lm_eval/models/hf_v
   stands below it cannot run either: it gives the processor's picture sizes the model's dtype, pads
   without an attention mask, leaves out what a processor gives besides pictures, and takes logits
   from the wrong places of a padded batch, as it looks for the class of a text model.
+- The templated text is tokenized with a BOS of the tokenizer's before that of the template, and a
+  prompt that is too long is cut through its pictures.
 - `_encode_multimodal_pair` moves the line break that ends a chat template to the answer.
 - Pictures go through the vision tower once a question, and would once a choice.
 - A full garbage collection runs after each batch, over everything ever imported: 2.4 of 6.2 s for
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import inspect
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +33,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lop.errors import LopError
+from lop.tasks.chat import IMAGE, answer_ids, ask, chat, stop_tokens, tokenize
+from lop.tasks.encoding import append_tokens
 
 FEATURE_BYTES = 2 << 30  # of remembered vision features; beyond, the longest unused go
 
@@ -38,7 +43,57 @@ _Pass = tuple[_Prompt, tuple[int, ...]]  # and the tokens of answers behind it
 
 
 class LikelihoodLM(HFMultimodalLM):
-    """`hf-multimodal` with `loglikelihood`. Answers to generate are upstream's own."""
+    """`hf-multimodal` with `loglikelihood`, and with lop's own way of asking (`lop.tasks.chat`).
+
+    Raises LopError, naming the row, where a question is longer than the model takes.
+    """
+
+    def __init__(self, pretrained: PreTrainedModel, **options: Any) -> None:
+        super().__init__(pretrained, **options)
+        self.stops = stop_tokens(self.model, self.processor)
+        self._rows: dict[str, Any] = {}  # question -> its row in the task's data
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A single user's turn as `lop.tasks.encoding` asks it."""
+        self.chat_applied = True
+        (turn,) = chat_history
+        return ask(self.processor, _content(turn["content"]))
+
+    def tok_batch_multimodal_encode(
+        self, strings: list[str], images: list[Any], *args: Any, **options: Any
+    ) -> Any:
+        """A batch padded to the left; nothing is cut off."""
+        encoding = tokenize(self.processor, strings, images, padding_side="left")
+        for text, length in zip(strings, encoding["attention_mask"].sum(1).tolist(), strict=True):
+            if length > self.max_length:
+                raise LopError(
+                    f"row {self._rows.get(text)}: a question of {length} tokens; the model takes "
+                    f"at most {self.max_length}"
+                )
+        return encoding.to(self.device, self.model.dtype)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """The generated answers, upstream's way."""
+        self._know(requests)
+        return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def _model_multimodal_generate(
+        self, inputs: Any, max_length: int, stop: list[str], **options: Any
+    ) -> Tensor:
+        start = inputs["input_ids"].shape[1]
+        options["eos_token_id"] = self.stops
+        most = min(max_length, max(self.max_length, start + 1))
+        output = super()._model_multimodal_generate(inputs, most, stop, **options)
+        # what ends an answer is no part of it, also where it is no special token
+        answers = output[:, start:]
+        stops = torch.tensor(self.stops, device=output.device)
+        answers[torch.isin(answers, stops).cumsum(1) > 0] = self.tokenizer.pad_token_id
+        return output
+
+    def _know(self, requests: list[Any]) -> None:
+        self._rows = {request.args[0]: request.doc_id for request in requests}
 
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
@@ -50,12 +105,15 @@ class LikelihoodLM(HFMultimodalLM):
         """
         if requests and len(requests[0].args) < 3:
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        self._know(requests)
         asked: dict[_Prompt, list[tuple[int, list[int]]]] = {}  # -> (request, its tokens)
         pictures: dict[_Prompt, list[Any]] = {}
         for i, request in enumerate(requests):
             context, continuation, rest = request.args
             prompt = (context, tuple(map(id, rest["visual"])))
-            asked.setdefault(prompt, []).append((i, self._answer_tokens(context, continuation)))
+            answer = chat(self.processor).lead + continuation.lstrip()
+            tokens = answer_ids(self.processor, context, answer)
+            asked.setdefault(prompt, []).append((i, tokens))
             pictures[prompt] = rest["visual"]
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         passes = [(prompt, fed) for prompt, of in asked.items() for fed in _longest(of)]
@@ -70,33 +128,27 @@ class LikelihoodLM(HFMultimodalLM):
                         found[i] = _likelihood(of[-1 - len(fed) :][: len(tokens)], tokens)
         return found
 
-    def _answer_tokens(self, context: str, continuation: str) -> list[int]:
-        """The continuation as it is tokenized behind its context, or alone if they would merge.
-
-        Unlike upstream's `_encode_pair`, white space stays where the chat template ends.
-        """
-        encode = self.tokenizer.encode
-        whole = encode(context + continuation, add_special_tokens=False)
-        start = encode(context, add_special_tokens=False)
-        if whole[: len(start)] == start and len(whole) > len(start):
-            return whole[len(start) :]
-        return encode(continuation, add_special_tokens=False)
-
     @torch.inference_mode()
     def _answer_logits(self, passes: list[_Pass], pictures: list[list[Any]]) -> Tensor:
         """Log-probabilities (B, longest + 1, vocab) of what follows a prompt and each token fed
         behind it, aligned right: the last row is about what follows the last token."""
         prompts = self.tok_batch_multimodal_encode([prompt[0] for prompt, _ in passes], pictures)
         fed = [list(tokens) for _, tokens in passes]
-        inputs = _append(dict(prompts), fed, self.tokenizer.pad_token_id)
-        if inputs["input_ids"].shape[1] > self.max_length:
-            raise LopError(
-                f"a question of {inputs['input_ids'].shape[1]} tokens; the model takes at most "
-                f"{self.max_length}"
-            )
+        inputs = append_tokens(self.model, prompts, fed, "left")
         rows = 1 + max(map(len, fed))
         logits = self.model(**inputs, use_cache=False, logits_to_keep=rows).logits
         return logits[:, -rows:].float().log_softmax(-1)
+
+
+def _content(text: str) -> list[dict[str, Any]]:
+    """A task's prompt as parts of a turn: pictures where it holds `<image>`, and text."""
+    parts: list[dict[str, Any]] = []
+    for i, part in enumerate(text.split(IMAGE)):
+        if i:
+            parts.append({"type": "image"})
+        if part:
+            parts.append({"type": "text", "text": part})
+    return parts
 
 
 def _longest(asked: list[tuple[int, list[int]]]) -> list[tuple[int, ...]]:
@@ -110,32 +162,6 @@ def _likelihood(logits: Tensor, tokens: list[int]) -> tuple[float, bool]:
     ids = torch.tensor(tokens, device=logits.device)
     total = logits.gather(1, ids[:, None]).sum()
     return float(total), bool((logits.argmax(-1) == ids).all())
-
-
-def _append(prompts: dict[str, Any], answers: list[list[int]], pad: int) -> dict[str, Any]:
-    """Left-padded prompts with the tokens of an answer behind each, padded to the left again.
-
-    Every tensor with an entry a token grows alike; a new entry is text, so 0 but for ids and mask.
-    """
-    ids, longest = prompts["input_ids"], max(map(len, answers))
-    if not longest:
-        return prompts
-    grown = {}
-    for name, tensor in prompts.items():
-        if not isinstance(tensor, Tensor) or tensor.shape != ids.shape:
-            grown[name] = tensor
-            continue
-        fill = pad if name == "input_ids" else 0
-        new = tensor.new_full((len(ids), ids.shape[1] + longest), fill)
-        for i, answer in enumerate(answers):
-            at = longest - len(answer)
-            new[i, at : at + ids.shape[1]] = tensor[i]
-            if answer and name == "input_ids":
-                new[i, -len(answer) :] = torch.tensor(answer)
-            elif answer and name == "attention_mask":
-                new[i, -len(answer) :] = 1
-        grown[name] = new
-    return grown
 
 
 @contextmanager
@@ -162,28 +188,35 @@ def _sees(module: Any) -> bool:
 
 
 class _Features:
-    """`get_image_features` of a model, with a memory."""
+    """`get_image_features` of a model, with a memory; other calls are passed on as they are."""
 
     def __init__(self, compute: Any) -> None:
         self.compute = compute
+        # `generate` asks which arguments there are
+        self.__signature__ = inspect.signature(compute)
         self.known: OrderedDict[bytes, Tensor] = OrderedDict()
         self.bytes = 0
 
-    def __call__(self, pixel_values: Tensor, image_grid_thw: Any = None, **kwargs: Any) -> Any:
-        patches = None if image_grid_thw is None else image_grid_thw.prod(-1).tolist()
-        if patches is None or sum(patches) != len(pixel_values):
-            return self.compute(pixel_values, image_grid_thw, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = self.__signature__.bind(*args, **kwargs).arguments
+        pixel_values, grid = given.get("pixel_values"), given.get("image_grid_thw")
+        if pixel_values is None or grid is None:
+            return self.compute(*args, **kwargs)
+        patches = grid.prod(-1).tolist()
+        if sum(patches) != len(pixel_values):
+            return self.compute(*args, **kwargs)
+        options = {k: v for k, v in kwargs.items() if k not in ("pixel_values", "image_grid_thw")}
         pieces = pixel_values.split(patches)
-        keys = [_name(piece, grid) for piece, grid in zip(pieces, image_grid_thw, strict=True)]
+        keys = [_name(piece, grid) for piece, grid in zip(pieces, grid, strict=True)]
         new = {key: i for i, key in enumerate(keys) if key not in self.known}
         features = {key: self.known[key] for key in keys if key in self.known}
         output = None
         if new:
             at = list(new.values())
-            some = torch.cat([pieces[i] for i in at]), image_grid_thw[at]
-            output = self.compute(*some, **kwargs)
+            some = torch.cat([pieces[i] for i in at]), grid[at]
+            output = self.compute(*some, *args[2:], **options)
             if not _plain(output, len(at)):
-                return self.compute(pixel_values, image_grid_thw, **kwargs)
+                return self.compute(*args, **kwargs)
             features |= dict(zip(new, output.pooler_output, strict=True))
         for key, of in features.items():
             self._keep(key, of)

@@ -18,6 +18,7 @@ from lop.models.ffn import ffn_widths
 from lop.plan import Plan
 from lop.pruning import prune
 from lop.tasks import easyvqa, easyvqa_benchmarks
+from lop.tasks.answers import matches
 from lop.tasks.encoding import IGNORE, encode, prompt
 from lop.tasks.samples import write_samples
 
@@ -151,11 +152,37 @@ def test_no_network_and_no_noise(model_dir, path, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_answers_match_but_for_case_and_space():
-    from lop.tasks.vqa.utils import process_results
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("red \n", True), (" RED", True), ("red.", True), ('"red"', True), ("**Red**", True),
+        ("The answer is: red.", True), ("Answer: red", True), ("So the final answer is red", True),
+        ("red\nIt is red, as the picture shows.", True), ("B", True), ("(B)", True),
+        ("B. red", True), ("b. red.", True), ("the answer is (B).", True), ("scarlet", True),
+        ("", False), (".", False), ("A", False), ("not red", False), ("dark red", False),
+        ("red or blue", False), ("blue", False), ("It is blue, not red.", False),
+    ],
+)  # fmt: skip
+def test_a_short_answer_is_found_in_what_was_said(said, right):
+    from lop.tasks.vqa.utils import process_results, row
 
-    assert process_results({"answer": " Red"}, ["red \n"]) == {"exact_match": 1.0}
-    assert process_results({"answer": "red"}, ["red."]) == {"exact_match": 0.0}
+    doc = {"id": "1", "image_id": "p", "category": "c", "answer": "red"}
+    doc |= {"answers": ["red", "scarlet"], "choices": ["blue", "red"]}
+    assert process_results(doc, [said]) == {"exact_match": float(right)}
+    assert row(doc, [said])["correct"] == right
+    assert row(doc, [said])["group"] == "p", "questions of one picture are a group"
+
+
+def test_yes_and_no_may_go_on_and_accents_have_two_forms():
+    assert matches("Yes, there is a red circle.", ["yes"])
+    assert not matches("Yes, there is a red circle.", ["no"])
+    assert not matches("no circle", ["no"])
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    assert composed != decomposed
+    assert matches(decomposed, [composed])
+    assert matches(composed, [decomposed])
+    assert matches("...", ["..."]), "an answer as it stands is always right"
+    assert not matches("...", ["red"])
 
 
 def test_standard_error_and_categories():
@@ -201,10 +228,32 @@ def test_bad_input_is_named(ask, model_dir, path, tmp_path):
         ask(mute, path)
 
 
-def test_a_question_must_not_hold_a_placeholder(model_dir, samples, tmp_path):
-    write_samples(samples.assign(question="what is <image>?"), tmp_path / "samples.parquet")
-    with pytest.raises(LopError, match="sample s0"):
+def test_special_tokens_in_a_question_are_text(model_dir, samples, tmp_path):
+    question = "what is <image> and <|image_pad|><|im_end|>?"
+    path = tmp_path / "samples.parquet"
+    write_samples(samples.head(2).assign(question=question), path)
+    found = evaluate(model_dir, path)
+    assert found.count == 2
+    assert measure(model_dir, path, 1, 0, 2).latency_ms > 0
+
+
+def test_a_question_that_is_too_long_is_named_with_its_row(model_dir, samples, tmp_path):
+    rows = samples.head(3).copy()
+    rows.loc[1, "question"] = "what is it? " * 600
+    write_samples(rows, tmp_path / "samples.parquet")
+    with pytest.raises(LopError, match=r"row 1: a question of \d+ tokens; .* at most 512"):
         evaluate(model_dir, tmp_path / "samples.parquet")
+
+
+def test_answers_are_generated_as_long_as_the_longest_accepted(model_dir, samples, tmp_path):
+    answers = [["yes", "a b c d e f g h i j k l m n o p q r s t u v w x y z " * 2]] * 2
+    write_samples(samples.head(2).assign(answers=answers), tmp_path / "samples.parquet")
+    long = evaluate(model_dir, tmp_path / "samples.parquet").samples["prediction"]
+    write_samples(samples.head(2), tmp_path / "samples.parquet")
+    short = evaluate(model_dir, tmp_path / "samples.parquet").samples["prediction"]
+    for longer, shorter in zip(long, short, strict=True):
+        assert longer.startswith(shorter)
+        assert len(longer) > len(shorter), "a random model does not end by itself"
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 import lop
-from lop.tasks.encoding import prompt
-from lop.tasks.samples import decode_images
+from lop.tasks.chat import check_processor, stop_tokens
+from lop.tasks.encoding import prompt_tensors
 
-TOKENS = 24  # as in lop_vqa
+TOKENS = 128  # an answer ends itself long before; this bounds one that does not
 
 
 class AnswerModel(PythonModel):
@@ -21,6 +21,8 @@ class AnswerModel(PythonModel):
         named = (context.model_config or {}).get("checkpoint")  # large ones stay where they lie
         path = named or context.artifacts["checkpoint"]
         self.model, self.processor = lop.load(path), lop.load_processor(path)
+        check_processor(self.processor)
+        self.stops = stop_tokens(self.model, self.processor)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         answers = [self._answer(row) for row in model_input.to_dict("records")]
@@ -32,11 +34,14 @@ class AnswerModel(PythonModel):
         choices = row.get("choices")
         none = choices is None or isinstance(choices, float)
         sample = row | {"images": [{"bytes": row["image"]}], "choices": None if none else choices}
-        text, images = prompt(self.processor, sample), decode_images(sample)
-        inputs = self.processor(text=[text], images=[images], return_tensors="pt")
+        inputs = prompt_tensors(self.processor, [sample], padding_side="left")
         given = inputs.to(self.model.device, self.model.dtype)
         output = self.model.generate(
-            **given, do_sample=False, repetition_penalty=1.0, max_new_tokens=TOKENS
+            **given,
+            do_sample=False,
+            repetition_penalty=1.0,
+            max_new_tokens=TOKENS,
+            eos_token_id=self.stops,
         )
         new = output[:, given["input_ids"].shape[1] :]
         (answer,) = self.processor.batch_decode(new, skip_special_tokens=True)

@@ -22,8 +22,10 @@ from lop.importance import check_scores
 from lop.models.checkpoint import fingerprint as model_fingerprint
 from lop.models.ffn import FFN, check_in_memory, find_ffns
 from lop.plan import Plan
-from lop.reward.captured import Captured, capture, hidden_at
+from lop.reward.captured import Captured, capture, hidden_at, logits_of
 from lop.reward.sharing import share
+from lop.tasks.answers import distinct
+from lop.tasks.samples import accepted
 from lop.tasks.samples import fingerprint as samples_fingerprint
 
 KINDS = ("loglik", "accuracy")
@@ -34,8 +36,10 @@ class Reward:
     """Calling it with a plan gives that plan's reward on a set of samples; higher is better.
 
     `kind` is `loglik` (mean log-likelihood of the right answer, in nats) or `accuracy` (share of
-    samples that greedy generation would answer exactly). With `mean_activation`, (d_l,) a layer,
-    the lost neurons' mean output is restored as in `lop.pruning.prune`.
+    samples that greedy generation would answer exactly). Where a sample accepts several answers,
+    any of them is right, and the log-likelihood is that of their summed probability. With
+    `mean_activation`, (d_l,) a layer, the lost neurons' mean output is restored as in
+    `lop.pruning.prune`.
 
     Use it as a context manager: inside, the model's FFN neurons are reordered in place by
     descending score; on exit they are as before.
@@ -67,8 +71,9 @@ class Reward:
         parts = [*self._orders, *(self._means or [])]
         self.model_fingerprint = model_fingerprint(model)
         self.fingerprint = _fingerprint(self.model_fingerprint, samples, parts, kind)
-        self._samples = len(samples)
-        captures = capture(model, processor, samples, batch_size)
+        asked, self._first = _each_answer(samples)
+        self._asked = len(asked)
+        captures = capture(model, processor, asked, batch_size)
         self.batches = share(model, captures, batch_size)
         self._full: list[dict[str, Tensor]] = []
         self._known: dict[tuple[int, ...], float] = {}
@@ -104,12 +109,13 @@ class Reward:
         self._set_widths(plan.kept)
         scored = torch.cat([self._score(batch) for batch in self.batches], 1).cpu()
         owners = torch.cat([batch.owners for batch in self.batches]).cpu()
-        loglik, mistakes = torch.zeros(2, self._samples).index_add(1, owners, scored).numpy()
-        return (mistakes == 0).astype(np.float32), loglik
+        loglik, mistakes = torch.zeros(2, self._asked).index_add(1, owners, scored).numpy()
+        correct = np.logical_or.reduceat(mistakes == 0, self._first)
+        return correct.astype(np.float32), np.logaddexp.reduceat(loglik, self._first)
 
     def _score(self, batch: Captured) -> Tensor:
         """Of the tokens at a batch's places: log-likelihood, and 1 for a mistake; (2, P)."""
-        logits = self.model.get_output_embeddings()(hidden_at(self.model, batch)).float()
+        logits = logits_of(self.model, hidden_at(self.model, batch))
         tokens = batch.tokens.to(logits.device)
         loglik = torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
         wrong = (logits.argmax(-1) != tokens).float()
@@ -127,6 +133,15 @@ class Reward:
             bias = self._output_biases[i]
             lost = lost.to(self.ffns[i].down.weight) + (0 if bias is None else bias)
             self.ffns[i].down.bias = nn.Parameter(lost, requires_grad=False)
+
+
+def _each_answer(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """A row for each accepted answer, and where each sample's rows begin."""
+    answers = [distinct(accepted(row)) for row in samples.to_dict("records")]
+    counts = np.array([len(of) for of in answers])
+    rows = samples.iloc[np.repeat(np.arange(len(samples)), counts)]
+    rows = rows.assign(answer=[answer for of in answers for answer in of])
+    return rows, np.cumsum(counts) - counts
 
 
 def _in_order(

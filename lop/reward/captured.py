@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lop.tasks.encoding import IGNORE, encode
+from lop.errors import LopError
+from lop.tasks.encoding import IGNORE, Batch, encode
 from lop.tasks.samples import pixels, prompt_text
+
+CLOSE = {torch.float32: 1e-4}  # relative difference taken for rounding; other types are coarser
 
 
 @dataclass
@@ -41,6 +44,57 @@ def hidden_at(model: PreTrainedModel, batch: Captured) -> Tensor:
     return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
 
 
+def logits_of(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """What the model's own forward makes of last hidden states (P, H): logits (P, vocab).
+
+    Output embeddings, and whatever scales or caps their result, whatever the architecture: only
+    the call of the model inside is replaced, by these hidden states.
+    """
+    inner: Any = model.base_model
+    if inner is model:
+        raise LopError(f"{type(model).__name__}: has no model of its own below its output map")
+    own = vars(inner).get("forward")  # accelerate's, where the model is spread over devices
+    inner.forward = lambda *args, **kwargs: _Decoded(hidden[None])
+    try:
+        ids = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    finally:
+        del inner.forward
+        if own is not None:
+            inner.forward = own
+    return logits[0].float()
+
+
+@dataclass
+class _Decoded:
+    """What a model inside returns: hidden states, and of all else nothing."""
+
+    last_hidden_state: Tensor
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def _check_logits(model: PreTrainedModel, batch: Batch) -> None:
+    """Raise LopError when `logits_of` what is captured are not those of the model's forward."""
+    captured = _captured(model, batch, torch.zeros(len(batch.targets)))
+    columns = captured.columns
+    last = batch.targets.shape[1] - int(columns.min())
+    expected = model(**batch.inputs, use_cache=False, logits_to_keep=last).logits.float()
+    at = captured.rows.to(expected.device), (columns - columns.min()).to(expected.device)
+    found = logits_of(model, hidden_at(model, captured)).to(expected.device)
+    difference = (found - expected[at]).norm() / expected[at].norm().clamp_min(1e-6)
+    if not difference < CLOSE.get(model.dtype, 3e-2):
+        raise LopError(
+            f"{type(model).__name__}: its logits come of more than its decoder's last hidden "
+            f"states (relative difference {difference:.1e}); lop cannot judge plans of it"
+        )
+
+
 class _Reached(Exception):
     """Raised by the hook once the decoder's inputs are known, so that it does not run."""
 
@@ -64,31 +118,41 @@ def capture(
 
     Kept are embeddings, positions and masks: about samples · tokens · hidden numbers.
     """
-    seen: list[dict[str, Any]] = []
-
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append({**kwargs, "use_cache": False})
-        raise _Reached
-
     captures, order = [], _by_length(samples)
     stored = [tuple(image["bytes"] for image in images) for images in samples["images"]]
+    _check_logits(model, next(encode(samples.iloc[order[:1]], model, processor, 1)))
+    for i, batch in enumerate(encode(samples.iloc[order], model, processor, batch_size)):
+        numbers = torch.as_tensor(order[i * batch_size :])[: len(batch.targets)]
+        pictures = [stored[k] for k in numbers.tolist()]
+        lengths = batch.inputs["attention_mask"].sum(1).tolist()
+        captured = _captured(model, batch, numbers)
+        captures.append(Capture(captured, pictures, batch.inputs["input_ids"], lengths))
+    return captures
+
+
+def _captured(model: PreTrainedModel, batch: Batch, numbers: Tensor) -> Captured:
+    """A batch of samples with these numbers (B,), with what the decoder is given for it."""
+    rows, columns = torch.nonzero(batch.targets != IGNORE, as_tuple=True)
+    tokens, owners = batch.targets[rows, columns], numbers.to(rows.device)[rows]
+    return Captured(_decoder_inputs(model, batch), rows, columns, tokens, owners)
+
+
+def _decoder_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
+    """What the model calls its decoder with for a batch; the decoder itself does not run."""
+    seen: dict[str, Any] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.update(kwargs, use_cache=False)
+        raise _Reached
+
     hook = model.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        for i, batch in enumerate(encode(samples.iloc[order], model, processor, batch_size)):
-            try:
-                model(**batch.inputs, use_cache=False)
-            except _Reached:
-                rows, columns = torch.nonzero(batch.targets != IGNORE, as_tuple=True)
-                numbers = torch.as_tensor(order[i * batch_size :], device=rows.device)
-                captured = Captured(
-                    seen.pop(), rows, columns, batch.targets[rows, columns], numbers[rows]
-                )
-                pictures = [stored[k] for k in numbers[: len(batch.targets)].tolist()]
-                lengths = batch.inputs["attention_mask"].sum(1).tolist()
-                captures.append(Capture(captured, pictures, batch.inputs["input_ids"], lengths))
+        model(**batch.inputs, use_cache=False)
+    except _Reached:
+        pass
     finally:
         hook.remove()
-    return captures
+    return seen
 
 
 def _by_length(samples: pd.DataFrame) -> np.ndarray:

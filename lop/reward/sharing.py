@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from lop.reward.captured import Capture, Captured, hidden_at
+from lop.reward.captured import CLOSE, Capture, Captured, hidden_at
 
 T = TypeVar("T")
 
@@ -27,7 +27,6 @@ FULL = "full_attention"
 SETTINGS = (bool, int, float, str)  # what is no tensor does not depend on the rows
 TAKES_MASKS = ("sdpa", "eager")  # attention that takes a mask of any form
 LONGEST = 4  # a row's length in units of its longest sample: attention grows with it
-CLOSE = {torch.float32: 1e-4}  # relative difference of hidden states; other types are coarser
 
 
 @dataclass

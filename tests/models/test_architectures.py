@@ -3,19 +3,25 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from processors import PROCESSORS
+from processors import samples as questions
 from tiny import ARCHITECTURES, build
 
 from lop.errors import LopError
+from lop.evaluation import evaluate
 from lop.importance import collect
 from lop.methods import Method, uniform_plan
-from lop.models.checkpoint import fingerprint, load
+from lop.models.checkpoint import fingerprint, load, save
 from lop.models.ffn import find_ffns
 from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.pruning import masked, prune, prune_checkpoint
-from lop.tasks.encoding import Batch
+from lop.reward import Reward
+from lop.tasks.encoding import IGNORE, Batch, append_tokens, encode, prompt_tensors
+from lop.tasks.samples import write_samples
 
 RATIOS = [0.2, 0.5, 0.8]
 
@@ -55,6 +61,67 @@ def test_masked_equals_sliced_equals_reloaded(name, tmp_path):
         assert fingerprint(reloaded) == Stored(tmp_path / path).fingerprint
     answer = reloaded.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert answer.shape == (2, inputs["input_ids"].shape[1] + 3)
+
+
+def greedy(model, batch, count):
+    """The tokens (B, count) that the model's own `generate` gives, whatever ends an answer."""
+    length = batch["input_ids"].shape[1]
+    options = {"do_sample": False, "max_new_tokens": count, "eos_token_id": None}
+    return model.generate(**batch, **options, min_new_tokens=count)[:, length:]
+
+
+@torch.inference_mode()
+def own_judgement(model, processor, samples):
+    """Each answer's log-likelihood, and whether it is greedy: by `generate`, a token at a time."""
+    found = []
+    for row, batch in zip(
+        samples.to_dict("records"), encode(samples, model, processor, 1), strict=True
+    ):
+        targets = batch.targets[batch.targets != IGNORE]
+        prompt = prompt_tensors(processor, [row], "left")
+        steps = {"return_dict_in_generate": True, "output_logits": True}
+        loglik, right = 0.0, True
+        for i, token in enumerate(targets.tolist()):
+            given = append_tokens(model, prompt, [targets[:i].tolist()], "left")
+            out = model.generate(**given, **steps, do_sample=False, max_new_tokens=1)
+            logits = out.logits[0][0].float()
+            loglik += float(logits.log_softmax(-1)[token])
+            right &= int(logits.argmax()) == token
+        found.append((loglik, right))
+    return [of[0] for of in found], [of[1] for of in found]
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_the_whole_pipeline_runs(name, tmp_path):
+    """Encode, score, judge, cut, evaluate: the reward says what the model itself says."""
+    model, processor, samples = build(name)[0], PROCESSORS[name](), questions()
+    scores = collect(model, encode(samples, model, processor, 3))
+    widths = tuple(ffn.width for ffn in find_ffns(model))
+    plan = Plan.from_ratios(RATIOS, widths, 0.5)
+    small = prune(copy.deepcopy(model), plan, scores["flap"])
+    # so that some are right: the first answer is the pruned model's own, and so is its end
+    prompts = prompt_tensors(processor, samples.to_dict("records")[:1], "left")
+    tokens = greedy(small, prompts, 16)[0].tolist()
+    count = next(i for i, token in enumerate(tokens) if token != tokens[0])
+    end = tokens[count]
+    model.generation_config.eos_token_id = small.generation_config.eos_token_id = [end]
+    said = processor.tokenizer.decode(tokens[:count])
+    samples = samples.assign(answer=[said, *samples["answer"][1:]]).drop(columns="answers")
+    loglik, right = own_judgement(small, processor, samples)
+    assert right[0]
+    with Reward(model, processor, samples, scores["flap"], batch_size=3) as reward:
+        correct, found = reward.per_sample(plan)
+    np.testing.assert_allclose(found, loglik, rtol=1e-4)
+    assert correct.astype(bool).tolist() == right
+
+    save(model, processor, tmp_path / "dense")
+    rule = Method("flap", lambda ratio, widths, scores: plan)
+    source = Stored(tmp_path / "dense")
+    prune_checkpoint(source, rule, "mine", 0.5, scores, tmp_path / "cut")
+    write_samples(samples, tmp_path / "samples.parquet")
+    answered = evaluate(tmp_path / "cut", tmp_path / "samples.parquet", batch_size=2)
+    assert answered.samples["prediction"][0] == said
+    assert answered.samples["correct"].tolist() == right
 
 
 def mixtral():

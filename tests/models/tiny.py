@@ -104,11 +104,11 @@ def gemma3() -> tuple[Any, dict[str, Any]]:
     return config, {"input_ids": ids} | inputs
 
 
-def paligemma() -> tuple[Any, dict[str, Any]]:
+def paligemma(text: str) -> tuple[Any, dict[str, Any]]:
     config = tf.PaliGemmaConfig(
-        text_config=TEXT | {"model_type": "gemma"},
+        text_config=TEXT | {"model_type": text, "tie_word_embeddings": False},
         vision_config=VIT | {"model_type": "siglip_vision_model", "projection_dim": 32},
-        image_token_index=IMAGE, projection_dim=32, hidden_size=32,
+        image_token_index=IMAGE, projection_dim=32, hidden_size=32, tie_word_embeddings=False,
     )  # fmt: skip
     return config, {"input_ids": text_ids(4), "pixel_values": pixels(2, 3, 8, 8)}
 
@@ -125,11 +125,11 @@ def pixtral() -> tuple[Any, dict[str, Any]]:
 
 def mistral3() -> tuple[Any, dict[str, Any]]:
     config = tf.Mistral3Config(
-        vision_config=tf.PixtralVisionConfig(**VIT, head_dim=8),
+        vision_config=tf.PixtralVisionConfig(**(VIT | {"image_size": 16}), head_dim=8),
         text_config=tf.MistralConfig(**TEXT), image_token_index=IMAGE, spatial_merge_size=2,
     )  # fmt: skip
-    inputs = {"pixel_values": pixels(2, 3, 8, 8), "image_sizes": torch.tensor([[8, 8]] * 2)}
-    return config, {"input_ids": text_ids(1)} | inputs
+    inputs = {"pixel_values": pixels(2, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]] * 2)}
+    return config, {"input_ids": text_ids(4)} | inputs
 
 
 def mllama() -> tuple[Any, dict[str, Any]]:
@@ -176,7 +176,8 @@ ARCHITECTURES: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
     "SmolVLM": lambda: idefics("SmolVLM"),
     "Idefics3": lambda: idefics("Idefics3"),
     "Gemma 3": gemma3,
-    "PaliGemma": paligemma,
+    "PaliGemma": lambda: paligemma("gemma"),
+    "PaliGemma 2": lambda: paligemma("gemma2"),
     "Pixtral": pixtral,
     "Mistral 3": mistral3,
     "Mllama": mllama,
@@ -184,13 +185,19 @@ ARCHITECTURES: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
     "Qwen2": lambda: text_only("Qwen2"),
     "Qwen3": lambda: text_only("Qwen3"),
     "Gemma 2": lambda: text_only("Gemma2"),
+    "Granite": lambda: text_only("Granite", logits_scaling=4.0),
+    "Cohere": lambda: text_only("Cohere", logit_scale=0.25),
     "Phi-2": lambda: text_only("Phi"),
     "Phi-3": lambda: text_only("Phi3"),
 }
 
 
 def build(name: str) -> tuple[Any, dict[str, Any]]:
-    """The model, with weights large enough for pruning to change something, and its inputs."""
+    """The model, with activations and logits of several units, as a trained one has, and inputs.
+
+    With transformers' own start, all is near zero: caps and scales of logits would do nothing, and
+    pruning would change nothing.
+    """
     from lop.models.checkpoint import model_class
     from lop.models.ffn import find_ffns
 
@@ -198,7 +205,15 @@ def build(name: str) -> tuple[Any, dict[str, Any]]:
     torch.manual_seed(2)
     model = model_class(config)(config).eval()
     with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding):
+                module.weight.normal_()
+            elif isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d):
+                module.weight.normal_(std=module.weight[0].numel() ** -0.5)
         for ffn in find_ffns(model):
             for linear in (*ffn.inputs.values(), ffn.down):
                 linear.weight.normal_(std=0.3)
+        output = model.get_output_embeddings().weight
+        output.normal_()
+        output[:4] = output[90:] = 0  # no special token is ever the likeliest
     return model, inputs | {"attention_mask": torch.ones_like(inputs["input_ids"])}

@@ -6,14 +6,17 @@ file is never answered with an old copy, and each picture is decoded once.
 
 from __future__ import annotations
 
+from string import ascii_uppercase
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
 from PIL.Image import Image
 
 from lop.errors import LopError
-from lop.tasks.samples import prompt_text, read_samples
-from lop.tasks.tables import decode
+from lop.tasks.answers import matches
+from lop.tasks.pictures import decode
+from lop.tasks.samples import accepted, prompt_text, read_samples
+from lop.tasks.tables import plain
 
 _TEXT = Value("string")
 _FEATURES = Features(
@@ -38,17 +41,13 @@ def load(samples: str | None = None, **_: Any) -> dict[str, Dataset]:
     """
     if samples is None:
         raise LopError('lop_vqa: no samples; give their path as metadata, {"samples": "<path>"}')
-    rows = read_samples(samples).to_dict("records")
+    rows = [row | {"answers": accepted(row)} for row in read_samples(samples).to_dict("records")]
     return {"test": Dataset.from_list(rows, features=_FEATURES)}
 
 
 def doc_to_text(doc: dict[str, Any]) -> str:
     """A placeholder for each picture, then the question with its choices."""
-    text = prompt_text(doc)
-    if "<image>" in text:
-        # lm-eval would take it for one more picture
-        raise LopError(f"sample {doc['id']}: a question must not contain the text <image>")
-    return "<image>" * len(doc["images"]) + text
+    return "<image>" * len(doc["images"]) + plain(prompt_text(doc))
 
 
 def doc_to_image(doc: dict[str, Any]) -> list[Image]:
@@ -56,22 +55,31 @@ def doc_to_image(doc: dict[str, Any]) -> list[Image]:
     return [decode(image["bytes"]) for image in doc["images"]]
 
 
+def right_answers(doc: dict[str, Any]) -> list[str]:
+    """The accepted answers, and of a lettered choice its letter, alone and before its text."""
+    answers, choices = list(doc["answers"]), doc["choices"] or []
+    texts = {choice.strip().lower() for choice in choices}
+    letters = [
+        form
+        for letter, choice in zip(ascii_uppercase, choices, strict=False)
+        if choice in answers and letter.lower() not in texts
+        for form in (letter, f"{letter}. {choice}")
+    ]
+    return [*answers, *letters]
+
+
 def row(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    """What was answered, and whether that is right: exactly, but for case and outer space."""
+    """What was answered, and whether that is right; rows of one picture are a group."""
     return {
         "id": doc["id"],
-        "group": doc["id"],
+        "group": doc["image_id"],
         "category": doc["category"],
         "answer": doc["answer"],
         "prediction": results[0],
-        "correct": _normal(results[0]) == _normal(doc["answer"]),
+        "correct": matches(results[0], right_answers(doc)),
     }
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Exact match of answer and prediction, but for case and surrounding space."""
-    return {"exact_match": float(_normal(results[0]) == _normal(doc["answer"]))}
-
-
-def _normal(answer: str) -> str:
-    return answer.strip().lower()
+    """1 where the prediction gives an accepted answer, by `lop.tasks.answers.matches`."""
+    return {"exact_match": float(row(doc, results)["correct"])}
