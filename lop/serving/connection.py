@@ -142,7 +142,8 @@ class Bounded(asyncio.Protocol):
             return
         if self.cycle is not self.request:  # a head is complete
             self.request, self.received = self.cycle, 0
-            self._within(self.bounds.body_seconds)
+            if self.request.more_body:
+                self._within(self.bounds.body_seconds)
         if self._part() == "head":
             if self.received > self.bounds.head_bytes:
                 self._refuse(431, f"expected a head of at most {self.bounds.head_bytes} bytes")
