@@ -25,10 +25,17 @@ from transformers import (
 )
 
 from lop.errors import LopError
-from lop.files import replacing_dir
+from lop.files import Kind, replacing_dir
 from lop.models.ffn import describe, find_ffns
 from lop.models.modeling_lop import pruned_class, set_layer_widths
 from lop.progress import quiet_libraries
+
+SAVED = Kind(
+    "a model that lop saved",
+    ("lop.json",),
+    frozenset({"saved_by_lop"}),
+    folders=("additional_chat_templates",),
+)
 
 
 def load(
@@ -84,8 +91,12 @@ def save(
     out: str | Path,
     extra: dict[str, str] | None = None,
 ) -> None:
-    """Write model, processor and `extra` text files (name -> text) to directory `out`, whole."""
-    with replacing_dir(out, like="config.json") as tmp:
+    """Write model, processor and `extra` text files (name -> text) to directory `out`, whole.
+
+    Its lop.json says that lop wrote it: no other model is replaced by one, LopError.
+    """
+    with replacing_dir(out, SAVED) as tmp:
+        (tmp / SAVED.files[0]).write_text('{"saved_by_lop": true}\n')
         model.save_pretrained(tmp, max_shard_size="4GB")
         processor.save_pretrained(tmp)
         for name, text in (extra or {}).items():

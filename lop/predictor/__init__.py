@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from lop.errors import LopError
-from lop.files import replacing_dir
+from lop.files import Kind, replacing_dir
 from lop.models.checkpoint import read_json
 from lop.plan import MIN_KEEP, Plan
 from lop.predictor.base import PlanNetwork
@@ -39,6 +39,12 @@ class PredictorConfig:
     heads: int = 4  # of the transformer
     base: str = "uniform"  # what it learned to differ from, or knapsack; only said here
 
+
+PREDICTOR = Kind(
+    "a predictor",
+    ("config.json", "model.safetensors"),
+    frozenset({"widths", "model_fingerprint", "min_ratio", "max_ratio", "kind"}),
+)
 
 NETWORKS: Mapping[str, Callable[[PredictorConfig], PlanNetwork]] = {
     "transformer": lambda c: PlanTransformer(len(c.widths), c.hidden, c.depth, c.heads),
@@ -114,7 +120,7 @@ class Predictor:
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write `config.json` and `model.safetensors` to the directory `path`, whole."""
-        with replacing_dir(path, like="config.json") as tmp:
+        with replacing_dir(path, PREDICTOR) as tmp:
             (tmp / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
             save_file(self.network.state_dict(), tmp / "model.safetensors")
 
@@ -129,7 +135,7 @@ class Predictor:
             raise LopError(f"{path}/config.json: not a predictor's config")
         predictor = cls(PredictorConfig(**values | {"widths": tuple(values["widths"])}))
         try:
-            predictor.network.load_state_dict(load_file(path / "model.safetensors"))
+            predictor.network.load_state_dict(load((path / "model.safetensors").read_bytes()))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise LopError(f"{path}/model.safetensors: cannot read it: {error}") from error
         return predictor

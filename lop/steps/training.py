@@ -11,13 +11,15 @@ from typing import Any
 import pandas as pd
 
 from lop.errors import LopError
-from lop.files import replacing_dir
+from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_scores, made_for
-from lop.predictor import PredictorConfig
+from lop.predictor import PREDICTOR, PredictorConfig
 from lop.predictor.training import good_samples, latency_ms, samples_fingerprint
 from lop.predictor.training import train as fit
 from lop.search import read_search
 from lop.steps.searching import beginning
+
+TRAINING = Kind("a learning curve", ("curve.csv", "metrics.json"))
 
 
 def train(
@@ -40,6 +42,8 @@ def train(
 
     Returns the metrics, and the fingerprint of the samples it learned from.
     """
+    for place, kind in ((out, PREDICTOR), (curve_out, TRAINING)):
+        check_dir(place, kind, (search_dir, scores_path, profile_path))
     _check_options("train.samples", samples, good_samples)
     _check_options("train.network", network, PredictorConfig)
     _check_options("train.fit_options", fit_options, fit)
@@ -63,7 +67,7 @@ def train(
     table = pd.DataFrame(curve.values())
     metrics = {"samples": len(good), "predict_ms": latency_ms(predictor)}
     metrics |= table.ffill().iloc[-1].drop("epoch").to_dict()
-    with replacing_dir(curve_out, like="curve.csv") as tmp:
+    with replacing_dir(curve_out, TRAINING) as tmp:
         table.to_csv(tmp / "curve.csv", index=False)
         (tmp / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics, samples_fingerprint(good)
