@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lop.errors import LopError
-from lop.files import Kind, remove_dir, replacing, replacing_dir
+from lop.files import Kind, replacing, replacing_dir
 from lop.tracking import store
 from lop.tracking.sayings import FILES, SAYINGS
 
