@@ -11,9 +11,10 @@ import pandas as pd
 
 from lop import plots
 from lop.comparison import markdown
-from lop.files import replacing_dir
+from lop.files import Kind, replacing_dir
 
 REFERENCES = ("search", "knapsack", "uniform")
+RESULTS = Kind("the page of predictors", ("predictors.md", "learning.csv"))
 AIM = 1.0  # per cent below a full search, at most
 
 
@@ -31,7 +32,7 @@ def write_results(judged: pd.DataFrame, unseen: Sequence[float], out: Path) -> N
         "seen": pd.concat([references(judged, seen), choices(judged, seen)]),
         "learning": summaries(learning, ["targets", "simulations"], judged, unseen),
     }
-    with replacing_dir(out, like="predictors.md") as tmp:
+    with replacing_dir(out, RESULTS) as tmp:
         for name, table in tables.items():
             table.to_csv(tmp / f"{name}.csv", index=False, float_format="%.4f")
         learning_curve(tables["learning"], tables["unseen"], tmp / "learning.png")

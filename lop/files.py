@@ -1,61 +1,296 @@
-"""Whole or not at all: everything lop writes is written beside its place, then renamed into it."""
+"""Whole or not at all: everything lop writes is written beside its place, then put into it.
+
+What is replaced or deleted is only what lop made: a file or directory under a temporary name that
+lop alone gives, or a directory of the very kind that is being written.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import functools
 import hashlib
+import json
 import os
+import platform
+import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import stat
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from lop.errors import LopError
 
+# what is being written (tmp), and what it replaces where two names cannot be exchanged (old)
+_TEMPORARY = re.compile(
+    r"\.lop-(?P<what>tmp|old)-(?P<owner>[0-9a-f]{8}-\d+-\d+)-[0-9a-f]{8}-(?P<name>.*)", re.DOTALL
+)
+ABANDONED = 24 * 3600.0  # seconds after which what another machine left is taken for dead
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a directory that lop writes is known, so that nothing else is replaced by one."""
+
+    name: str  # "a predictor"
+    files: tuple[str, ...]  # that each holds
+    keys: frozenset[str] = frozenset()  # of the JSON object in the first of them
+    folders: tuple[str, ...] = ()  # that it may hold
+    each: Kind | None = None  # what every other folder in it is
+
+    def flaw(self, path: Path) -> str | None:
+        """Why the directory `path` is not of this kind; None if it is."""
+        for file in self.files:
+            if not (path / file).is_file():
+                return f"holds no {file}"
+        if self.keys and not has_keys(path / self.files[0], self.keys):
+            return f"holds another {self.files[0]}, without {', '.join(sorted(self.keys))}"
+        return self._foreign(path)
+
+    def _foreign(self, path: Path) -> str | None:
+        for place in path.iterdir():
+            ours = place.name in self.folders or _TEMPORARY.fullmatch(place.name)
+            if ours or not place.is_dir():
+                continue
+            if self.each is None:
+                return f"holds a folder {place.name}"
+            if flaw := self.each.flaw(place):
+                return f"{place.name} in it is not {self.each.name}: it {flaw}"
+        return None
+
+
+def has_keys(path: Path, keys: Collection[str]) -> bool:
+    """Whether a file is a JSON object with these keys."""
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(found, dict) and set(keys) <= set(found)
+
+
+def check_file(path: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Raise LopError unless a command that reads `inputs` may write the file `path`.
+
+    It may be absent or an ordinary file: no link, directory or device.
+    """
+    _check_place(Path(path), stat.S_ISREG, "an ordinary file", inputs)
+
+
+def check_dir(path: str | Path, kind: Kind, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Raise LopError unless a command that reads `inputs` may replace the directory `path`.
+
+    It may be absent, empty or of this `kind`: no link, no file, nothing of another kind.
+    """
+    path = Path(path)
+    _check_place(path, stat.S_ISDIR, "a directory", inputs)
+    if path.exists() and any(path.iterdir()) and (flaw := kind.flaw(path)):
+        raise LopError(
+            f"{path}: is there already and is not {kind.name}: it {flaw}; not replacing it"
+        )
+
+
+def _check_place(
+    path: Path, right: Callable[[int], bool], what: str, inputs: Iterable[str | Path | None]
+) -> None:
+    if path.is_symlink():
+        raise LopError(f"{path}: is a link to {os.readlink(path)}: name the place itself")
+    if path.exists() and not right(path.stat().st_mode):
+        raise LopError(f"{path}: is there already and is not {what}; not replacing it")
+    out = Path(os.path.realpath(path))
+    for given in inputs:
+        if given is None or not os.path.exists(given):  # a name in the hub or in a registry
+            continue
+        source = Path(os.path.realpath(given))
+        if out == source or (path.exists() and os.path.samefile(path, given)):
+            raise LopError(f"{path}: is an input of this command; not replacing it")
+        if out in source.parents:
+            raise LopError(f"{path}: holds {given}, an input of this command; not replacing it")
+        if source in out.parents:
+            raise LopError(f"{path}: lies in {given}, an input of this command; write elsewhere")
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`; on success it takes the place of `path`."""
+    """Yield a temporary file beside `path`; on success it takes the place of `path`.
+
+    Raises LopError where `path` is a link, a directory or a device, and the OSError of a full disk
+    or a folder that cannot be written to; then nothing is left.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
+    check_file(path)
+    tmp = _beside(path, "tmp", path.suffix)
     try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        tmp.touch(exist_ok=False)
+        mode = tmp.stat().st_mode
+        yield tmp
+        tmp.chmod(mode)  # some writers make a file that is private
+        tmp.replace(path)
     finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def clear_leftovers(directory: str | Path) -> None:
-    """Remove what a killed process had half written in `directory`; no other may be writing."""
-    for path in Path(directory).glob(".*.*"):
-        path.unlink()
+        with suppress(OSError):
+            tmp.unlink(missing_ok=True)
 
 
 @contextmanager
-def replacing_dir(path: str | Path, like: str) -> Iterator[Path]:
+def replacing_dir(path: str | Path, kind: Kind) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success it takes the place of `path`.
 
-    `like` names a file that every directory of this kind holds: LopError where `path` is something
-    else, which a slip of the hand must not cost anybody.
+    Whoever looks at `path` meanwhile sees what was there, then what is new. Raises LopError as
+    `check_dir` does, and OSErrors as `replacing` does.
     """
     path = Path(path)
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / like).exists()):
-        raise LopError(f"{path}: is there already and holds no {like}; not replacing it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    old = tmp.with_name(tmp.name + ".old")
-    try:
+    check_dir(path, kind)
+    with temporary_dir(path) as tmp:
         yield tmp
-        tmp.chmod(0o755)
-        if path.exists():
-            path.rename(old)
-        tmp.rename(path)
+        _give_ordinary_modes(tmp)
+        check_dir(path, kind)  # it may have come meanwhile
+        _put(tmp, path)
+
+
+@contextmanager
+def temporary_dir(path: Path) -> Iterator[Path]:
+    """A directory beside `path` for the time of the block; if that is killed, until the next."""
+    tmp = _beside(path, "tmp")
+    try:
+        tmp.mkdir()
+        yield tmp
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_dir(path: Path) -> None:
+    """Delete a directory of lop's; nobody finds half of it, whenever this process is killed."""
+    tmp = _beside(path, "tmp")
+    with suppress(FileNotFoundError):
+        path.rename(tmp)
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def clear_leftovers(directory: str | Path) -> None:
+    """Remove what processes that have ended left half written in `directory`.
+
+    What belongs to another machine goes when it is a day old. What was taken off its place where
+    nothing has come into it is put back.
+    """
+    with suppress(OSError):
+        for path in Path(directory).iterdir():
+            found = _TEMPORARY.fullmatch(path.name)
+            if not found or not _abandoned(path, found["owner"]):
+                continue
+            if found["what"] == "old":
+                _settle(path, path.with_name(found["name"]))
+            elif path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def owner() -> str:
+    """This process, told apart from all that share a folder or a database with it."""
+    return f"{_machine()}-{os.getpid()}-{_started(os.getpid()) or 0}"
+
+
+def has_ended(owner: str) -> bool | None:
+    """Whether the process that is called so has ended; None where this machine cannot tell."""
+    machine, pid, started = owner.split("-")
+    if machine != _machine():
+        return None
+    return _started(int(pid)) != int(started)
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight hex digits: this machine since it was started, and the process numbers in use here."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts += [
+            Path("/proc/sys/kernel/random/boot_id").read_text(),
+            os.readlink("/proc/self/ns/pid"),
+        ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _started(pid: int) -> int | None:
+    """When a process began, in ticks; 0 where there is no /proc; None when it is not there."""
+    if not os.path.exists("/proc/self/stat"):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return 0
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _abandoned(path: Path, owner: str) -> bool:
+    ended = has_ended(owner)
+    if ended is not None:
+        return ended
+    newest = max(p.lstat().st_ctime for p in (path, *path.rglob("*")))
+    return time.time() - newest > ABANDONED
+
+
+def _beside(path: Path, what: str, name: str = "") -> Path:
+    """A new name in the folder of `path`, in which dead processes' leftovers are cleared."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(path.parent)
+    return path.with_name(f".lop-{what}-{owner()}-{secrets.token_hex(4)}-{name}")
+
+
+def _give_ordinary_modes(tmp: Path) -> None:
+    """Modes by the umask, which `tmp` itself was made with: some writers make private files."""
+    mode = stat.S_IMODE(tmp.stat().st_mode)
+    for path in tmp.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(mode if path.is_dir() else mode & 0o666)
+
+
+def _put(tmp: Path, path: Path) -> None:
+    """Give `tmp` the name `path`; what had it is afterwards called `tmp`, or gone."""
+    try:
+        tmp.rename(path)  # where nothing is, or an empty directory
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not _exchange(tmp, path):
+            old = _beside(path, "old", path.name)
+            try:
+                path.rename(old)
+                tmp.rename(path)
+            finally:
+                _settle(old, path)
+
+
+def _settle(old: Path, path: Path) -> None:
+    """After two renames or between them: `old` goes, or back to its place."""
+    with suppress(FileNotFoundError):
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(path)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchange the names of two directories in one step; False where the system cannot."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux, or an old C library
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if call(here, os.fsencode(a), here, os.fsencode(b), ctypes.c_uint(exchange)) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # this file system cannot
+        return False
+    raise OSError(code, os.strerror(code), str(b))
 
 
 def content_digest(path: str | Path, without: Collection[str] = ()) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lop.errors import LopError
-from lop.files import replacing_dir
+from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import check_scores
 from lop.methods import Method, Scores
 from lop.models.checkpoint import record_widths
@@ -22,6 +22,10 @@ from lop.models.cutting import cut
 from lop.models.ffn import FFN, check_in_memory, find_ffns, keep_neurons, lost_output
 from lop.models.stored import Stored
 from lop.plan import Plan
+
+PRUNED = Kind(
+    "a pruned checkpoint", ("pruning.json",), frozenset({"method", "ratio", "kept", "source"})
+)
 
 
 def kept_neurons(scores: Sequence[Tensor], plan: Plan) -> list[Tensor]:
@@ -101,10 +105,11 @@ def prune_checkpoint(
     Nothing is loaded: files are cut one tensor at a time. `padded` and `multiple_of` are as in
     `lop.models.cutting.cut` and `Plan.rounded`.
     """
+    check_dir(out, PRUNED, (source.path, source.folder))
     plan = chosen.plan(ratio, source.widths, scores).rounded(multiple_of)
     which = scores[chosen.score]
     means = scores["mean_activation"] if chosen.compensate else None
-    with replacing_dir(out, like="config.json") as tmp:
+    with replacing_dir(out, PRUNED) as tmp:
         cut(source, kept_neurons(which, plan), tmp, means, padded)
         small = Stored(tmp)  # also checks what was written
         filled = sum(small.widths) - sum(plan.kept)

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from queue import SimpleQueue
-from threading import Lock, local
+from threading import Lock, Thread, local
 from typing import Any, ParamSpec, TypeVar
 
 from lop import progress
@@ -130,6 +130,22 @@ def _work(function: Callable[..., T], *args: Any) -> T:
         return function(*args)
 
 
+def end_with_parent() -> None:
+    """From now on this process ends when the one that asked for it does, however that ends.
+
+    Its fork server ends with the last of such processes.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()  # type: ignore[union-attr]
+        os._exit(1)
+
+    if parent is not None:
+        Thread(target=watch, daemon=True).start()
+
+
 def _start(count: int, line: int) -> None:
+    end_with_parent()
     share_threads(count)
     progress.share_terminal(line)

@@ -70,3 +70,47 @@ def test_workers_share_the_threads_that_torch_would_have():
         told = os.environ | {"OMP_NUM_THREADS": alone, "PYTHONPATH": str(Path(__file__).parent)}
         run = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True)
         assert run.stdout.strip() == each, run.stderr
+
+
+ORPHANS = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+from test_workers import note_pids
+from lop.workers import in_processes
+if __name__ == "__main__":
+    in_processes(2, "", ["torch"])(note_pids, [(Path(sys.argv[2]),)] * 2)
+"""
+
+
+def note_pids(log: Path) -> None:
+    with log.open("a") as file:  # this worker, and the server that it was forked from
+        file.write(f"{os.getpid()} {os.getppid()}\n")
+    time.sleep(300)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_workers_and_their_server_end_with_a_parent_that_is_killed(tmp_path):
+    log, script = tmp_path / "log", tmp_path / "parent.py"
+    script.write_text(ORPHANS)
+    parent = subprocess.Popen([sys.executable, str(script), __file__, str(log)])
+    end = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) == 2):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    pids = {int(pid) for pid in log.read_text().split()}
+    assert len(pids) == 3
+    assert all(map(alive, pids))
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 20
+    while (left := {pid for pid in pids if alive(pid)}) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not left

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from lop.errors import LopError
-from lop.files import replacing_dir
+from lop.files import Kind, replacing_dir
 from lop.models.ffn import describe, find_ffns
 from lop.models.modeling_lop import (
     WIDTH,
@@ -45,6 +45,13 @@ from lop.models.weights import (
 )
 from lop.models.weights import read_json as read_json
 from lop.progress import quiet_libraries
+
+SAVED = Kind(
+    "a model that lop saved",
+    ("lop.json",),
+    frozenset({"saved_by_lop"}),
+    folders=("additional_chat_templates",),
+)
 
 
 def load(
@@ -156,9 +163,11 @@ def save(
     """Write model, processor and `extra` text files (name -> text) to directory `out`, whole.
 
     transformers writes the config, as its version does; `lop.pruning.prune_checkpoint` changes
-    only the widths in the config that is there.
+    only the widths in the config that is there. Its lop.json says that lop wrote it: no other model
+    is replaced by one, LopError.
     """
-    with replacing_dir(out, like="config.json") as tmp:
+    with replacing_dir(out, SAVED) as tmp:
+        (tmp / SAVED.files[0]).write_text('{"saved_by_lop": true}\n')
         model.save_pretrained(tmp, max_shard_size="4GB")
         processor.save_pretrained(tmp)
         for name, text in (extra or {}).items():

@@ -18,7 +18,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from lop.errors import LopError
-from lop.files import replacing_dir
+from lop.files import Kind, check_dir, replacing_dir
 from lop.models import reference
 from lop.models.ffn import find_ffns
 from lop.models.reference import SIZE
@@ -36,6 +36,8 @@ from lop.models.reference_rows import (
 )
 from lop.progress import progress
 from lop.tasks import easyvqa, knowledge
+
+TRAINED = Kind("a reference model", ("training.json",), frozenset({"params", "losses"}))
 
 # Shapes are the hard part of easy-VQA and presence of colours the easy half of its questions.
 QUESTION_WEIGHT = {"shape": 3.0, "presence of shape": 2.0, "colour": 0.7, "presence of colour": 0.3}
@@ -291,6 +293,7 @@ def train_reference(params: Mapping[str, Any] | ReferenceParams, out_dir: str | 
     `params` is the `reference` section of params.yaml. Raises LopError for unknown entries and
     when the data packages are missing.
     """
+    check_dir(out_dir, TRAINED)
     settings = params if isinstance(params, ReferenceParams) else ReferenceParams.from_dict(params)
     torch.set_num_threads(settings.threads)
     frame = pd.concat([knowledge.load("train"), easyvqa.load("train")], ignore_index=True)
@@ -305,7 +308,7 @@ def train_reference(params: Mapping[str, Any] | ReferenceParams, out_dir: str | 
     losses = [fit(trainee, draw, stage, settings) for stage in settings.stages]
     record = {"seconds": time.monotonic() - start, "losses": losses}
     model.set_attn_implementation("sdpa")
-    with replacing_dir(out_dir, like="config.json") as folder:
+    with replacing_dir(out_dir, TRAINED) as folder:
         reference.save(model, processor, folder)
         record = {"params": asdict(settings), **record}
         (folder / "training.json").write_text(json.dumps(record, indent=2))

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lop.errors import LopError
-from lop.files import replacing_dir
+from lop.files import Kind, replacing_dir
 from lop.plan import MIN_KEEP, Plan
 from lop.plan import check_ratio as check_reachable
 from lop.predictor.base import PlanNetwork
@@ -50,6 +50,12 @@ class PredictorConfig:
     heads: Annotated[int, Field(gt=0, le=1024)] = 4  # of the transformer
     base: str = "uniform"  # what it learned to differ from, or knapsack; only said here
 
+
+PREDICTOR = Kind(
+    "a predictor",
+    ("config.json", "model.safetensors"),
+    frozenset({"widths", "model_fingerprint", "min_ratio", "max_ratio", "kind"}),
+)
 
 NETWORKS: Mapping[str, Callable[[PredictorConfig], PlanNetwork]] = {
     "transformer": lambda c: PlanTransformer(len(c.widths), c.hidden, c.depth, c.heads),
@@ -125,7 +131,7 @@ class Predictor:
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write `config.json` and `model.safetensors` to the directory `path`, whole."""
-        with replacing_dir(path, like="config.json") as tmp:
+        with replacing_dir(path, PREDICTOR) as tmp:
             (tmp / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
             save_file(self.network.state_dict(), tmp / "model.safetensors")
 

@@ -93,7 +93,11 @@ def train(
     `mix_neighbours` adds. With a `profile` it learns how plans differ from the knapsack's, not from
     uniform ones. AdamW with a cosine learning rate. `log(name, value, epoch)` is called
     with `train_mse` once an epoch, and `free_running_mse` (no teacher) every tenth.
+
+    Raises LopError for fewer than 1 epoch.
     """
+    if epochs < 1:
+        raise LopError(f"train.fit_options.epochs {epochs}: expected at least 1")
     if "weight" not in samples:
         samples = samples.assign(weight=1.0)
     samples = mix_neighbours(samples, smooth)

@@ -35,6 +35,10 @@ SEARCHERS: Mapping[str, Searcher] = {
 }
 
 INDEX = "index.json"
+COLUMNS = (  # of a shard
+    "target", "plan", "kept", "reward", "searcher", "seed",
+    "simulation", "depth", "seconds", "fingerprint",
+)  # fmt: skip
 
 __all__ = [
     "SEARCHERS",
@@ -115,8 +119,10 @@ def shard_key(
 ) -> str:
     """Twelve hex digits over everything that decides a search's samples.
 
-    Raises LopError when there is no such searcher, or it has no such setting.
+    Raises LopError when there is no such searcher, it has no such setting, or nothing to do.
     """
+    if simulations < 1:
+        raise LopError(f"simulations {simulations}: expected at least 1")
     if searcher not in SEARCHERS:
         raise LopError(f"searcher {searcher!r}: expected one of {', '.join(SEARCHERS)}")
     known = list(inspect.signature(SEARCHERS[searcher]).parameters)[4:]
@@ -205,9 +211,14 @@ def curve(samples: pd.DataFrame) -> pd.DataFrame:
 
 def _read_shard(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        samples = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise LopError(f"{path}: cannot read search samples: {error}") from error
+    if missing := [name for name in COLUMNS if name not in samples]:
+        raise LopError(f"{path}: no search samples, no column {', '.join(missing)}")
+    if samples.empty:
+        raise LopError(f"{path}: no search samples, no row: delete it and search again")
+    return samples
 
 
 def best_plan(samples: pd.DataFrame, widths: Iterable[int]) -> Plan:

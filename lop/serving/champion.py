@@ -7,9 +7,9 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,12 +17,14 @@ from typing import Annotated
 from pydantic import Field
 
 from lop.errors import LopError
-from lop.files import replacing
-from lop.predictor import Predictor
+from lop.files import clear_leftovers, remove_dir, replacing, temporary_dir
+from lop.predictor import PREDICTOR, Predictor
 from lop.typed import read_typed
 
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]+)")
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+COPY = re.compile(r"served-[0-9a-f]{8}-([0-9a-f]{16}|\d+)")  # of a predictor that was in service
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,17 @@ def source_of(uri: str, cache: Path) -> Source:
         database.check()
         return version or tracking.version_of(alias, name).number
 
+    def load(which: str) -> Predictor:
+        with temporary_dir(cache / "download") as tmp:
+            return Predictor.from_pretrained(
+                tracking.predictor_path(f"models:/{name}/{which}", tmp)
+            )
+
     return Source(
         uri,
         _key(os.environ.get("MLFLOW_TRACKING_URI", ""), uri),
         look,
-        lambda which: Predictor.from_pretrained(
-            tracking.predictor_path(f"models:/{name}/{which}", cache)
-        ),
+        load,
     )
 
 
@@ -155,7 +161,7 @@ class Champion:
         predictor = self.source.load(version)
         self.fits(predictor)
         predictor.plan(predictor.config.max_ratio)  # LopError for one that gives no plan
-        path = self.cache / f"{self.source.key}-{version}"
+        path = self._copy(self.source.key, version)
         predictor.save_pretrained(path)
         fingerprint = file_fingerprint(path)
         record = Current(self.source.key, version, fingerprint)
@@ -169,7 +175,7 @@ class Champion:
             record = read_typed(Current, self.cache / "current.json")
             if record.key != self.source.key:
                 return None
-            path = self.cache / f"{record.key}-{record.version}"
+            path = self._copy(record.key, record.version)
             predictor = Predictor.from_pretrained(path)
             self.fits(predictor)
             if file_fingerprint(path) != record.fingerprint:
@@ -181,8 +187,14 @@ class Champion:
     def _forget(self, *but: Served) -> None:
         kept = [served.path for served in but]
         for path in self.cache.iterdir():
-            if path.is_dir() and path not in kept:  # downloads too
-                shutil.rmtree(path, ignore_errors=True)
+            if COPY.fullmatch(path.name) and path not in kept:
+                with suppress(OSError):
+                    if not path.is_symlink() and PREDICTOR.flaw(path) is None:
+                        remove_dir(path)
+        clear_leftovers(self.cache)
+
+    def _copy(self, key: str, version: str) -> Path:
+        return self.cache / f"served-{key}-{version}"
 
 
 def file_fingerprint(predictor: Path) -> str:

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -27,8 +26,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import Field
 
 from lop.errors import LopError
-from lop.files import replacing
+from lop.files import clear_leftovers, remove_dir, replacing
 from lop.typed import read_typed
+from lop.workers import end_with_parent, share_threads
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 State = Literal["queued", "running", "done", "failed"]
@@ -223,8 +223,7 @@ class Jobs:
 
     def _found(self) -> dict[str, Job]:
         """What an earlier service left: its records, and whole checkpoints without one."""
-        for path in self.checkpoints.glob(".*.*"):  # half written by a process that was killed
-            shutil.rmtree(path, ignore_errors=True)
+        clear_leftovers(self.checkpoints)  # of jobs that were killed
         jobs = {}
         for path in self.records.glob("[!.]*.json"):
             job = _plain(Job, path)
@@ -254,10 +253,9 @@ class Jobs:
     def _remove(self, name: str) -> None:
         del self.jobs[name]
         (self.records / f"{name}.json").unlink(missing_ok=True)
-        place, gone = self.checkpoints / name, self.checkpoints / f".{name}.deleted"
-        if place.is_dir() and not place.is_symlink():
-            place.rename(gone)  # nobody finds half of it
-            shutil.rmtree(gone, ignore_errors=True)
+        place = self.checkpoints / name
+        if _ratio_of(place) is not None:  # nothing that was put there by hand
+            remove_dir(place)
 
 
 def _ratio_of(checkpoint: Path) -> float | None:
@@ -281,10 +279,9 @@ def _prune(parent: Connection, workers: int, out: Path, ratio: float, cutter: An
     """In the job's process: cut, and send the parent None or one line that says what failed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the service
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that half-written files go
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent()
     os.nice(10)  # plans come first
     from lop import progress, steps
-    from lop.workers import share_threads
 
     share_threads(workers)
     progress.watched = False
@@ -295,10 +292,3 @@ def _prune(parent: Connection, workers: int, out: Path, ratio: float, cutter: An
         parent.send(kind + " ".join(str(error).split())[:500])
     else:
         parent.send(None)
-
-
-def _end_with(parent: Connection) -> None:
-    """A service that was killed leaves no job behind."""
-    with suppress(EOFError, OSError):
-        parent.recv()
-    os._exit(1)

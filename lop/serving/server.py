@@ -67,7 +67,7 @@ def serve(
     torch.set_num_threads(1)  # the predictor is faster so, and jobs have processes of their own
     cutter = Cutter(model, scores, score, compensate)
     with listening(host, port) as sock, owned(out):
-        source = source_of(predictor, out / "predictor" / "downloads")
+        source = source_of(predictor, out / "predictor")
         parts = put_together(source, cutter, out, Limits(workers, queue, keep), poll)
         served, at = parts.champion.served, sock.getsockname()[1]
         where = f"http://{f'[{host}]' if ':' in host else host}:{at}"

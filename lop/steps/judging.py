@@ -12,13 +12,24 @@ from typing import Any
 
 from lop.comparison import TITLES, Comparison, differences_markdown
 from lop.errors import LopError
-from lop.files import clear_leftovers, content_digest, replacing, replacing_dir
+from lop.files import (
+    Kind,
+    check_dir,
+    check_file,
+    clear_leftovers,
+    content_digest,
+    has_keys,
+    replacing,
+    replacing_dir,
+)
 from lop.models.checkpoint import read_json
 from lop.steps.pruning import Cutter, prune_grid
 from lop.tasks.benchmarks import HEADLINE, Spec, locate
 from lop.tasks.samples import read_samples
 from lop.workers import Each, in_processes
 
+REPORT_KIND = Kind("a report", ("report.md", "report.html"))
+REPORT_KEYS = {"dense", "lop", "search_over_predict"}  # of the numbers beside it
 EVALUATION_MODULES = ["lop.evaluation", "lop.lm"]  # what a process that evaluates imports
 
 
@@ -112,6 +123,9 @@ def evaluate_one(
 
     if out and out.is_file():
         raise LopError(f"{out}: is a file; expected a directory for answers and figures")
+    if out:
+        for name in places:
+            check_file(out / f"{name}.parquet", (model_path, samples_path, *places.values()))
     cost = {}
     if samples_path is not None:
         cost = _footprint(out, model_path, samples_path, latency_samples)
@@ -160,7 +174,9 @@ def diff(
 
     found = Diff.read(a, b, task, evaluation)
     if out:
-        text = page(found, samples or samples_file(Path("data/samples"), task), limit)
+        asked = samples or samples_file(Path("data/samples"), task)
+        check_file(out, (asked, evaluation / a, evaluation / b, a, b))
+        text = page(found, asked, limit)
         with replacing(out) as tmp:
             tmp.write_text(text)
     return found.text()
@@ -180,7 +196,14 @@ def report(
     """
     from lop.report import write_report
 
-    with replacing_dir(out, like="report.md") as tmp:
+    check_dir(out, REPORT_KIND, (evaluation, pruned, search_dir, training, samples))
+    numbers = out.with_suffix(".json")
+    check_file(numbers)
+    if numbers.exists() and not has_keys(numbers, REPORT_KEYS):
+        raise LopError(
+            f"{numbers}: is there already and holds no report's numbers; not replacing it"
+        )
+    with replacing_dir(out, REPORT_KIND) as tmp:
         metrics = write_report(evaluation, pruned, search_dir, training, tmp, samples)
-    with replacing(out.with_suffix(".json")) as tmp:
+    with replacing(numbers) as tmp:
         tmp.write_text(json.dumps(metrics, indent=2) + "\n")

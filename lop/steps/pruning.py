@@ -10,21 +10,23 @@ from itertools import product
 from pathlib import Path
 
 from lop.errors import LopError
-from lop.files import replacing_dir
+from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores
 from lop.methods import BASELINES, Kit, check_once, checkpoint_name, method
 from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.predictor import Predictor
-from lop.pruning import prune_checkpoint
+from lop.pruning import PRUNED, prune_checkpoint
 from lop.search.knapsack import Profile
 from lop.sizes import ratio_for
 
+GRID = Kind("a grid of pruned checkpoints", ("plans.json",), each=PRUNED)
 FORMATS = ("per_layer", "padded")
 
 
 def prune_one(out: Path, name: str, ratio: float, cutter: Cutter) -> Plan:
     """Write the checkpoint that method `name` cuts out of a model at `ratio`."""
+    check_dir(out, PRUNED, cutter.inputs)
     return cutter.ready([name])(name, ratio, out)
 
 
@@ -35,9 +37,10 @@ def prune_grid(out: Path, methods: Sequence[str], ratios: Sequence[float], cutte
     """
     check_once("method", methods)
     check_once("ratio", ratios)
+    check_dir(out, GRID, cutter.inputs)
     cut = cutter.ready(methods)
     plans = []
-    with replacing_dir(out, like="plans.json") as tmp:
+    with replacing_dir(out, GRID) as tmp:
         for name, ratio in product(methods, ratios):
             plan = cut(name, ratio, tmp / checkpoint_name(name, ratio))
             plans.append({"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios})
@@ -60,6 +63,11 @@ class Cutter:
     format: str = "per_layer"  # or padded, as in `lop.models.cutting.cut`
     multiple_of: int = 1  # of which the widths are multiples, as in `Plan.rounded`
     sibling: bool = False  # take predictor and scores of a model with other weights, with a warning
+
+    @property
+    def inputs(self) -> tuple[str | Path | None, ...]:
+        """What is read, which nothing that is cut may replace."""
+        return self.model_path, self.scores_dir, self.predictor_path, self.profile_path
 
     @cached_property
     def source(self) -> Stored:

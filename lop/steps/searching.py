@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from lop.errors import LopError
-from lop.files import clear_leftovers, replacing_dir
-from lop.importance import check_ranks, collect, load_all_scores, load_scores, save_scores
+from lop.files import Kind, check_dir, check_file, replacing_dir
+from lop.importance import SCORES, check_ranks, collect, load_all_scores, load_scores, save_scores
 from lop.models.checkpoint import load_processor, load_spread
 from lop.models.stored import Stored
 from lop.plan import check_ratio
@@ -27,15 +27,19 @@ from lop.tasks.prepare import REFERENCE, prepare_samples
 from lop.tasks.samples import read_samples, write_samples
 from lop.workers import Each, in_processes, once_a_thread
 
+SAMPLES = Kind("tables of samples", ("calibration.parquet", "tasks/index.json"), folders=("tasks",))
+SCORE_FILES = Kind("scores", tuple(f"{name}.safetensors" for name in SCORES))
+
 
 def prepare(out: Path, source: str, seed: int, **sizes: int | None) -> None:
     """Write a table of samples a purpose: calibration, reward, validation, benchmark.
 
     For the reference, also the data of its benchmark tasks; `tasks/index.json` counts them.
     """
+    check_dir(out, SAMPLES, (source,))
     tables = prepare_samples(source, seed, **sizes)
     tasks = easyvqa_benchmarks.build(seed) if source == REFERENCE else {}
-    with replacing_dir(out, like="calibration.parquet") as tmp:
+    with replacing_dir(out, SAMPLES) as tmp:
         for name, table in tables.items():
             write_samples(table, tmp / f"{name}.parquet")
         (tmp / "tasks").mkdir()
@@ -47,12 +51,13 @@ def prepare(out: Path, source: str, seed: int, **sizes: int | None) -> None:
 
 def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) -> None:
     """Write every score of `lop.importance.SCORES` from one pass over calibration samples."""
+    check_dir(out, SCORE_FILES, (model_path, samples_path))
     model, processor = load_spread(model_path), load_processor(model_path)
     samples = read_samples(samples_path)
     batches = encode(samples, model, processor, batch_size)
     scores = collect(model, batches, total=-(-len(samples) // batch_size))
     name_of_model = Stored(model_path).fingerprint
-    with replacing_dir(out, like="mean_activation.safetensors") as tmp:
+    with replacing_dir(out, SCORE_FILES) as tmp:
         for name, layers in scores.items():
             save_scores(layers, tmp / f"{name}.safetensors", name_of_model)
 
@@ -74,6 +79,9 @@ def profile(
 
     The layers are measured in `workers` processes; `each` calls them (flows put in their tasks).
     """
+    check_file(out, (model_path, samples_path, scores_dir))
+    if out.exists():
+        Profile.load(out)  # else it is something else, and not replaced
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     layers = range(len(_widths(scores_dir)))
     work = partial(_profile_one, place, tuple(shares))
@@ -121,7 +129,6 @@ def search(
     work = partial(_search_one, place, out, profile, chosen)
     each = each or in_processes(workers, "searches", ["lop.steps"])
     shards = each(work, product(chosen, targets, seeds))
-    clear_leftovers(out)  # of killed runs and workers; none is writing now
     write_index(out, shards)
     return shards
 

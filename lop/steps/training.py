@@ -9,14 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from lop.files import replacing_dir
+from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_scores, made_for
-from lop.predictor import PredictorConfig
+from lop.predictor import PREDICTOR, PredictorConfig
 from lop.predictor.training import good_samples, latency_ms, samples_fingerprint
 from lop.predictor.training import train as fit
 from lop.search import read_search
 from lop.settings import Fit, Learned, Network, check
 from lop.steps.searching import beginning
+
+TRAINING = Kind("a learning curve", ("curve.csv", "metrics.json"))
 
 
 def train(
@@ -39,6 +41,8 @@ def train(
 
     Returns the metrics, and the fingerprint of the samples it learned from.
     """
+    for place, kind in ((out, PREDICTOR), (curve_out, TRAINING)):
+        check_dir(place, kind, (search_dir, scores_path, profile_path))
     chosen = check(Learned, samples, "train.samples").model_dump()
     network = check(Network, network, "train.network").model_dump()
     fit_options = check(Fit, fit_options, "train.fit_options").model_dump()
@@ -62,7 +66,7 @@ def train(
     table = pd.DataFrame(curve.values())
     metrics = {"samples": len(good), "predict_ms": latency_ms(predictor)}
     metrics |= table.ffill().iloc[-1].drop("epoch").to_dict()
-    with replacing_dir(curve_out, like="curve.csv") as tmp:
+    with replacing_dir(curve_out, TRAINING) as tmp:
         table.to_csv(tmp / "curve.csv", index=False)
         (tmp / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics, samples_fingerprint(good)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lop.errors import LopError
-from lop.files import replacing, replacing_dir
+from lop.files import Kind, replacing, replacing_dir
 from lop.tracking import store
 from lop.tracking.sayings import FILES, SAYINGS
 
 QUEUE = "LOP_UNTRACKED"  # the environment variable that names the queue's folder
 FOLDER = Path(".lop/untracked")
 RECORD = "record.json"
+WAITS = Kind("a run that waits", (RECORD,), frozenset({"key", "calls"}))
 WAITING = "waiting:"  # begins the name of a parent that waits in the queue too
 
 
@@ -50,7 +51,7 @@ class Record:
 
 def keep(record: Record) -> None:
     """Write a record to the queue, with the files it is about."""
-    with replacing_dir(folder() / record.key, like=RECORD) as tmp:
+    with replacing_dir(folder() / record.key, WAITS) as tmp:
         calls = [
             (what, _keep_files(tmp / str(i), Path(value)) if what in FILES else value, *more)
             for i, (what, value, *more) in enumerate(record.calls)

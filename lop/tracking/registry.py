@@ -152,7 +152,9 @@ def predictor_path(uri: str | Path, cache: Path = CACHE) -> Path:
 def _download(uri: str, path: Path) -> None:
     import mlflow
 
-    with replacing_dir(path, like="config.json") as tmp:
+    from lop.predictor import PREDICTOR
+
+    with replacing_dir(path, PREDICTOR) as tmp:
         whole = tmp / "model"
         mlflow.artifacts.download_artifacts(uri, dst_path=str(whole))
         (predictor,) = (whole / "artifacts").iterdir()  # named as the directory that was logged

@@ -103,6 +103,13 @@ def test_untrained_it_says_uniform(kind):
     assert Predictor(replace(CONFIG, kind=kind)).plan(0.5).kept == (32,) * 8
 
 
+@pytest.mark.parametrize("epochs", [0, -3])
+def test_an_untrained_predictor_is_not_made(epochs):
+    samples = pd.DataFrame({"target": [0.2, 0.5], "plan": [[0.2] * 8, [0.5] * 8]})
+    with pytest.raises(LopError, match=f"epochs {epochs}: expected at least 1"):
+        train(samples, CONFIG, seed=0, epochs=epochs)
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_same_seed_same_predictor(kind):
     samples = pd.DataFrame({"target": [0.2, 0.5], "plan": [[0.2] * 8, [0.5] * 8]})

@@ -9,6 +9,7 @@ from lop.errors import LopError
 from lop.plan import Plan, budget
 from lop.reward import Reward
 from lop.search import (
+    COLUMNS,
     best_plan,
     curve,
     list_searches,
@@ -153,3 +154,25 @@ def test_searchers_in_threads_find_what_they_find_in_turn(model_dir, samples, tm
     pd.testing.assert_frame_equal(tables("threads", each=in_threads), expected)
     with pytest.raises(LopError, match="settings for mcts, mcts: one a searcher"):
         steps.search(tmp_path, *place, [0.2], [0], settings[:1] * 2)
+
+
+@pytest.mark.parametrize("simulations", [0, -1])
+def test_a_search_of_nothing_is_refused(simulations, reward, tmp_path):
+    with pytest.raises(LopError, match=f"simulations {simulations}: expected at least 1"):
+        run_shard(tmp_path, reward, 0.4, 0, simulations)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_or_foreign_shard_is_one_line(tmp_path):
+    path = tmp_path / "x.parquet"
+    write_index(tmp_path, [path])
+    whole = {name: [0] for name in COLUMNS}
+    for table, message in [
+        (pd.DataFrame(), "x.parquet: no search samples, no column target, plan"),
+        (pd.DataFrame({"question": ["?"]}), "x.parquet: no search samples, no column target"),
+        (pd.DataFrame(whole).head(0), "x.parquet: no search samples, no row: delete it"),
+    ]:
+        table.to_parquet(path)
+        for read in (read_search, list_searches):
+            with pytest.raises(LopError, match=message):
+                read(tmp_path)
