@@ -23,7 +23,7 @@ import pyarrow as pa
 from lop.errors import LopError
 from lop.files import content_digest, replacing
 from lop.footprint import load_to_ask
-from lop.models.checkpoint import read_json
+from lop.models.checkpoint import first_line, read_json
 from lop.progress import quiet_libraries
 from lop.tasks import scoring
 from lop.tasks.benchmarks import FOLDER, HEADLINE, benchmark
@@ -104,7 +104,9 @@ class Evaluation:
         try:
             samples = pd.read_parquet(f"{path}.parquet", columns=COLUMNS)
         except (OSError, pa.ArrowException) as error:
-            raise LopError(f"{path}.parquet: cannot read an evaluation: {error}") from error
+            raise LopError(
+                f"{path}.parquet: cannot read an evaluation: {first_line(error)}"
+            ) from error
         said = read_json(Path(f"{path}.json"))
         return cls(samples, said.get("task", HEADLINE), said.get("fingerprint", ""))
 

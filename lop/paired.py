@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lop.errors import LopError
+from lop.models.checkpoint import first_line
 from lop.tasks.scoring import Scorer, jackknife
 
 
@@ -56,7 +57,7 @@ def read_answers(folder: str | Path, task: str) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise LopError(f"{path}: cannot read answers: {error}") from error
+        raise LopError(f"{path}: cannot read answers: {first_line(error)}") from error
     if missing := {"id", "category", "answer", "prediction", "correct"} - set(table):
         raise LopError(f"{path}: not a table of answers, no column {', '.join(sorted(missing))}")
     if table["correct"].dtype != bool:

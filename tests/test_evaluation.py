@@ -32,6 +32,7 @@ def table(correct, ids=None):
         {
             "id": ids or [f"s{i}" for i in range(n)],
             "group": ids or [f"s{i}" for i in range(n)],
+            "picture": ids or [f"s{i}" for i in range(n)],
             "category": ["a", "b"] * (n // 2) + ["a"] * (n % 2),
             "prompt_hash": "0",
             "answer": "yes",

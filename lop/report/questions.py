@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from lop.comparison import TASK
 from lop.errors import LopError
+from lop.models.checkpoint import first_line
 from lop.tasks.rows import text
 from lop.tasks.samples import read_samples
 from lop.tasks.scoring import ROTATION
@@ -54,7 +55,7 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise LopError(f"{path}: cannot read the questions: {error}") from error
+        raise LopError(f"{path}: cannot read the questions: {first_line(error)}") from error
 
 
 def _question(path: Path, number: int, kind: str, row: Row) -> tuple[str, dict[str, Any]]:

@@ -41,8 +41,8 @@ class Benchmark:
     @property
     def code(self) -> list[Path]:
         """The files that decide what is asked and how it is judged."""
-        shared = [FOLDER / "scoring.py", FOLDER / "tables.py", FOLDER / "samples.py"]
-        return [*sorted((FOLDER / self.folder).glob("*.*")), *shared]
+        shared = ("scoring.py", "tables.py", "samples.py", "rows.py", "pictures.py")
+        return [*sorted((FOLDER / self.folder).glob("*.*")), *(FOLDER / name for name in shared)]
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {

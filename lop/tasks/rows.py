@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lop.errors import LopError
+from lop.models.checkpoint import first_line
 from lop.tasks import pictures
 
 INPUTS = (
@@ -51,10 +52,9 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     try:
         rows = _READERS[file.suffix](file)
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise LopError(f"{file}: cannot read samples: {reason}") from error
+        raise LopError(f"{file}: cannot read samples: {first_line(error)}") from error
     if not rows:
-        raise LopError(f"{file}: no rows; expected rows with image, question, answer")
+        raise LopError(f"{file}: expected rows with image, question, answer; no rows")
     names = {name for row in rows for name in row}
     either = (("image", "images"), ("question",), ("answer", "answers"))
     if missing := [each[0] for each in either if not names & set(each)]:

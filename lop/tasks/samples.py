@@ -53,7 +53,8 @@ _SCHEMA = pa.schema(
 
 def write_samples(samples: pd.DataFrame, path: str | Path) -> None:
     """Write a table of samples to Parquet, whole."""
-    whole = samples.assign(answers=[accepted(row) for row in samples.to_dict("records")])
+    answers = [accepted(row) for row in samples.to_dict("records")]
+    whole = samples.assign(answers=pd.Series(answers, samples.index, dtype=object))
     table = pa.Table.from_pandas(whole[list(COLUMNS)], schema=_SCHEMA, preserve_index=False)
     with replacing(path) as tmp:
         pq.write_table(table.replace_schema_metadata(_SCHEMA.metadata), tmp)

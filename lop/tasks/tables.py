@@ -21,6 +21,7 @@ from datasets import Dataset, Image, concatenate_datasets, load_dataset
 from PIL.Image import Image as Picture
 
 from lop.errors import LopError
+from lop.models.checkpoint import first_line
 from lop.tasks import pictures
 from lop.tasks.benchmarks import benchmark, hub_id
 from lop.tasks.rows import shown, text
@@ -66,7 +67,9 @@ def read_table(source: str | Path, form: Form, split: str, config: str | None = 
     try:
         table = pa.concat_tables(parts, promote_options="default")
     except pa.ArrowException as error:
-        raise LopError(f"{source}: its files have columns of other types: {error}") from error
+        raise LopError(
+            f"{source}: its files have columns of other types: {first_line(error)}"
+        ) from error
     if not len(table):
         raise LopError(f"{source}: no rows")
     return Dataset(table)
@@ -226,16 +229,16 @@ def _read_local(path: Path) -> pa.Table:
         # without the schema's metadata: it would have `datasets` decode pictures at every access
         return pq.read_table(path, partitioning=None).replace_schema_metadata()
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise LopError(f"{path}: cannot read Parquet: {reason}") from error
+        raise LopError(f"{path}: cannot read Parquet: {first_line(error)}") from error
 
 
 def _read_hub(name: str, split: str, config: str | None) -> pa.Table:
     try:
         table = load_dataset(name, config, split=split)
     except Exception as error:  # the hub's client raises what its transport raises
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise LopError(f"{name}: no such file or folder, and not on the hub: {reason}") from error
+        raise LopError(
+            f"{name}: no such file or folder, and not on the hub: {first_line(error)}"
+        ) from error
     for column, feature in table.features.items():
         if isinstance(feature, Image):
             table = table.cast_column(column, Image(decode=False))

@@ -244,7 +244,7 @@ def test_a_row_is_valid_or_refused_by_its_number(tmp_path, row, said):
         ("x.csv", b"image,question,answer\nred.png,a,b,yes\n", "line 2: expected 3 cells"),
         ("x.csv", b"image,question,answer\nred.png,a\n", "line 2: expected 3 cells"),
         ("x.csv", b"image,question,answer\nred.png,\xe9,yes\n", "line 2: not UTF-8"),
-        ("x.csv", b"", "no rows"),
+        ("x.csv", b"", "expected rows with image, question, answer; no rows"),
         ("x.jsonl", b'{"question": "a"}\n{"question"\n', "line 2: not JSON"),
         ("x.jsonl", b"[1]\n", "line 1: expected an object"),
         ("x.jsonl", b"[" * 100_000, "line 1: not JSON"),
