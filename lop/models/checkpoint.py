@@ -194,7 +194,7 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file, or raise LopError naming it."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LopError(f"{path}: cannot read JSON: {first_line(error)}") from error
 
 
