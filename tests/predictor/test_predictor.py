@@ -279,5 +279,5 @@ def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
 def test_a_mistyped_option_is_named(section, tmp_path):
     options = {"samples": {"top": 1}, "network": {}, "fit_options": {}}
     options[section] = {"hiden": 3}
-    with pytest.raises(LopError, match=f"train.{section}.hiden: unknown; expected one of"):
+    with pytest.raises(LopError, match=f"train.{section}: hiden: unknown; expected one of"):
         steps.train(tmp_path, tmp_path, tmp_path, tmp_path, 0, **options)
