@@ -17,8 +17,9 @@ import shlex
 import shutil
 import sys
 import tempfile
+import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -26,9 +27,11 @@ from pathlib import Path
 
 from benchmarks.common import origin
 from benchmarks.reliability import sandbox, watch
-from benchmarks.reliability.cases import Case, cases
+from benchmarks.reliability.cases import PARAMS, Case, cases
 from benchmarks.reliability.page import table, write_section
 from benchmarks.reliability.sandbox import BROKEN, Ended, Running
+from lop import errors, settings
+from lop.cli import main as lop
 
 MEMORY = 4 << 30  # bytes that a case may ask for
 SECONDS = 60  # that a case may take
@@ -134,13 +137,15 @@ def _run_case(case: Case, valid: Path) -> int:
         (here.parent / "case.json").write_text(json.dumps(set_up))
         tempfile.tempdir = str(here.parent)
     except Exception:
-        import traceback
-
         traceback.print_exc()
         return BROKEN
-    from lop.cli import main
+    if case.words == (PARAMS,):
+        return errors.run(_read_params)
+    return lop(case.words)
 
-    return main(case.words)
+
+def _read_params() -> None:
+    settings.read(PARAMS)
 
 
 def _outputs(case: Case) -> list[str]:
@@ -187,11 +192,10 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _counts(title: str, results: list[Result], key: object) -> str:
+def _counts(title: str, results: list[Result], key: Callable[[Result], str]) -> str:
     counts: dict[str, Counter[str]] = {}
     for result in results:
-        name = key(result)  # type: ignore[operator]
-        counts.setdefault(name, Counter())["fault" if result.fault else result.outcome] += 1
+        counts.setdefault(key(result), Counter())["fault" if result.fault else result.outcome] += 1
     head = [title, ACCEPTED, REFUSED, "faults"]
     return table(
         head, [(name, c[ACCEPTED], c[REFUSED], c["fault"]) for name, c in sorted(counts.items())]

@@ -1,9 +1,9 @@
 """The cases of the fuzz campaign: one call of one command, with one thing wrong.
 
 A target is an option of a command, or a file that it reads. Cases come round by round, one a
-target, in an order that the seed decides; so a small campaign sees many targets, and a large one all. What
-is wrong is drawn by hypothesis, from the seed, the target and the round alone: a case has the same
-number in a campaign of any size.
+target, in an order that the seed decides; so a small campaign sees many targets, and a large one
+all. What is wrong is drawn by hypothesis, from the seed, the target and the round alone: a case has
+the same number in a campaign of any size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from benchmarks.reliability import files, options
 from benchmarks.reliability.inputs import VALID, WEIGHTS, arguments
 
 T = TypeVar("T")
-DEPTH = 16  # values drawn a target at a time; a strategy's first are always its simplest
+DEPTH = 12  # values drawn a target at a time; a strategy's first are always its simplest
+
+PARAMS = "params.yaml"  # not a command, but read like one's options
 
 _CONFIG = ("config.json", "generation_config.json")
 _WORDS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "processor_config.json")
@@ -58,11 +60,13 @@ READS: dict[str, tuple[str, ...]] = {
         "data/evaluation/dense/lop_vqa.parquet", "data/evaluation", *_SEARCH[:2],
     ),
     "serve": (*_CUT, "token"),
+    "track": (".lop/untracked/*/record.json",),
+    PARAMS: tuple(f"params.yaml#{part}" for part in range(12)),  # as many as its sections
     "diff": ("data/evaluation/dense/lop_vqa.parquet", "data/samples/benchmark.parquet"),
 }  # fmt: skip
-SLOW = ("compare", "report", "rollback", "evaluate")  # seconds a case: not in every round
+SLOW = ("track", "compare", "report", "rollback", "evaluate")  # seconds a case: not in every round
 # Files that a command can do without, or with any content.
-OPTIONAL = ("generation_config.json", "training/metrics.json", "token")
+OPTIONAL = ("generation_config.json", "record.json", "training/metrics.json", "token")
 TABLES = {"samples.csv", "samples.jsonl", "pictures/0.png"}
 
 
@@ -94,7 +98,7 @@ class Case:
         """Make what is wrong in a fresh copy of the inputs; says what that is."""
         if not self.target.file:
             return files.Told(self.kind, self.refuse)
-        (path,) = sorted(folder.glob(self.target.name))
+        (path,) = sorted(folder.glob(self.target.name.partition("#")[0]))
         told = files.ways(self.target.name)[self.way](path, Random(self.draw))
         return files.Told(f"{path.relative_to(folder)}: {told.what}", told.refuse and self._needed)
 
@@ -137,6 +141,8 @@ def _case(number: int, target: Target, drawn: options.Change | tuple[int, int]) 
 
 def _words(target: Target) -> tuple[str, ...]:
     """The valid call that reads this file."""
+    if target.command == PARAMS:
+        return (PARAMS,)
     given = dict(VALID[target.command])
     if target.name.startswith("sharded"):
         given["--model"] = "sharded"

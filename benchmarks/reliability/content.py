@@ -146,15 +146,14 @@ def a_header(path: Path, rng: Random) -> Told:
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     name = rng.choice(sorted(set(header) - {"__metadata__"}))
-    way, value = rng.choice(
-        [
-            ("dtype", "F7"), ("dtype", None), ("shape", [10**9, 10**9]), ("shape", [-1]),
-            ("shape", "x"), ("data_offsets", [0, 10**12]), ("data_offsets", [8, 0]),
-            ("data_offsets", None), ("length", 2**62), ("length", 3), ("__metadata__", "x"),
-        ]
-    )  # fmt: skip
+    ways: list[tuple[str, Any]] = [
+        ("dtype", "F7"), ("dtype", None), ("shape", [10**9, 10**9]), ("shape", [-1]),
+        ("shape", "x"), ("data_offsets", [0, 10**12]), ("data_offsets", [8, 0]),
+        ("data_offsets", None), ("length", 2**62), ("length", 3), ("__metadata__", "x"),
+    ]  # fmt: skip
+    way, value = rng.choice(ways)
     if way == "length":
-        path.write_bytes(int(value).to_bytes(8, "little") + content[8:])  # type: ignore[call-overload]
+        path.write_bytes(value.to_bytes(8, "little") + content[8:])
         return Told(f"a header of {value} bytes", True)
     if way == "__metadata__":
         header[way] = value
@@ -173,7 +172,7 @@ def for_another_model(path: Path, rng: Random) -> Told:
     return Told("of another model", True)
 
 
-WEIGHTS: list[Way] = [a_tensor] * 4 + [a_header] * 3 + [for_another_model]
+WEIGHTS: list[Way] = [*[a_tensor] * 4, *[a_header] * 3, for_another_model]
 
 
 def a_broken_picture(path: Path, rng: Random) -> Told:

@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import yaml
+
 
 class Told(NamedTuple):
     """What was done to a file, in words, and whether nobody can make sense of it now."""
@@ -120,7 +122,7 @@ def another_document(path: Path, rng: Random) -> Told:
     return Told(f"the whole document {text[:10]}", True)
 
 
-JSON: list[Way] = [a_value] * 5 + [without_a_key] * 3 + [another_document]
+JSON: list[Way] = [*[a_value] * 5, *[without_a_key] * 3, another_document]
 
 # Keys without which nothing can be right, by the file's name; the last part of the name decides.
 NEEDED = {
@@ -173,7 +175,9 @@ def a_line(path: Path, rng: Random) -> Told:
 def a_field(path: Path, rng: Random) -> Told:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     row, column = rng.choice(rows), rng.choice(["question", "answer", "image", "image", "category"])
-    value = rng.choice([None, math.nan, {}, [[]], {"a": 1}, "", -1, 10**30, True, "😀" * 50_000])
+    value: Any = rng.choice(
+        [None, math.nan, {}, [[]], {"a": 1}, "", -1, 10**30, True, "😀" * 50_000]
+    )
     row[column] = value
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     nothing = value in (None, {}, "") or value == [[]] or value == {"a": 1} or value != value
@@ -201,7 +205,49 @@ def a_template(path: Path, rng: Random) -> Told:
     return Told(f"the template {text[:50]}", refuse)
 
 
-CSV, LINES, TEMPLATE = [a_line] * 5, [a_field] * 5 + [a_line], [a_template] * 6
+CSV: list[Way] = [a_line] * 5
+LINES: list[Way] = [*[a_field] * 5, a_line]
+TEMPLATE: list[Way] = [a_template] * 6
+
+# params.yaml
+
+
+def a_setting(path: Path, rng: Random) -> Told:
+    document = yaml.safe_load(path.read_text())
+    holder, key, name = _somewhere(document, rng)
+    before, value = holder[key], rng.choice([*WRONG, *WRONG, *ODD])
+    holder[key] = value
+    path.write_text(yaml.safe_dump(document))
+    free = before is None or key in ("path", "source", "address", "benchmark")
+    same = type(value) is type(before) and not isinstance(value, list)
+    refuse = value in WRONG and not free and not (same and isinstance(key, int))
+    return Told(f"{name} becomes {value!r:.40}", refuse)
+
+
+def an_unknown_setting(path: Path, rng: Random) -> Told:
+    document = yaml.safe_load(path.read_text())
+    holder, key, name = _somewhere(document, rng)
+    while not isinstance(holder, dict):
+        holder, key, name = _somewhere(document, rng)
+    holder[f"{key}_"] = holder.pop(key) if rng.random() < 0.5 else 1
+    path.write_text(yaml.safe_dump(document))
+    return Told(f"{name}_ is a new key", True)
+
+
+def another_yaml(path: Path, rng: Random) -> Told:
+    begin = path.read_text()
+    text = rng.choice(
+        [
+            "null", "[]", "3", "search: [", "\tsearch: 1", "search: !!python/name:os.system",
+            "a: &a [*a]", "search: *nothing", "[" * 5000, begin + "\nsearch: {}\n", "\0", "a: b: c",
+        ]
+    )  # fmt: skip
+    path.write_text(text)
+    return Told(f"YAML {text[-20:]!r}", True)
+
+
+SETTINGS: list[Way] = [*[a_setting] * 12, *[an_unknown_setting] * 5, *[another_yaml] * 4]
+
 
 # Folders
 
@@ -236,9 +282,11 @@ def ways(name: str) -> list[Way]:
     """The ways to break an input of this name."""
     from benchmarks.reliability import content
 
+    base = name.partition("#")[0]
     by_suffix: dict[str, list[Way]] = {
-        "": FOLDER,
+        "": ANY if base == "token" else FOLDER,
         ".json": [*ANY, *JSON],
+        ".yaml": [*ANY, *SETTINGS],
         ".csv": [*ANY, *CSV],
         ".jsonl": [*ANY, *LINES],
         ".jinja": [*ANY, *TEMPLATE],
@@ -246,4 +294,4 @@ def ways(name: str) -> list[Way]:
         ".safetensors": [*ANY, *content.WEIGHTS],
         ".png": [*ANY, *content.PICTURE],
     }
-    return by_suffix[Path(name).suffix]
+    return by_suffix[Path(base).suffix]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from benchmarks.clone import ROOT
 from lop import steps
 from lop.models import reference
 from lop.models.checkpoint import save
 from lop.models.ffn import find_ffns
 from lop.tasks.easyvqa_benchmarks import write
 from lop.tasks.samples import write_samples
+from lop.tracking.queue import Record, keep
 
 SHAPE = reference.Shape(
     layers=3, hidden=32, ffn=40, vocab=300, vision_layers=1, vision_hidden=32, vision_ffn=32
@@ -79,6 +82,8 @@ def make(root: Path) -> None:
     _write_tables(root, samples)
     _write_benchmarks(root / "data", samples)
     _write_models(root)
+    points = ("metrics", [("loss", 1.5, 0, 0)])
+    keep(Record("a run", {}, begun=1, ended=2, status="FINISHED", calls=[points], key="1-a"))
     data, model, settings = root / "data", str(root / "model"), {"simulations": 6}
     place = (model, data / "samples/reward.parquet", data / "importance")
     steps.importance(place[2], model, place[1], 6)
@@ -141,6 +146,7 @@ def _write_tables(root: Path, samples: pd.DataFrame) -> None:
     plain.to_csv(root / "samples.csv", index=False)
     plain.to_json(root / "samples.jsonl", orient="records", lines=True)
     (root / "token").write_text(TOKEN)
+    shutil.copy(ROOT / "params.yaml", root)
 
 
 def _write_benchmarks(data: Path, samples: pd.DataFrame) -> None:

@@ -7,26 +7,26 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from hypothesis import strategies as st
 
 from benchmarks.reliability.inputs import VALID, arguments
 from lop.cli.parser import build_parser
 
+# What options take, by their names. Others get values of every kind, none of them a must.
+INTEGERS = {
+    "seed", "calibration", "validation", "benchmark", "batch_size", "simulations", "top", "smooth",
+    "epochs", "multiple_of", "workers", "port", "queue", "keep", "limit",
+}  # fmt: skip
 RATIOS = {"target", "ratio", "ratios"}
+NUMBERS = INTEGERS | RATIOS | {"poll"}
 AMOUNTS = {"params", "size", "flops_per_token"}
 NAMES = {"score", "reward", "searcher", "weight", "kind", "format", "method", "methods", "tasks"}
 INPUTS = {"model", "samples", "scores", "profile", "predictor", "search", "source", "token_file"}
-NOT_ZERO = {"batch_size", "workers", "queue", "keep", "poll", "simulations", "epochs"} | {
-    "multiple_of", "top",
-}  # fmt: skip
+NOT_ZERO = INTEGERS - {"seed", "smooth", "port", "limit"} | {"poll"}
 LONG = {"simulations", "epochs", "smooth", "workers"}  # large ones are work, not nonsense
-UNREAD = {
-    ("prune", "profile"),
-    ("compare", "profile"),
-    ("compare", "predictor"),
-}  # by these methods
+# What these commands have no use for, with the methods they are called with.
+UNREAD = {("prune", "profile"), ("compare", "profile"), ("compare", "predictor")}
 FLOWS = {"evaluation", "pruned", "search", "training"}  # what a report cannot do without
 
 NO_NUMBERS = ("x", "", "1.5.2", "0x10", "1e", "--", "nine", "1,5", "½")
@@ -69,6 +69,10 @@ class Change:
     refuse: bool
 
 
+Values = st.SearchStrategy[str]
+Calls = st.SearchStrategy[Change]
+
+
 @cache
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of each command."""
@@ -81,7 +85,7 @@ def options(command: str) -> Iterator[argparse.Action]:
     return (a for a in parsers()[command]._actions if a.dest != "help")
 
 
-def changes(command: str, option: argparse.Action) -> st.SearchStrategy[Change]:
+def changes(command: str, option: argparse.Action) -> Calls:
     """Calls of a command in which this one option is wrong."""
     ways = [_shape(command, option)]
     if option.nargs != 0:
@@ -89,7 +93,7 @@ def changes(command: str, option: argparse.Action) -> st.SearchStrategy[Change]:
     return st.one_of(ways)
 
 
-def _shape(command: str, option: argparse.Action) -> st.SearchStrategy[Change]:
+def _shape(command: str, option: argparse.Action) -> Calls:
     """Left out, without its value, twice, or with a name that there is not."""
     name = name_of(option)
     without = {k: v for k, v in VALID[command].items() if k != name}
@@ -104,47 +108,47 @@ def _shape(command: str, option: argparse.Action) -> st.SearchStrategy[Change]:
     return st.sampled_from(found)
 
 
-def _values(command: str, option: argparse.Action) -> st.SearchStrategy[Change]:
+def _values(command: str, option: argparse.Action) -> Calls:
+    """The values that must be refused, and others that may be."""
     name, dest = name_of(option), option.dest
-    if option.type in (int, float) or dest in RATIOS:
-        kind, wrong, others = "number", _numbers(option), st.nothing()
+    wrong: Values = st.nothing()
+    others: Values = st.nothing()
+    if dest in NUMBERS or (command, dest) == ("prepare", "reward"):
+        kind, others = "number", _numbers(dest)
     elif dest in AMOUNTS:
-        kind, wrong, others = "amount", st.sampled_from(NO_AMOUNTS), st.nothing()
+        kind, wrong = "amount", st.sampled_from(NO_AMOUNTS)
     elif dest in NAMES:
-        kind, wrong, others = "name", st.sampled_from(NO_NAMES), st.nothing()
+        kind, wrong = "name", st.sampled_from(NO_NAMES)
     elif dest == "out":
-        kind, wrong, others = "output", *_outputs(command)
-    elif option.type is Path or dest in INPUTS:
-        kind, wrong, others = "path", *_inputs(command, dest)
+        kind, (wrong, others) = "output", _outputs(command)
+    elif dest in INPUTS | FLOWS:
+        kind, (wrong, others) = "path", _inputs(command, dest)
     else:
         text = st.text(st.characters(exclude_characters="\0"), max_size=20)
-        kind, wrong, others = "text", st.nothing(), text.filter(lambda t: not t.startswith("-"))
+        kind, others = "text", st.one_of(text, st.sampled_from((*NO_NUMBERS, *NO_INPUTS)))
 
     def change(value: str, refuse: bool) -> Change:
         return Change(f"{kind} of --{dest}", _with(command, name, value), refuse)
 
     return st.one_of(
-        wrong.map(lambda value: change(value, _is_nonsense(command, dest, option.type, value))),
-        others.map(lambda value: change(value, False)),
+        wrong.map(lambda value: change(value, True)),
+        others.map(lambda value: change(value, kind == "number" and is_nonsense(dest, value))),
     )
 
 
-def _numbers(option: argparse.Action) -> st.SearchStrategy[str]:
-    if option.type is int:
-        most = 3 if option.dest in LONG else 10**12
-        drawn = st.one_of(st.integers(-(10**12), 0), st.integers(0, most), st.just(-1))
-        return st.one_of(st.sampled_from(NO_INTEGERS), drawn.map(str))
-    odd = ("nan", "inf", "-inf", "1e400", "-0.1", "1", "1.0000001", "-1e-9")
-    drawn = st.floats(-2, 2).map(repr)
-    return st.one_of(st.sampled_from((*NO_NUMBERS, *odd)), drawn)
+def _numbers(dest: str) -> Values:
+    if dest in RATIOS | {"poll"}:
+        odd = ("nan", "inf", "-inf", "1e400", "-0.1", "1", "1.0000001", "-1e-9")
+        return st.one_of(st.sampled_from((*NO_NUMBERS, *odd)), st.floats(-2, 2).map(str))
+    most = 3 if dest in LONG else 10**12
+    drawn = st.one_of(st.integers(-(10**12), 0), st.integers(0, most), st.just(-1))
+    return st.one_of(st.sampled_from(NO_INTEGERS), drawn.map(str))
 
 
-def _is_nonsense(command: str, dest: str, type_: object, text: str) -> bool:
-    """Whether a value must be refused, whatever else is right."""
-    if type_ not in (int, float):
-        return True
+def is_nonsense(dest: str, text: str) -> bool:
+    """Whether a number must be refused, whatever else is right."""
     try:
-        value = float(text) if type_ is float else int(text)
+        value = float(text) if dest in RATIOS | {"poll"} else int(text)
     except ValueError:
         return True
     if not math.isfinite(value) or value < 0:
@@ -154,7 +158,7 @@ def _is_nonsense(command: str, dest: str, type_: object, text: str) -> bool:
     return (value == 0 and dest in NOT_ZERO) or (dest == "port" and value > 65535)
 
 
-def _inputs(command: str, dest: str) -> tuple[st.SearchStrategy[str], st.SearchStrategy[str]]:
+def _inputs(command: str, dest: str) -> tuple[Values, Values]:
     """Paths that must be refused, and others that may be."""
     kinds = {path for values in VALID.values() for v in values.values() for path in v.split()}
     known = {path for path in kinds if path.startswith(("model", "data/"))} | {"sharded"}
@@ -173,7 +177,7 @@ def _inputs(command: str, dest: str) -> tuple[st.SearchStrategy[str], st.SearchS
     return st.sampled_from(wrong), st.sampled_from(sorted(fits | {"."} - {""}))
 
 
-def _outputs(command: str) -> tuple[st.SearchStrategy[str], st.SearchStrategy[str]]:
+def _outputs(command: str) -> tuple[Values, Values]:
     own = OWN_OUTPUTS.get(command, set())
     wrong = tuple(path for path in NO_OUTPUTS if path not in own)
     return st.sampled_from(wrong), st.sampled_from(ODD_OUTPUTS)
@@ -194,4 +198,4 @@ def _excludes(name: str, other: str) -> bool:
 
 def name_of(option: argparse.Action) -> str:
     """How a call names an option: its first flag, or the name of its place."""
-    return option.option_strings[0] if option.option_strings else option.metavar or option.dest
+    return str([*option.option_strings, option.metavar or option.dest][0])
