@@ -38,6 +38,9 @@ GRACE = 15  # seconds in which all processes of a killed command must end
 RARE = 4  # of so many rounds, slow scenarios take part in one
 
 
+Work = Callable[[], int | None]
+
+
 @dataclass
 class Measured:
     """A scenario run undisturbed: its result, its time, and the folder that it begins with."""
@@ -160,9 +163,7 @@ class Campaign:
         logs = self.root / "state"
         return json.loads(self._checked(folder, partial(states.print_state, scenario.names), logs))
 
-    def _checked(
-        self, folder: Path, work: Callable[[], int | None], logs: Path | None = None
-    ) -> str:
+    def _checked(self, folder: Path, work: Work, logs: Path | None = None) -> str:
         ended = sandbox.run(folder, work, logs or self.root / "work")
         if ended.code:
             raise SystemExit(f"cannot set up the campaign:\n{ended.err}")
