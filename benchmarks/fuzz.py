@@ -34,7 +34,7 @@ from lop import errors, settings
 from lop.cli import main as lop
 
 MEMORY = 4 << 30  # bytes that a case may ask for
-SECONDS = 60  # that a case may take
+SECONDS = 150  # that a case may take; `compare` starts processes, which import everything
 AT_ONCE = 2
 LISTED = 200  # faults on the page at most
 ACCEPTED, REFUSED = "accepted", "refused"
