@@ -55,7 +55,7 @@ VALID: dict[str, dict[str, str]] = {
     "predict": {"--predictor": "data/predictor", "--ratio": "0.3"} | _MODEL,
     "prune": _CUTTER | {"--ratio": "0.3"} | _OUT,
     "evaluate": _MODEL | _SAMPLES | {"--tasks": f"{_TASKS} pope=data/pope.parquet"} | _OUT,
-    "compare": _CUTTER | _SAMPLES | {"--methods": "flap uniform", "--ratios": "0.3"} | _OUT,
+    "compare": _CUTTER | _SAMPLES | {"--methods": "knapsack uniform", "--ratios": "0.3"} | _OUT,
     "report": _OUT,
     "serve": _MODEL | _SCORES | {"--predictor": "data/predictor", "--port": "0"}
     | {"--token-file": "token"} | _OUT,

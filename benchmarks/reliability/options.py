@@ -26,7 +26,7 @@ INPUTS = {"model", "samples", "scores", "profile", "predictor", "search", "sourc
 NOT_ZERO = INTEGERS - {"seed", "smooth", "port", "limit"} | {"poll"}
 LONG = {"simulations", "epochs", "smooth", "workers"}  # large ones are work, not nonsense
 # What these commands have no use for, with the methods they are called with.
-UNREAD = {("prune", "profile"), ("compare", "profile"), ("compare", "predictor")}
+UNREAD = {("prune", "profile"), ("compare", "predictor")}
 FLOWS = {"evaluation", "pruned", "search", "training"}  # what a report cannot do without
 
 NO_NUMBERS = ("x", "", "1.5.2", "0x10", "1e", "--", "nine", "1,5", "½")
