@@ -34,7 +34,7 @@ from benchmarks.reliability.page import table, write_section
 from benchmarks.reliability.sandbox import Running
 from benchmarks.reliability.scenarios import Scenario, scenarios
 
-GRACE = 15  # seconds in which all processes of a killed command must end
+GRACE = 30  # seconds in which all processes of a killed command must end
 RARE = 4  # of so many rounds, slow scenarios take part in one
 
 
