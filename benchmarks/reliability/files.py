@@ -28,8 +28,8 @@ class Told(NamedTuple):
 Way = Callable[[Path, Random], Told]
 
 # JSON values that stand for no number, name, list or table that lop or transformers would expect
-WRONG = (None, "nonsense", "", -1, math.nan, math.inf, [], {}, [None], {"a": 1})
-ODD = (0, True, 10**30, 1e308, "😀" * 50, [[[]]])
+WRONG: tuple[Any, ...] = (None, "nonsense", "", -1, math.nan, math.inf, [], {}, [None], {"a": 1})
+ODD: tuple[Any, ...] = (0, True, 10**30, 1e308, "😀" * 50, [[[]]])
 
 
 def truncated(path: Path, rng: Random) -> Told:
@@ -175,8 +175,19 @@ def a_line(path: Path, rng: Random) -> Told:
 def a_field(path: Path, rng: Random) -> Told:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     row, column = rng.choice(rows), rng.choice(["question", "answer", "image", "image", "category"])
-    values = (None, math.nan, {}, [[]], {"a": 1}, "", -1, 10**30, True, "😀" * 50_000)
-    value: Any = rng.choice(values)
+    values: tuple[Any, ...] = (
+        None,
+        math.nan,
+        {},
+        [[]],
+        {"a": 1},
+        "",
+        -1,
+        10**30,
+        True,
+        "😀" * 50_000,
+    )
+    value = rng.choice(values)
     row[column] = value
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     nothing = value in (None, {}, "") or value == [[]] or value == {"a": 1} or value != value
