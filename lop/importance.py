@@ -12,17 +12,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
 
 from lop.errors import LopError
 from lop.files import replacing
+from lop.models import fingerprints
 from lop.models.ffn import FFN, find_ffns
 from lop.progress import progress
 from lop.tasks.encoding import Batch
+from lop.tasks.samples import fingerprint as samples_fingerprint
+
+VERSION = 2  # of the numbers that this code gives: raised when a change of it changes them
 
 
 @dataclass
@@ -169,11 +174,24 @@ def check_scores(scores: Sequence[Tensor], widths: Sequence[int], name: str) -> 
             raise LopError(f"{name}: layer {i} has scores that are not finite")
 
 
-def save_scores(scores: Sequence[Tensor], path: str | Path, model_fingerprint: str) -> None:
-    """Write one score of every neuron as safetensors: `layers.<i>`, float32, shape (d_l,)."""
+def made_from(model: PreTrainedModel, processor: ProcessorMixin, samples: pd.DataFrame) -> str:
+    """Twelve hex digits over all that decides the scores of a model on calibration samples."""
+    asked = fingerprints.how_asked(model, processor)
+    parts = (fingerprints.fingerprint(model), asked, samples_fingerprint(samples))
+    return fingerprints.digest(VERSION, *parts)
+
+
+def save_scores(
+    scores: Sequence[Tensor], path: str | Path, model_fingerprint: str, origin: str = ""
+) -> None:
+    """Write one score of every neuron as safetensors: `layers.<i>`, float32, shape (d_l,).
+
+    Its metadata say of which model they are; `origin`, as `made_from` gives it, of what else.
+    """
     tensors = {f"layers.{i}": s.float().contiguous() for i, s in enumerate(scores)}
+    metadata = {"model_fingerprint": model_fingerprint, "made_from": origin}
     with replacing(path) as tmp:
-        save_file(tensors, tmp, metadata={"model_fingerprint": model_fingerprint})
+        save_file(tensors, tmp, metadata=metadata)
 
 
 def load_scores(
@@ -210,6 +228,10 @@ def load_all_scores(
 
 
 def made_for(path: str | Path) -> str:
-    """The fingerprint of the model whose scores these are."""
+    """The fingerprint of the model whose scores these are; LopError where they do not say."""
+    load_scores(path)  # that it can be read
     with safe_open(path, "pt") as file:
-        return file.metadata()["model_fingerprint"]
+        found = (file.metadata() or {}).get("model_fingerprint")
+    if not found:
+        raise LopError(f"{path}: does not say which model its scores are of; score that model anew")
+    return found

@@ -81,7 +81,8 @@ def write_rest(root, samples):
     """`data/search`, `data/training` and `data/samples` to go with it."""
     rows = [
         {"target": 0.3, "reward": reward, "searcher": "mcts", "seed": 0, "simulation": i}
-        | {"seconds": 1.0 + i, "kept": [28, 28, 28], "fingerprint": "f"}
+        | {"seconds": 1.0 + i, "kept": [28, 28, 28], "plan": [0.3, 0.3, 0.3], "depth": i}
+        | {"fingerprint": "f", "model_fingerprint": "m"}
         for i, reward in enumerate([-2.0, -1.5, -1.7])
     ]
     for name in ("search", "training"):

@@ -39,7 +39,7 @@ def profile(o: given.Profile) -> None:
 
 def search(o: given.Search) -> None:
     from lop import steps
-    from lop.search import read_search
+    from lop.search.shards import read_search
 
     settings = {"searcher": o.searcher, "simulations": o.simulations}
     steps.search(
@@ -57,7 +57,7 @@ def _judging(o: given.OfJudging) -> tuple[str, Path, Path, str]:
 
 
 def samples(o: given.Samples) -> None:
-    from lop.search import list_searches
+    from lop.search.shards import list_searches
 
     table = list_searches(o.search)
     if o.as_json:

@@ -6,7 +6,6 @@ No code that a checkpoint brings along is ever run, and no pickle is opened.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -215,24 +214,6 @@ def _forget_class(config: PreTrainedConfig) -> None:
 
 def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """Sixteen hex digits over every parameter's name, shape and 32 of its values (in float32).
-
-    Equal for the same weights however they are sharded or placed; cheap for billions of weights.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().flatten()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(flat[picks(flat.numel()).to(flat.device)].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def picks(count: int) -> torch.Tensor:
-    """Which of so many values a fingerprint takes in: up to 32, spread evenly."""
-    return torch.linspace(0, count - 1, min(32, count), dtype=torch.float64).long()
 
 
 def read_config(path: str | Path) -> PreTrainedConfig:

@@ -17,8 +17,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from lop.errors import LopError
-from lop.models.checkpoint import picks, read_config, without_weights
+from lop.models.checkpoint import read_config, without_weights
 from lop.models.ffn import FFN, find_ffns
+from lop.models.fingerprints import picks
 from lop.models.weights import Entry, one_line, read_header, weight_files
 
 
@@ -60,7 +61,7 @@ class Stored:
 
     @cached_property
     def fingerprint(self) -> str:
-        """That of the loaded model, `lop.models.checkpoint.fingerprint`, read value by value."""
+        """That of the loaded model, `lop.models.fingerprints.fingerprint`, read value by value."""
         digest = hashlib.sha256()
         for name, parameter in sorted(self.model.named_parameters()):
             digest.update(f"{name}{tuple(parameter.shape)}".encode())

@@ -12,7 +12,7 @@ from lop.comparison import TASK, Comparison, check_keys
 from lop.methods import written
 from lop.models.checkpoint import read_json
 from lop.report import benchmarks
-from lop.search import read_search
+from lop.search.shards import read_search
 
 SEARCH = ["searcher", "target", "seed"]  # what tells one search from another
 

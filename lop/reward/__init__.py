@@ -8,7 +8,6 @@ each weight, a view, with nothing copied and really less to compute.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from lop.errors import LopError
 from lop.importance import check_scores
-from lop.models.checkpoint import fingerprint as model_fingerprint
+from lop.models import fingerprints
 from lop.models.ffn import FFN, check_in_memory, find_ffns
 from lop.plan import Plan
 from lop.reward.captured import Captured, capture, hidden_at, logits_of
@@ -28,6 +27,7 @@ from lop.tasks.answers import distinct
 from lop.tasks.samples import accepted
 from lop.tasks.samples import fingerprint as samples_fingerprint
 
+VERSION = 2  # of the numbers that this code gives: raised when a change of it changes them
 KINDS = ("loglik", "accuracy")
 DOWN = "down"  # beside the names of an FFN's input tensors
 
@@ -68,9 +68,16 @@ class Reward:
         self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]
         self._means = _in_order(mean_activation, self._orders, self.ffns)
         self._output_biases = [ffn.down.bias for ffn in self.ffns]
-        parts = [*self._orders, *(self._means or [])]
-        self.model_fingerprint = model_fingerprint(model)
-        self.fingerprint = _fingerprint(self.model_fingerprint, samples, parts, kind)
+        self.model_fingerprint = fingerprints.fingerprint(model)
+        self.fingerprint = fingerprints.digest(
+            VERSION,
+            self.model_fingerprint,
+            fingerprints.how_asked(model, processor),
+            samples_fingerprint(samples),
+            kind,
+            *self._orders,
+            *(self._means or []),
+        )
         asked, self._first = _each_answer(samples)
         self._asked = len(asked)
         captures = capture(model, processor, asked, batch_size)
@@ -169,11 +176,3 @@ def _permute(ffn: FFN, order: Tensor) -> None:
     ffn.down.weight.copy_(ffn.down.weight[:, order])
     for tensor in ffn.input_tensors().values():
         tensor.copy_(tensor[ffn.rows(order)])
-
-
-def _fingerprint(model: str, samples: pd.DataFrame, parts: Sequence[Tensor], kind: str) -> str:
-    digest = hashlib.sha256(f"{model} {kind}".encode())
-    digest.update(samples_fingerprint(samples).encode())
-    for part in parts:
-        digest.update(part.cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]

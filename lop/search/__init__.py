@@ -7,9 +7,7 @@ missing.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ import pandas as pd
 
 from lop.errors import LopError
 from lop.files import replacing
-from lop.models.checkpoint import read_json
+from lop.models.fingerprints import digest
 from lop.plan import MIN_KEEP, Plan
 from lop.progress import progress
 from lop.reward import Reward
@@ -29,27 +27,26 @@ from lop.search.evolution import evolution
 from lop.search.knapsack import knapsack
 from lop.search.mcts import mcts
 from lop.search.sampling import random, uniform
+from lop.search.shards import check_fits, curve, list_searches, read_search, write_index
 
 SEARCHERS: Mapping[str, Searcher] = {
     searcher.__name__: searcher for searcher in (mcts, evolution, random, uniform, knapsack)
 }
 
-INDEX = "index.json"
-COLUMNS = (  # of a shard
-    "target", "plan", "kept", "reward", "searcher", "seed",
-    "simulation", "depth", "seconds", "fingerprint",
-)  # fmt: skip
+VERSION = 2  # of the plans that this code finds: raised when a change of it changes them
 
 __all__ = [
     "SEARCHERS",
     "Evaluated",
     "best_plan",
     "by_searcher",
+    "check_fits",
     "curve",
     "list_searches",
     "read_search",
     "run_shard",
     "search",
+    "write_index",
 ]
 
 
@@ -66,7 +63,7 @@ def search(
     """Run one search from `root` (default: the uniform plan); a row for every plan evaluated.
 
     Columns: target, plan (ratios), kept (neurons), reward, searcher, seed, simulation, depth,
-    seconds (since the search began), fingerprint.
+    seconds (since the search began), fingerprint, model_fingerprint.
     """
     key = shard_key(reward, target, seed, simulations, searcher, root, min_keep, settings)
     # seeded by its key, so that a resumed grid equals an uninterrupted one
@@ -90,6 +87,7 @@ def search(
                 "depth": step.depth,
                 "seconds": time.perf_counter() - begun,
                 "fingerprint": key,
+                "model_fingerprint": reward.model_fingerprint,
             }
         )
     return pd.DataFrame(rows)
@@ -129,8 +127,8 @@ def shard_key(
     if unknown := set(settings) - set(known):
         raise LopError(f"{searcher} has no setting {min(unknown)!r}; it has {', '.join(known)}")
     start = root and root.kept
-    parts = [reward.fingerprint, target, seed, simulations, searcher, start, min_keep, settings]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    parts = [VERSION, reward.fingerprint, target, seed, simulations, searcher, start, min_keep]
+    return digest(*parts, settings)
 
 
 def run_shard(
@@ -152,73 +150,6 @@ def run_shard(
         with replacing(path) as tmp:
             samples.to_parquet(tmp, index=False)
     return path
-
-
-def write_index(directory: str | Path, shards: Iterable[Path]) -> None:
-    """Say which shards make up the current samples; others stay on disk, for when params return."""
-    with replacing(Path(directory) / INDEX) as tmp:
-        tmp.write_text(json.dumps([shard.name for shard in shards], indent=2) + "\n")
-
-
-def read_search(directory: str | Path) -> pd.DataFrame:
-    """All samples of a search directory's current shards, in order.
-
-    Raises LopError when there is no search or a shard is missing or broken.
-    """
-    directory = Path(directory)
-    if not (directory / INDEX).exists():
-        raise LopError(f"{directory}: no {INDEX}; expected search samples, run the search first")
-    shards = [_read_shard(directory / name) for name in read_json(directory / INDEX)]
-    return pd.concat(shards, ignore_index=True)
-
-
-def list_searches(directory: str | Path) -> pd.DataFrame:
-    """What lies in a search directory: a row a shard, with the rewards it began at and ended at.
-
-    `current` shards are those that `read_search` gives; others were made with other settings.
-    Raises LopError when there is none or one is broken.
-    """
-    directory = Path(directory)
-    current = read_json(directory / INDEX) if (directory / INDEX).exists() else []
-    rows = []
-    for path in directory.glob("[!.]*.parquet"):
-        samples = _read_shard(path)
-        first = samples.iloc[0]
-        rows.append(
-            {name: first[name] for name in ("searcher", "target", "seed")}
-            | {"plans": len(samples), "began": first["reward"], "best": samples["reward"].max()}
-            | {"fingerprint": first["fingerprint"], "current": path.name in current}
-        )
-    if not rows:
-        raise LopError(f"{directory}: no search samples; run the search first")
-    order = ["current", "searcher", "target", "seed"]
-    return pd.DataFrame(rows).sort_values(order, ascending=[False, True, True, True])
-
-
-def curve(samples: pd.DataFrame) -> pd.DataFrame:
-    """One search by simulation: reward, best reward so far, and simulations per second so far."""
-    ordered = samples.sort_values("simulation")
-    count, seconds = ordered["simulation"] + 1, ordered["seconds"]
-    return pd.DataFrame(
-        {
-            "simulation": ordered["simulation"],
-            "reward": ordered["reward"],
-            "best_reward": ordered["reward"].cummax(),
-            "simulations_per_second": count / seconds.clip(lower=1e-9),
-        }
-    )
-
-
-def _read_shard(path: Path) -> pd.DataFrame:
-    try:
-        samples = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise LopError(f"{path}: cannot read search samples: {error}") from error
-    if missing := [name for name in COLUMNS if name not in samples]:
-        raise LopError(f"{path}: no search samples, no column {', '.join(missing)}")
-    if samples.empty:
-        raise LopError(f"{path}: no search samples, no row: delete it and search again")
-    return samples
 
 
 def best_plan(samples: pd.DataFrame, widths: Iterable[int]) -> Plan:

@@ -13,7 +13,15 @@ import pandas as pd
 
 from lop.errors import LopError
 from lop.files import Kind, check_dir, check_file, replacing_dir
-from lop.importance import SCORES, check_ranks, collect, load_all_scores, load_scores, save_scores
+from lop.importance import (
+    SCORES,
+    check_ranks,
+    collect,
+    load_all_scores,
+    load_scores,
+    made_from,
+    save_scores,
+)
 from lop.models.checkpoint import load_processor, load_spread
 from lop.models.stored import Stored
 from lop.plan import check_ratio
@@ -57,9 +65,10 @@ def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) 
     batches = encode(samples, model, processor, batch_size)
     scores = collect(model, batches, total=-(-len(samples) // batch_size))
     name_of_model = Stored(model_path).fingerprint
+    origin = made_from(model, processor, samples)
     with replacing_dir(out, SCORE_FILES) as tmp:
         for name, layers in scores.items():
-            save_scores(layers, tmp / f"{name}.safetensors", name_of_model)
+            save_scores(layers, tmp / f"{name}.safetensors", name_of_model, origin)
 
 
 def profile(

@@ -14,7 +14,7 @@ from lop.importance import load_scores, made_for
 from lop.predictor import PREDICTOR, PredictorConfig
 from lop.predictor.training import good_samples, latency_ms, samples_fingerprint
 from lop.predictor.training import train as fit
-from lop.search import read_search
+from lop.search.shards import check_fits, read_search
 from lop.settings import Fit, Learned, Network, check
 from lop.steps.searching import beginning
 
@@ -46,10 +46,13 @@ def train(
     chosen = check(Learned, samples, "train.samples").model_dump()
     network = check(Network, network, "train.network").model_dump()
     fit_options = check(Fit, fit_options, "train.fit_options").model_dump()
-    good = good_samples(read_search(search_dir), **chosen)
+    searched = read_search(search_dir)
+    widths, model = tuple(map(len, load_scores(scores_path))), made_for(scores_path)
+    check_fits(searched, widths, model)
+    good = good_samples(searched, **chosen)
     config = PredictorConfig(
-        widths=tuple(len(layer) for layer in load_scores(scores_path)),
-        model_fingerprint=made_for(scores_path),
+        widths=widths,
+        model_fingerprint=model,
         min_ratio=float(good["target"].min()),
         max_ratio=float(good["target"].max()),
         base=base,

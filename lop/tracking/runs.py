@@ -133,7 +133,7 @@ def searches(
     A search is logged once, known by its fingerprint: kept shards add nothing, and what a killed
     stage had searched but not logged is made up for.
     """
-    from lop.search import curve  # torch takes seconds to import: not for a pipeline's run
+    from lop.search.shards import curve  # torch takes seconds to import: not for a pipeline's run
 
     with run("search", params, tags) as stage:
         stage.inputs(inputs or {})

@@ -14,8 +14,9 @@ from lop.errors import LopError
 from lop.evaluation import evaluate
 from lop.importance import collect
 from lop.methods import Method, uniform_plan
-from lop.models.checkpoint import fingerprint, load, save
+from lop.models.checkpoint import load, save
 from lop.models.ffn import find_ffns
+from lop.models.fingerprints import fingerprint
 from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.pruning import masked, prune, prune_checkpoint

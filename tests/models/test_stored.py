@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from lop.errors import LopError
-from lop.models.checkpoint import fingerprint, load, load_processor, read_config
+from lop.models.checkpoint import load, load_processor, read_config
+from lop.models.fingerprints import fingerprint
 from lop.models.stored import Stored
 from lop.models.weights import INDEX, read_header
 

@@ -266,12 +266,21 @@ def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
     settings["fit_options"] |= {"epochs": 1, "smooth": 1}
     scores = tmp_path / "scores.safetensors"
     save_scores([torch.ones(16), torch.ones(16)], scores, "model-a")
-    searched = SEARCHED.assign(plan=[[1 - k / 16 for k in kept] for kept in SEARCHED["kept"]])
-    searched.to_parquet(tmp_path / "shard.parquet")
-    write_index(tmp_path, [tmp_path / "shard.parquet"])
+    searched = SEARCHED.assign(
+        plan=[[1 - k / 16 for k in kept] for kept in SEARCHED["kept"]],
+        **dict.fromkeys(("simulation", "depth", "seconds", "fingerprint"), 0),
+        model_fingerprint="model-a",
+    )
+    search = tmp_path / "search"
+    search.mkdir()
+    searched.to_parquet(search / "shard.parquet")
+    write_index(search, [search / "shard.parquet"])
     out, curve = tmp_path / "predictor", tmp_path / "training"
-    metrics, _ = steps.train(out, curve, tmp_path, scores, **settings)
+    metrics, _ = steps.train(out, curve, search, scores, **settings)
     assert metrics["samples"] == 4, "what was mixed in is no sample of a search"
+    save_scores([torch.ones(16), torch.ones(16)], scores, "model-b")
+    with pytest.raises(LopError, match="search samples of model model-a, .* of model model-b"):
+        steps.train(out, curve, search, scores, **settings)
     assert Predictor.from_pretrained(out).config.kind == kind
 
 
@@ -280,4 +289,6 @@ def test_a_mistyped_option_is_named(section, tmp_path):
     options = {"samples": {"top": 1}, "network": {}, "fit_options": {}}
     options[section] = {"hiden": 3}
     with pytest.raises(LopError, match=f"train.{section}: hiden: unknown; expected one of"):
-        steps.train(tmp_path, tmp_path, tmp_path, tmp_path, 0, **options)
+        steps.train(
+            *(tmp_path / name for name in ("out", "curve", "search", "scores")), 0, **options
+        )

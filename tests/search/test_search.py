@@ -1,3 +1,4 @@
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,8 +10,8 @@ from lop.errors import LopError
 from lop.plan import Plan, budget
 from lop.reward import Reward
 from lop.search import (
-    COLUMNS,
     best_plan,
+    check_fits,
     curve,
     list_searches,
     read_search,
@@ -19,6 +20,7 @@ from lop.search import (
     write_index,
 )
 from lop.search.mcts import mcts
+from lop.search.shards import COLUMNS
 from lop.tasks.samples import write_samples
 
 WIDTHS = (50, 50, 50, 50)
@@ -168,11 +170,50 @@ def test_an_empty_or_foreign_shard_is_one_line(tmp_path):
     write_index(tmp_path, [path])
     whole = {name: [0] for name in COLUMNS}
     for table, message in [
-        (pd.DataFrame(), "x.parquet: no search samples, no column target, plan"),
-        (pd.DataFrame({"question": ["?"]}), "x.parquet: no search samples, no column target"),
+        (pd.DataFrame(), "x.parquet: not a shard of .*, no column target, plan"),
+        (pd.DataFrame({"question": ["?"]}), "x.parquet: not a shard of .*, no column target"),
+        (pd.DataFrame(whole), "x.parquet: "),  # a plan is a list
         (pd.DataFrame(whole).head(0), "x.parquet: no search samples, no row: delete it"),
     ]:
         table.to_parquet(path)
         for read in (read_search, list_searches):
             with pytest.raises(LopError, match=message):
                 read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("plan", [0.1, np.nan], "column plan: expected ratios in"),
+        ("plan", [0.1, -0.1], "column plan: expected ratios in"),
+        ("plan", [0.1], "columns plan and kept: expected as many layers in both"),
+        ("kept", [0, 9], "column kept: expected whole neurons"),
+        ("kept", [8.5, 9], "column kept: expected whole neurons"),
+        ("reward", np.inf, "column reward: expected finite numbers"),
+        ("target", None, "column target: expected finite numbers"),
+        ("kept", ["eight", "nine"], "could not convert"),
+    ],
+)
+def test_plans_that_cannot_be_are_refused(column, value, message, tmp_path):
+    row = dict.fromkeys(COLUMNS, 0) | {"plan": [0.2, 0.1], "kept": [8, 9], "target": 0.15}
+    pd.DataFrame([row | {column: value}]).to_parquet(tmp_path / "x.parquet")
+    write_index(tmp_path, [tmp_path / "x.parquet"])
+    with pytest.raises(LopError, match=f"x.parquet: {message}"):
+        read_search(tmp_path)
+
+
+def test_samples_of_another_model_or_other_widths_are_refused():
+    table = pd.DataFrame({"plan": [[0.2, 0.1]], "kept": [[8, 9]], "model_fingerprint": ["a"]})
+    check_fits(table, (10, 10), "a")
+    with pytest.raises(LopError, match="search samples of model a, the scores are of model b"):
+        check_fits(table, (10, 10), "b")
+    for widths in ((10, 8), (10, 20), (10, 10, 10)):
+        with pytest.raises(LopError, match="not for FFN widths"):
+            check_fits(table, widths, "a")
+
+
+@pytest.mark.parametrize("index", [{"a": 1}, ["../x.parquet"], ["/x.parquet"], [3]])
+def test_an_index_names_files_beside_it(index, tmp_path):
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(LopError, match=r"index.json: expected a list of names"):
+        read_search(tmp_path)

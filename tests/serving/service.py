@@ -13,7 +13,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from lop.importance import SCORES, save_scores
 from lop.models import reference
-from lop.models.checkpoint import fingerprint, save
+from lop.models.checkpoint import save
+from lop.models.fingerprints import fingerprint
 from lop.predictor import Predictor, PredictorConfig
 from lop.serving.app import build_app
 from lop.serving.champion import source_of

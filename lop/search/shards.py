@@ -1,0 +1,133 @@
+"""Search samples on disk: a shard a search, and an index of those that are current."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lop.errors import LopError
+from lop.files import replacing
+from lop.models.checkpoint import read_json
+
+INDEX = "index.json"
+COLUMNS = (  # of a shard
+    "target", "plan", "kept", "reward", "searcher", "seed",
+    "simulation", "depth", "seconds", "fingerprint", "model_fingerprint",
+)  # fmt: skip
+
+
+def write_index(directory: str | Path, shards: Iterable[Path]) -> None:
+    """Say which shards make up the current samples; others stay on disk, for when params return."""
+    with replacing(Path(directory) / INDEX) as tmp:
+        tmp.write_text(json.dumps([shard.name for shard in shards], indent=2) + "\n")
+
+
+def read_search(directory: str | Path) -> pd.DataFrame:
+    """All samples of a search directory's current shards, in order.
+
+    Raises LopError when there is no search or a shard is missing or broken.
+    """
+    directory = Path(directory)
+    if not (directory / INDEX).exists():
+        raise LopError(f"{directory}: no {INDEX}; expected search samples, run the search first")
+    shards = [_read_shard(directory / name) for name in _current(directory)]
+    if not shards:
+        raise LopError(f"{directory / INDEX}: names no shard; run the search first")
+    return pd.concat(shards, ignore_index=True)
+
+
+def list_searches(directory: str | Path) -> pd.DataFrame:
+    """What lies in a search directory: a row a shard, with the rewards it began at and ended at.
+
+    `current` shards are those that `read_search` gives; others were made with other settings.
+    Raises LopError when there is none or one is broken.
+    """
+    directory = Path(directory)
+    current = _current(directory) if (directory / INDEX).exists() else []
+    rows = []
+    for path in directory.glob("[!.]*.parquet"):
+        samples = _read_shard(path)
+        first = samples.iloc[0]
+        rows.append(
+            {name: first[name] for name in ("searcher", "target", "seed")}
+            | {"plans": len(samples), "began": first["reward"], "best": samples["reward"].max()}
+            | {"fingerprint": first["fingerprint"], "current": path.name in current}
+        )
+    if not rows:
+        raise LopError(f"{directory}: no search samples; run the search first")
+    order = ["current", "searcher", "target", "seed"]
+    return pd.DataFrame(rows).sort_values(order, ascending=[False, True, True, True])
+
+
+def curve(samples: pd.DataFrame) -> pd.DataFrame:
+    """One search by simulation: reward, best reward so far, and simulations per second so far."""
+    ordered = samples.sort_values("simulation")
+    count, seconds = ordered["simulation"] + 1, ordered["seconds"]
+    return pd.DataFrame(
+        {
+            "simulation": ordered["simulation"],
+            "reward": ordered["reward"],
+            "best_reward": ordered["reward"].cummax(),
+            "simulations_per_second": count / seconds.clip(lower=1e-9),
+        }
+    )
+
+
+def _read_shard(path: Path) -> pd.DataFrame:
+    try:
+        samples = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise LopError(f"{path}: cannot read search samples: {error}") from error
+    if missing := [name for name in COLUMNS if name not in samples]:
+        raise LopError(
+            f"{path}: not a shard of this version's searches, no column {', '.join(missing)}: "
+            "delete it and search again"
+        )
+    if samples.empty:
+        raise LopError(f"{path}: no search samples, no row: delete it and search again")
+    try:
+        _check_plans(samples)
+    except (TypeError, ValueError) as error:
+        raise LopError(f"{path}: {error}") from error
+    return samples
+
+
+def _check_plans(samples: pd.DataFrame) -> None:
+    """Raise ValueError or TypeError unless each row is a plan that a search can have evaluated."""
+    for column in ("target", "reward"):
+        if not np.isfinite(samples[column].to_numpy(float)).all():
+            raise ValueError(f"column {column}: expected finite numbers")
+    ratios, kept = (np.stack(samples[name].tolist()).astype(float) for name in ("plan", "kept"))
+    if ratios.shape != kept.shape or ratios.ndim != 2:
+        raise ValueError("columns plan and kept: expected as many layers in both")
+    if not ((ratios >= 0) & (ratios < 1)).all():
+        raise ValueError("column plan: expected ratios in [0, 1)")
+    if not ((kept >= 1) & (kept == np.round(kept))).all():
+        raise ValueError("column kept: expected whole neurons, at least one a layer")
+
+
+def check_fits(samples: pd.DataFrame, widths: Sequence[int], model_fingerprint: str) -> None:
+    """Raise LopError unless these search samples are plans for this very model."""
+    others = sorted(set(samples["model_fingerprint"]) - {model_fingerprint})
+    if others:
+        raise LopError(
+            f"search samples of model {others[0]}, the scores are of model {model_fingerprint}: "
+            "give the scores that the search had"
+        )
+    d, kept = np.asarray(widths), np.stack(samples["kept"].tolist())
+    ratios = np.stack(samples["plan"].tolist())
+    fits = kept.shape[1] == len(d) and (kept <= d).all()
+    if not fits or not np.allclose(ratios, 1 - kept / d, atol=1e-6):
+        raise LopError(f"search samples: their plans are not for FFN widths {list(widths)}")
+
+
+def _current(directory: Path) -> list[str]:
+    """Names of the current shards, from the index; none leads out of the directory."""
+    names = read_json(directory / INDEX)
+    if isinstance(names, list) and all(isinstance(n, str) and Path(n).name == n for n in names):
+        return names
+    raise LopError(f"{directory / INDEX}: expected a list of names of files beside it")
