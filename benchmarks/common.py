@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.common import git_commit
-from lop import steps
+from lop.steps import preparing, scoring
 
 MODEL = "data/reference"
 DATA = Path("data/benchmarks")
@@ -17,14 +17,14 @@ SIZES = {"calibration": 500, "reward": 200, "validation": 500, "benchmark": 2}
 
 
 def place(samples: str = "reward", score: str = "flap", kind: str = "loglik") -> tuple:
-    """What `lop.steps.reward_of` needs, for the reference model and the samples of one purpose.
+    """What `lop.steps.searching.reward_of` needs, for the reference model and the samples of one purpose.
 
     Benchmark samples are never used here: nothing is chosen by them.
     """
     if not (DATA / "samples").exists():
-        steps.prepare(DATA / "samples", "reference", seed=0, **SIZES)
+        preparing.prepare(DATA / "samples", "reference", seed=0, **SIZES)
     if not (DATA / "importance").exists():
-        steps.importance(DATA / "importance", MODEL, DATA / "samples/calibration.parquet", 100)
+        scoring.importance(DATA / "importance", MODEL, DATA / "samples/calibration.parquet", 100)
     return (
         MODEL,
         DATA / f"samples/{samples}.parquet",

@@ -19,13 +19,13 @@ import pandas as pd
 
 from benchmarks.common import DATA, MODEL, RESULTS, origin
 from flows.common import params
-from lop import steps
 from lop.comparison import markdown
 from lop.files import replacing
 from lop.plan import Plan
 from lop.reward import Reward
 from lop.search.knapsack import profile, solve
 from lop.search.mcts import mcts
+from lop.steps import preparing, scoring, searching
 from lop.tasks.samples import read_samples, write_samples
 from lop.workers import in_processes
 
@@ -67,17 +67,17 @@ def prepare(place: Path, draw: int) -> None:
     if (place / "importance").exists():
         return
     sizes = {"calibration": 500, "reward": SIZES[-1], "validation": VALIDATION, "benchmark": 2}
-    steps.prepare(place / "samples", "reference", draw, **sizes)
+    preparing.prepare(place / "samples", "reference", draw, **sizes)
     samples = read_samples(place / "samples/reward.parquet")
     for i, (size, end) in enumerate(zip(PARTS, SIZES, strict=True)):
         write_samples(samples[end - size : end], place / f"samples/part-{i}.parquet")
-    steps.importance(place / "importance", MODEL, place / "samples/calibration.parquet", 100)
+    scoring.importance(place / "importance", MODEL, place / "samples/calibration.parquet", 100)
 
 
 def reward(place: Path, samples: str) -> Reward:
     """With a model of its own: a reward reorders its model's neurons."""
     where = (place / f"samples/{samples}.parquet", place / "importance")
-    return steps.reward_of(MODEL, *where, params().search.score, False, "loglik", 100)
+    return searching.reward_of(MODEL, *where, params().search.score, False, "loglik", 100)
 
 
 def one_draw(draw: int, targets: Sequence[float], pairs: int) -> Path:
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40_000)
     args = parser.parse_args()
     keys = [(draw, tuple(args.targets), args.pairs) for draw in range(args.draws)]
-    shards = in_processes(2, "draws", ["lop.steps"])(one_draw, keys)
+    shards = in_processes(2, "draws", searching.MODULES)(one_draw, keys)
     text = page(pd.concat(map(pd.read_parquet, shards), ignore_index=True), args.pairs)
     with replacing(RESULTS / "effort.md") as tmp:
         tmp.write_text(text)

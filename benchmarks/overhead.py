@@ -28,17 +28,17 @@ SMALL = {"calibration": 20, "reward": 20, "validation": 20, "benchmark": 20}
 
 # each stage as the library does it, with the same files
 CALLS = {
-    "prepare": "steps.prepare(Path('data/samples'), **params('prepare'))",
-    "importance": "steps.importance(Path('data/importance'), 'data/reference', "
+    "prepare": "preparing.prepare(Path('data/samples'), **params('prepare'))",
+    "importance": "scoring.importance(Path('data/importance'), 'data/reference', "
     "Path('data/samples/calibration.parquet'), **params('importance'))",
-    "train": "steps.train(Path('data/predictor'), Path('data/training'), Path('data/search'), "
+    "train": "training.train(Path('data/predictor'), Path('data/training'), Path('data/search'), "
     "Path('data/importance/flap.safetensors'), profile_path=Path('data/profile.parquet'), "
     "**params('train'))",
 }
 PRELUDE = """
 from pathlib import Path
 import yaml
-from lop import steps
+from lop.steps import preparing, scoring, training
 def params(section): return yaml.safe_load(Path("params.yaml").read_text())[section]
 """
 

@@ -28,7 +28,6 @@ import yaml
 
 from benchmarks.common import MODEL, RESULTS
 from benchmarks.predictors_page import write_results
-from lop import steps
 from lop.errors import LopError
 from lop.importance import load_scores, made_for
 from lop.plan import Plan
@@ -36,6 +35,7 @@ from lop.predictor import NETWORKS, PredictorConfig
 from lop.predictor.training import good_samples, train
 from lop.search import best_plan
 from lop.search.knapsack import Profile, solve
+from lop.steps import preparing, scoring, searching
 from lop.workers import at_once, processes
 
 
@@ -170,8 +170,8 @@ class Place:
 
 def prepare(place: Place, scale: Scale, seed: int) -> None:
     """Draw the samples and score the neurons; seconds, so they are not looked for first."""
-    steps.prepare(place.root / "samples", "reference", seed, **scale.sizes)
-    steps.importance(place.scores, MODEL, place.samples("calibration"), place.batch_size)
+    preparing.prepare(place.root / "samples", "reference", seed, **scale.sizes)
+    scoring.importance(place.scores, MODEL, place.samples("calibration"), place.batch_size)
 
 
 def adopt_searches(out: Path) -> None:
@@ -189,11 +189,11 @@ def search(place: Place, scale: Scale, options: Mapping[str, Any], workers: int)
     """
     where = (MODEL, place.samples("reward"), place.scores, place.score)
     same = {name: options[name] for name in ("compensate", "reward", "batch_size")}
-    steps.profile(place.profile, *where, **same, workers=workers)
+    searching.profile(place.profile, *where, **same, workers=workers)
     out = place.root / "search"
     adopt_searches(out)
     targets = sorted({*scale.seen, *scale.unseen}.union(*scale.targets.values()))
-    shards = steps.search(
+    shards = searching.search(
         out,
         *where,
         targets=targets,
@@ -212,7 +212,7 @@ def judge(place: Place) -> Callable[[Plan], dict[str, np.ndarray]]:
     """Plan -> its answers on the validation set: `correct` and `loglik`, (N,) each."""
     where = (MODEL, place.samples("validation"), place.scores, place.score, place.compensate)
     # entered for as long as this process lives
-    reward = steps.reward_of(*where, "loglik", place.batch_size).__enter__()
+    reward = searching.reward_of(*where, "loglik", place.batch_size).__enter__()
 
     @cache
     def answers(plan: Plan) -> dict[str, np.ndarray]:
@@ -277,7 +277,7 @@ def jobs(
 
 def run(work: Iterable[Job], workers: int) -> pd.DataFrame:
     """All rows of all jobs."""
-    with processes(workers, ["lop.steps"]) as call:
+    with processes(workers, searching.MODULES) as call:
 
         def one(job: Job) -> list[dict[str, Any]]:
             return [job.label | row for row in call(job.work, *job.args)]

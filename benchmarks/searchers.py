@@ -18,7 +18,7 @@ import pandas as pd
 
 from benchmarks.common import DATA, RESULTS, origin, place
 from flows.common import params
-from lop import plots, steps
+from lop import plots
 from lop.comparison import markdown
 from lop.files import replacing
 from lop.importance import load_scores
@@ -27,6 +27,7 @@ from lop.plan import Plan
 from lop.search import run_shard
 from lop.search.base import MOVES
 from lop.search.knapsack import Profile, solve
+from lop.steps import searching
 from lop.workers import at_once, processes
 
 MCTS = params().search.settings[0].model_dump(exclude_unset=True, exclude={"simulations"})
@@ -115,13 +116,13 @@ def one_search(
     spot: tuple, root: Plan, target: float, seed: int, simulations: int, settings: dict[str, Any]
 ) -> Path:
     """The shard of one search."""
-    with steps.reward_of(*spot) as reward:
+    with searching.reward_of(*spot) as reward:
         return run_shard(SEARCHES, reward, target, seed, simulations, root=root, **settings)
 
 
 def judge(spot: tuple, plans: list[Plan]) -> list[float]:
     """Rewards of plans on the validation samples."""
-    with steps.reward_of(*spot) as reward:
+    with searching.reward_of(*spot) as reward:
         return [reward(plan) for plan in plans]
 
 
@@ -138,12 +139,12 @@ def run(names: list[str], targets: list[float], seeds: list[int], simulations: i
     path = DATA / "profile.parquet"
     if not path.exists():
         model, samples, scores_dir, score, *_, batch_size = spot
-        steps.profile(path, model, samples, scores_dir, score, batch_size=batch_size, workers=2)
+        searching.profile(path, model, samples, scores_dir, score, batch_size=batch_size, workers=2)
     profile = Profile.load(path)
     scores = load_scores(DATA / f"importance/{spot[3]}.safetensors")
     keys = list(product(names, targets, seeds))
     counts = [count for count in COUNTS if count <= simulations]
-    with processes(2, ["lop.steps"]) as call:
+    with processes(2, searching.MODULES) as call:
 
         def search(name: str, target: float, seed: int) -> list[Plan]:
             kind, settings = VARIANTS[name]

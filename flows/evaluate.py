@@ -14,7 +14,8 @@ from flows.common import (
     run_stage,
 )
 from flows.tasks import as_tasks
-from lop import steps, tracking
+from lop import tracking
+from lop.steps import evaluating
 from lop.tracking import checkpoints
 
 
@@ -24,8 +25,8 @@ def evaluate() -> None:
     chosen, benchmark = params(), SAMPLES / "benchmark.parquet"
     settings = chosen.evaluate.model_dump(include={"tasks", "batch_size", "latency_samples"})
     model, copied_mb = chosen.model.path, chosen.evaluate.register_copied_mb
-    each = as_tasks(evaluations(), steps.EVALUATION_MODULES, fresh=True)
-    results = steps.evaluate(EVALUATION, model, PRUNED, benchmark, each=each, **settings)
+    each = as_tasks(evaluations(), evaluating.MODULES, fresh=True)
+    results = evaluating.evaluate(EVALUATION, model, PRUNED, benchmark, each=each, **settings)
     marks, versions = origin(), data_versions()
     with tracking.run("evaluate", settings, marks) as stage:
         stage.inputs(hashes(benchmark, PRUNED))

@@ -3,14 +3,14 @@
 from prefect import flow
 
 from flows.common import IMPORTANCE, SAMPLES, params, run_stage
-from lop import steps
+from lop.steps import scoring
 
 
 @flow
 def importance() -> None:
     """Write one safetensors file a score to data/importance."""
     calibration = SAMPLES / "calibration.parquet"
-    steps.importance(IMPORTANCE, params().model.path, calibration, params().importance.batch_size)
+    scoring.importance(IMPORTANCE, params().model.path, calibration, params().importance.batch_size)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from prefect import flow
 
 from flows.common import SAMPLES, params, run_stage
-from lop import steps
+from lop.steps import preparing
 
 
 @flow
 def prepare() -> None:
     """Write one Parquet table a purpose to data/samples."""
-    steps.prepare(SAMPLES, **params().prepare.model_dump())
+    preparing.prepare(SAMPLES, **params().prepare.model_dump())
 
 
 if __name__ == "__main__":

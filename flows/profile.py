@@ -4,7 +4,7 @@ from prefect import flow
 
 from flows.common import IMPORTANCE, PROFILE, SAMPLES, params, run_stage, searches
 from flows.tasks import as_tasks
-from lop import steps
+from lop.steps import searching
 
 
 @flow
@@ -12,8 +12,8 @@ def profile() -> None:
     """Write data/profile.parquet."""
     chosen, samples = params(), SAMPLES / "reward.parquet"
     same = chosen.search.model_dump(include={"score", "compensate", "reward", "batch_size"})
-    places, each = (chosen.model.path, samples, IMPORTANCE), as_tasks(searches(), ["lop.steps"])
-    steps.profile(PROFILE, *places, shares=chosen.profile.shares, **same, each=each)
+    places, each = (chosen.model.path, samples, IMPORTANCE), as_tasks(searches(), searching.MODULES)
+    searching.profile(PROFILE, *places, shares=chosen.profile.shares, **same, each=each)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.common import IMPORTANCE, SAMPLES, params
-from lop import steps
 from lop.errors import run
+from lop.steps import promoting
 
 
 @flow(name="promote")
@@ -22,7 +22,7 @@ def promote(force: bool = False, reason: str = "") -> bool:
     chosen, model = params(), params().model.path
     same = chosen.search.model_dump(include={"score", "compensate", "batch_size", "targets"})
     options = {**same, **chosen.promote.model_dump(), "force": force, "reason": reason}
-    verdict = steps.promote(model, SAMPLES / "validation.parquet", IMPORTANCE, **options)
+    verdict = promoting.promote(model, SAMPLES / "validation.parquet", IMPORTANCE, **options)
     title = f"{'Promoted' if verdict.promoted else 'Not promoted'}: {verdict.reason}"
     create_table_artifact(verdict.table.to_dict("records"), "promotion", title)
     print(f"{title}\n{verdict.table.to_string(index=False)}")

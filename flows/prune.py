@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.common import IMPORTANCE, PREDICTOR, PROFILE, PRUNED, params, run_stage
-from lop import steps
+from lop.steps import pruning, timing
 
 
 @flow
@@ -12,10 +12,10 @@ def prune() -> None:
     chosen = params()
     which = (chosen.search.score, chosen.search.compensate)
     shape = (chosen.prune.format, chosen.prune.multiple_of)
-    cutter = steps.Cutter(chosen.model.path, IMPORTANCE, *which, PREDICTOR, PROFILE, *shape)
+    cutter = pruning.Cutter(chosen.model.path, IMPORTANCE, *which, PREDICTOR, PROFILE, *shape)
     grid = (chosen.prune.methods, chosen.prune.ratios)
-    steps.prune_grid(PRUNED, *grid, cutter)
-    steps.plan_times(PRUNED.with_suffix(".json"), *grid, cutter)
+    pruning.prune_grid(PRUNED, *grid, cutter)
+    timing.plan_times(PRUNED.with_suffix(".json"), *grid, cutter)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
 from flows.common import IMPORTANCE, params
-from lop import steps, tracking
+from lop import tracking
 from lop.errors import LopError
 from lop.methods import checkpoint_name
+from lop.steps import pruning
 
 Ratio = Annotated[float, Field(ge=0, lt=1, description="share of FFN neurons to remove")]
 
@@ -36,13 +37,13 @@ def prune_on_demand(
     """
     searched = params().search
     which = (searched.score, searched.compensate)
-    cutter = steps.Cutter(model, Path(scores), *which, predictor_path=predictor)
+    cutter = pruning.Cutter(model, Path(scores), *which, predictor_path=predictor)
     if (ratio is None) == (size is None):
         raise LopError("expected a ratio or a size, and not both")
     if ratio is None:
         ratio = cutter.ratio_for("size", str(size))
     place = Path(out) / checkpoint_name(Path(model).name, ratio)
-    steps.prune_one(place, "lop", ratio, cutter)
+    pruning.prune_one(place, "lop", ratio, cutter)
     card = (place / "README.md").read_text().split("---\n", 2)[-1]
     create_markdown_artifact(f"`{place.resolve()}`\n\n{card}", "checkpoint", "What was cut")
     return str(place)

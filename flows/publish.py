@@ -9,7 +9,7 @@ from flows.common import REPORT, git_commit
 from lop.errors import LopError, run
 from lop.files import replacing_dir
 from lop.report.html import write_page
-from lop.steps.judging import REPORT_KIND
+from lop.steps.reporting import REPORT as KIND
 
 
 def publish(out: Path, command: str) -> None:
@@ -18,7 +18,7 @@ def publish(out: Path, command: str) -> None:
     origin = f"Made by `{command}` at commit {git_commit()[:12]} on {date}."
     page = (REPORT / "report.md").read_text()
     title, rest = page.split("\n", 1)
-    with replacing_dir(out, REPORT_KIND) as tmp:
+    with replacing_dir(out, KIND) as tmp:
         shutil.copytree(REPORT, tmp, dirs_exist_ok=True)
         shutil.copy("params.yaml", tmp / "params.yaml")
         write_page(tmp, f"{title}\n\n{origin}\n{rest}")

@@ -3,13 +3,13 @@
 from prefect import flow
 
 from flows.common import EVALUATION, PRUNED, REPORT, SAMPLES, SEARCH, TRAINING, run_stage
-from lop import steps
+from lop.steps import reporting
 
 
 @flow
 def report() -> None:
     """Write data/report/ and data/report.json."""
-    steps.report(REPORT, EVALUATION, PRUNED, SEARCH, TRAINING, SAMPLES)
+    reporting.report(REPORT, EVALUATION, PRUNED, SEARCH, TRAINING, SAMPLES)
 
 
 if __name__ == "__main__":

@@ -16,20 +16,21 @@ from flows.common import (
     searches,
 )
 from flows.tasks import as_tasks
-from lop import steps, tracking
+from lop import tracking
 from lop.search import by_searcher, read_search
+from lop.steps import searching
 
 
 @flow
 def search() -> None:
     """Write one shard of samples a search to data/search; log each new one to MLflow."""
     chosen, samples = params(), SAMPLES / "reward.parquet"
-    model, each = chosen.model.path, as_tasks(searches(), ["lop.steps"])
+    model, each = chosen.model.path, as_tasks(searches(), searching.MODULES)
     options = chosen.search.model_dump(exclude={"settings", "runner", "workers", "address"})
     # what is not said has the searcher's own default, in a notebook as well
     settings = [one.model_dump(exclude_unset=True) for one in chosen.search.settings]
     places = (SEARCH, model, samples, IMPORTANCE)
-    steps.search(*places, settings=settings, profile_path=PROFILE, each=each, **options)
+    searching.search(*places, settings=settings, profile_path=PROFILE, each=each, **options)
     knobs = {name: options[name] for name in ("score", "compensate", "reward", "start")}
     searchers, inputs = by_searcher(settings), hashes(Path(model), samples, PROFILE)
     tracking.searches(read_search(SEARCH), knobs, searchers, origin(), inputs)

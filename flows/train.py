@@ -14,7 +14,8 @@ from flows.common import (
     run_stage,
     scores_file,
 )
-from lop import steps, tracking
+from lop import tracking
+from lop.steps import training
 
 
 @flow(name="train")
@@ -22,7 +23,7 @@ def train_predictor() -> None:
     """Write data/predictor and data/training; log and register the predictor."""
     settings = params().train.model_dump()
     places = (PREDICTOR, TRAINING, SEARCH, scores_file())
-    metrics, fingerprint = steps.train(*places, profile_path=PROFILE, **settings)
+    metrics, fingerprint = training.train(*places, profile_path=PROFILE, **settings)
     flat = settings["network"] | settings["fit_options"] | settings["samples"]
     flat |= {"base": settings["base"]}
     with tracking.run("train", flat, origin() | {"samples": fingerprint}) as run:

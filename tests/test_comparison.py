@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from lop import steps
 from lop.errors import LopError
 from lop.importance import SCORES, save_scores
 from lop.models.stored import Stored
+from lop.steps import comparing
 from lop.steps.pruning import Cutter, prune_grid
 from lop.tasks.samples import write_samples
 
@@ -22,7 +22,7 @@ def test_twice_the_same_is_refused_at_once(samples, tmp_path, methods, ratios, s
     write_samples(samples, tmp_path / "s.parquet")
     cutter = Cutter("no model is read", tmp_path, "flap")
     with pytest.raises(LopError, match=said):
-        steps.compare(tmp_path / "out", cutter, methods, ratios, tmp_path / "s.parquet")
+        comparing.compare(tmp_path / "out", cutter, methods, ratios, tmp_path / "s.parquet")
     assert not (tmp_path / "out").exists()
 
 
@@ -30,7 +30,7 @@ def test_samples_with_one_id_twice_are_refused_at_once(samples, tmp_path):
     write_samples(pd.concat([samples, samples]), tmp_path / "s.parquet")
     cutter = Cutter("no model is read", tmp_path, "flap")
     with pytest.raises(LopError, match=r"s\.parquet, row 12: id 's0' is that of row 0, too"):
-        steps.compare(tmp_path / "out", cutter, ["uniform"], [0.2], tmp_path / "s.parquet")
+        comparing.compare(tmp_path / "out", cutter, ["uniform"], [0.2], tmp_path / "s.parquet")
     assert not (tmp_path / "out").exists()
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lop import evaluation, steps
+from lop import evaluation
 from lop.errors import LopError
 from lop.evaluation import Evaluation, evaluate, evaluate_all
 from lop.footprint import measure
@@ -17,6 +17,7 @@ from lop.models.checkpoint import load, load_processor, save
 from lop.models.ffn import ffn_widths
 from lop.plan import Plan
 from lop.pruning import prune
+from lop.steps import evaluating
 from lop.tasks import easyvqa, easyvqa_benchmarks
 from lop.tasks.answers import matches
 from lop.tasks.encoding import IGNORE, encode, prompt
@@ -332,7 +333,7 @@ def test_the_step_writes_what_the_report_reads(model_dir, few, path, tmp_path, m
     tasks = ["lop_vqa", *({name: data} for name, data in few.items())]
     grid = {"batch_size": 32, "latency_samples": 1, "tasks": tasks}
     here = {"each": lambda work, keys: [work(*key) for key in keys]}
-    metrics = steps.evaluate(out, str(model_dir), pruned, path, **grid, **here)
+    metrics = evaluating.evaluate(out, str(model_dir), pruned, path, **grid, **here)
     files = {f"{name}.{kind}" for name in ["lop_vqa", *few] for kind in ("json", "parquet")}
     assert {p.name for p in (out / "dense").iterdir()} == files | {"footprint.json"}
     assert metrics.keys() == {"dense", "flap-0.5"}
@@ -349,6 +350,6 @@ def test_the_step_writes_what_the_report_reads(model_dir, few, path, tmp_path, m
 
     monkeypatch.setattr("lop.footprint.load_to_ask", never)
     monkeypatch.setattr(evaluation, "load_to_ask", never)
-    assert steps.evaluate(out, str(model_dir), pruned, path, **grid, **here) == metrics
+    assert evaluating.evaluate(out, str(model_dir), pruned, path, **grid, **here) == metrics
     with pytest.raises(LopError, match="easyvqa_mme: no data"):
-        steps.evaluate(out, str(model_dir), pruned, path, tasks=["easyvqa_mme"], **here)
+        evaluating.evaluate(out, str(model_dir), pruned, path, tasks=["easyvqa_mme"], **here)

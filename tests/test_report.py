@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from evaluated import BENCHMARKS, write_evaluation, write_rest
 
-from lop import plots, steps
+from lop import plots
 from lop.comparison import Comparison
 from lop.errors import LopError
 from lop.report import benchmarks
 from lop.report.html import literal, to_html
+from lop.steps import reporting
 
 RIGHT = {"dense": 0.95, "lop-0.3": 0.9, "lop-0.5": 0.8, "flap-0.3": 0.89, "flap-0.5": 0.3}
 
@@ -35,7 +36,7 @@ def samples_of_module(samples):
 
 def report(root, samples=None):
     places = [root / name for name in ("evaluation", "pruned", "search", "training")]
-    steps.report(root / "report", *places, samples)
+    reporting.report(root / "report", *places, samples)
     return (root / "report" / "report.md").read_text()
 
 

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from benchmarks.clone import ROOT
-from lop import steps
 from lop.models import reference
 from lop.models.checkpoint import save
 from lop.models.ffn import find_ffns
+from lop.steps import evaluating, pruning, scoring, searching, training
 from lop.tasks.easyvqa_benchmarks import write
 from lop.tasks.samples import write_samples
 from lop.tracking.queue import Record, keep
@@ -86,22 +86,22 @@ def make(root: Path) -> None:
     keep(Record("a run", {}, begun=1, ended=2, status="FINISHED", calls=[points], key="1-a"))
     data, model, settings = root / "data", str(root / "model"), {"simulations": 6}
     place = (model, data / "samples/reward.parquet", data / "importance")
-    steps.importance(place[2], model, place[1], 6)
-    steps.profile(data / "profile.parquet", *place, "flap")
-    steps.search(
+    scoring.importance(place[2], model, place[1], 6)
+    searching.profile(data / "profile.parquet", *place, "flap")
+    searching.search(
         data / "search", *place, "flap", [0.2, 0.5], [0], settings, "knapsack",
         data / "profile.parquet",
     )  # fmt: skip
-    steps.train(
+    training.train(
         data / "predictor", data / "training", data / "search", place[2] / "flap.safetensors", 0,
         {"top": 5}, {}, {"epochs": 4}, "knapsack", data / "profile.parquet",
     )  # fmt: skip
-    cutter = steps.Cutter(
+    cutter = pruning.Cutter(
         model, place[2], "flap", predictor_path=data / "predictor",
         profile_path=data / "profile.parquet",
     )  # fmt: skip
-    steps.prune_grid(data / "pruned", ["flap", "lop"], [0.3], cutter)
-    steps.evaluate(
+    pruning.prune_grid(data / "pruned", ["flap", "lop"], [0.3], cutter)
+    evaluating.evaluate(
         data / "evaluation", model, data / "pruned", data / "samples/benchmark.parquet",
         latency_samples=2, each=_here,
     )  # fmt: skip

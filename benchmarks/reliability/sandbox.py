@@ -25,8 +25,9 @@ import psutil
 
 Job = TypeVar("Job")
 
+STEPS = [f"lop.steps.{path.stem}" for path in Path("lop/steps").glob("[!_]*.py")]
 MODULES = [
-    "lop.steps", "lop.evaluation", "lop.lm", "lop.footprint", "lop.report", "lop.diff",
+    *STEPS, "lop.evaluation", "lop.lm", "lop.footprint", "lop.report", "lop.diff",
     "lop.serving", "lop.tracking", "lm_eval.tasks", "mlflow", "matplotlib.pyplot", "datasets",
     "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
     "transformers.models.qwen2_5_vl.processing_qwen2_5_vl",

@@ -16,33 +16,33 @@ LATENCY_SAMPLES = Evaluate().latency_samples
 
 
 def prepare(o: given.Prepare) -> None:
-    from lop import steps
+    from lop.steps import preparing
 
     sizes = o.model_dump(exclude={"source", "out", "seed"})
-    steps.prepare(o.out, o.source, o.seed, **sizes)
+    preparing.prepare(o.out, o.source, o.seed, **sizes)
     print(f"{o.out}: " + ", ".join(f"{size} {name}" for name, size in sizes.items()))
 
 
 def importance(o: given.Importance) -> None:
-    from lop import steps
+    from lop.steps import scoring
 
-    steps.importance(o.out, o.model, o.samples, o.batch_size)
+    scoring.importance(o.out, o.model, o.samples, o.batch_size)
     print(f"{o.out}: {', '.join(sorted(path.stem for path in o.out.iterdir()))}")
 
 
 def profile(o: given.Profile) -> None:
-    from lop import steps
+    from lop.steps import searching
 
-    steps.profile(o.out, *_judging(o), o.shares, o.compensate, o.reward, o.batch_size)
+    searching.profile(o.out, *_judging(o), o.shares, o.compensate, o.reward, o.batch_size)
     print(o.out)
 
 
 def search(o: given.Search) -> None:
-    from lop import steps
     from lop.search.shards import read_search
+    from lop.steps import searching
 
     settings = {"searcher": o.searcher, "simulations": o.simulations}
-    steps.search(
+    searching.search(
         o.out, *_judging(o), o.target, o.seed, settings,
         start=_begin(o.profile), profile_path=o.profile,
         compensate=o.compensate, reward=o.reward, batch_size=o.batch_size,
@@ -75,13 +75,13 @@ def _begin(profile: Path | None) -> str:
 
 
 def train(o: given.Train) -> None:
-    from lop import steps
+    from lop.steps import training
 
     curve = o.out.with_name(o.out.name + "-training")
     samples = {"top": o.top, "per_seed": not o.together, "weight": o.weight}
     how = (samples, {"kind": o.kind}, {"epochs": o.epochs, "smooth": o.smooth})
     places = (o.out, curve, o.search, o.scores)
-    metrics, _ = steps.train(*places, o.seed, *how, _begin(o.profile), o.profile)
+    metrics, _ = training.train(*places, o.seed, *how, _begin(o.profile), o.profile)
     print(f"{o.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
@@ -115,15 +115,15 @@ def predict(o: given.Predict) -> None:
 
 
 def prune(o: given.Prune) -> None:
-    from lop import steps
     from lop.models.checkpoint import read_json
+    from lop.steps import pruning
 
     cutter, ratio = _cutter(o), o.ratio or 0.0
     for kind in ("params", "size", "flops_per_token"):
         if (target := getattr(o, kind)) is not None:
             ratio = cutter.ratio_for(kind, target)
             print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
-    steps.prune_one(o.out, o.method, ratio, cutter)
+    pruning.prune_one(o.out, o.method, ratio, cutter)
     record = read_json(o.out / "pruning.json")
     dense, small, stored = (
         record[key] for key in ("dense_parameters", "parameters", "stored_parameters")
@@ -142,12 +142,14 @@ def _smaller(dense: int, small: int) -> str:
 
 
 def evaluate(o: given.Evaluate) -> None:
-    from lop import steps
+    from lop.steps import evaluating
     from lop.tasks.benchmarks import locate
 
     tasks: list[Any] = o.tasks
     places = locate(tasks, o.samples)
-    found = steps.evaluate_one(o.out, o.model, o.samples, o.batch_size, LATENCY_SAMPLES, places)
+    found = evaluating.evaluate_one(
+        o.out, o.model, o.samples, o.batch_size, LATENCY_SAMPLES, places
+    )
     for name, task in found["tasks"].items():
         print(f"{name}, {task['count']} questions")
         for metric, figure in task["metrics"].items():
@@ -161,30 +163,30 @@ def evaluate(o: given.Evaluate) -> None:
 
 
 def compare(o: given.Compare) -> None:
-    from lop import steps
+    from lop.steps import comparing
 
     grid = (o.methods, o.ratios, o.samples, o.batch_size, o.workers)
-    print(steps.compare(o.out, _cutter(o), *grid))
+    print(comparing.compare(o.out, _cutter(o), *grid))
 
 
 def _cutter(o: given.Cutting) -> Any:
-    from lop import steps
+    from lop.steps import pruning
 
     made_of = (o.model, o.scores, o.score, o.compensate, o.predictor, o.profile)
-    return steps.Cutter(*made_of, o.format, o.multiple_of, o.sibling)
+    return pruning.Cutter(*made_of, o.format, o.multiple_of, o.sibling)
 
 
 def report(o: given.Report) -> None:
-    from lop import steps
+    from lop.steps import reporting
 
-    steps.report(o.out, o.evaluation, o.pruned, o.search, o.training, o.samples)
+    reporting.report(o.out, o.evaluation, o.pruned, o.search, o.training, o.samples)
     print(f"{o.out}/report.md, {o.out}/report.html")
 
 
 def diff(o: given.Diff) -> None:
-    from lop import steps
+    from lop.steps import comparing
 
-    print(steps.diff(o.a, o.b, o.task, o.evaluation, o.out, o.samples, o.limit))
+    print(comparing.diff(o.a, o.b, o.task, o.evaluation, o.out, o.samples, o.limit))
     if o.out:
         print(f"\n{o.out}")
 

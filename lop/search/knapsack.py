@@ -182,3 +182,14 @@ def knapsack(
     plan = solve(measured, root.ratio, min_keep)
     cost = len(measured.table) - len(root.widths) + 1  # the dense model was asked once
     yield Evaluated(plan, reward(plan), simulation=cost, depth=0)
+
+
+def beginning(kind: str, path: Path | None) -> Profile | None:
+    """What is needed for plans of this kind to begin with: nothing if uniform, else a profile."""
+    if kind not in ("uniform", "knapsack"):
+        raise LopError(f"plans to begin with {kind!r}: expected uniform or knapsack")
+    if kind == "uniform":
+        return None
+    if path is None:
+        raise LopError("to begin with the knapsack's plans, give a profile")
+    return Profile.load(path)

@@ -81,7 +81,7 @@ class Limits:
 class Jobs:
     """The jobs of one service; nothing is written outside `out`.
 
-    `cutter` gives what `lop.steps.prune_one` needs and the predictor's version, when a job begins.
+    `cutter` gives what `lop.steps.pruning.prune_one` needs and the predictor's version, when a job begins.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Jobs:
         self.closing = False
         for directory in (self.checkpoints, self.records):
             directory.mkdir(parents=True, exist_ok=True)
-        CONTEXT.set_forkserver_preload(["lop.steps"])
+        CONTEXT.set_forkserver_preload(["lop.steps.pruning"])
         self.threads = ThreadPoolExecutor(limits.workers, "jobs")
         self.jobs = self._found()
         for job in self.all():
@@ -281,12 +281,13 @@ def _prune(parent: Connection, workers: int, out: Path, ratio: float, cutter: An
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that half-written files go
     end_with_parent()
     os.nice(10)  # plans come first
-    from lop import progress, steps
+    from lop import progress
+    from lop.steps import pruning
 
     share_threads(workers)
     progress.watched = False
     try:
-        steps.prune_one(out, "lop", ratio, cutter)
+        pruning.prune_one(out, "lop", ratio, cutter)
     except Exception as error:  # whatever it is, whoever asks for the job gets one line
         kind = "" if isinstance(error, LopError) else f"{type(error).__name__}: "
         parent.send(kind + " ".join(str(error).split())[:500])

@@ -29,7 +29,7 @@ from lop.serving.guard import Meters, is_loopback
 from lop.serving.jobs import Jobs, Limits
 from lop.serving.planner import Planner
 from lop.sizes import parameters_of, ratio_for
-from lop.steps import Cutter
+from lop.steps.pruning import Cutter
 
 TOKEN_LENGTH = 16  # at least
 BACKLOG = 128  # clients that the system lets wait, and that are taken at once

@@ -1,8 +1,7 @@
-"""The steps up to the search samples: samples, scores, profile, searches."""
+"""The steps from scores to search samples: the profile, and the searches."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -12,63 +11,23 @@ from typing import Any
 import pandas as pd
 
 from lop.errors import LopError
-from lop.files import Kind, check_dir, check_file, replacing_dir
+from lop.files import check_file
 from lop.importance import (
-    SCORES,
     check_ranks,
-    collect,
     load_all_scores,
     load_scores,
-    made_from,
-    save_scores,
 )
 from lop.models.checkpoint import load_processor, load_spread
 from lop.models.stored import Stored
 from lop.plan import check_ratio
 from lop.reward import Reward
 from lop.search import by_searcher, run_shard, write_index
-from lop.search.knapsack import SHARES, Profile, solve
+from lop.search.knapsack import SHARES, Profile, beginning, solve
 from lop.search.knapsack import profile as profile_layers
-from lop.tasks import easyvqa_benchmarks
-from lop.tasks.encoding import encode
-from lop.tasks.prepare import REFERENCE, prepare_samples
-from lop.tasks.samples import read_samples, write_samples
+from lop.tasks.samples import read_samples
 from lop.workers import Each, in_processes, once_a_thread
 
-SAMPLES = Kind("tables of samples", ("calibration.parquet", "tasks/index.json"), folders=("tasks",))
-SCORE_FILES = Kind("scores", tuple(f"{name}.safetensors" for name in SCORES))
-
-
-def prepare(out: Path, source: str, seed: int, **sizes: int | None) -> None:
-    """Write a table of samples a purpose: calibration, reward, validation, benchmark.
-
-    For the reference, also the data of its benchmark tasks; `tasks/index.json` counts them.
-    """
-    check_dir(out, SAMPLES, (source,))
-    tables = prepare_samples(source, seed, **sizes)
-    tasks = easyvqa_benchmarks.build(seed) if source == REFERENCE else {}
-    with replacing_dir(out, SAMPLES) as tmp:
-        for name, table in tables.items():
-            write_samples(table, tmp / f"{name}.parquet")
-        (tmp / "tasks").mkdir()
-        for name, rows in tasks.items():
-            easyvqa_benchmarks.write(rows, tmp / "tasks" / f"{name}.parquet")
-        counts = {name: len(rows) for name, rows in tasks.items()}
-        (tmp / "tasks" / "index.json").write_text(json.dumps(counts, indent=2) + "\n")
-
-
-def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) -> None:
-    """Write every score of `lop.importance.SCORES` from one pass over calibration samples."""
-    check_dir(out, SCORE_FILES, (model_path, samples_path))
-    model, processor = load_spread(model_path), load_processor(model_path)
-    samples = read_samples(samples_path)
-    batches = encode(samples, model, processor, batch_size)
-    scores = collect(model, batches, total=-(-len(samples) // batch_size))
-    name_of_model = Stored(model_path).fingerprint
-    origin = made_from(model, processor, samples)
-    with replacing_dir(out, SCORE_FILES) as tmp:
-        for name, layers in scores.items():
-            save_scores(layers, tmp / f"{name}.safetensors", name_of_model, origin)
+MODULES = ["lop.steps.searching"]  # what a process that searches imports
 
 
 def profile(
@@ -94,7 +53,7 @@ def profile(
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     layers = range(len(_widths(scores_dir)))
     work = partial(_profile_one, place, tuple(shares))
-    parts = (each or in_processes(workers, "profile", ["lop.steps"]))(work, [(i,) for i in layers])
+    parts = (each or in_processes(workers, "profile", MODULES))(work, [(i,) for i in layers])
     table = pd.concat([part.table for part in parts], ignore_index=True)
     Profile(parts[0].widths, table, parts[0].fingerprint).save(out)
 
@@ -136,7 +95,7 @@ def search(
     profile = beginning(start, profile_path)
     chosen = by_searcher(settings)
     work = partial(_search_one, place, out, profile, chosen)
-    each = each or in_processes(workers, "searches", ["lop.steps"])
+    each = each or in_processes(workers, "searches", MODULES)
     shards = each(work, product(chosen, targets, seeds))
     write_index(out, shards)
     return shards
@@ -159,17 +118,6 @@ def _search_one(
             )
         root = solve(profile, target) if profile else None
         return run_shard(out, reward, target, seed, root=root, **settings[searcher])
-
-
-def beginning(kind: str, path: Path | None) -> Profile | None:
-    """What is needed for plans of this kind to begin with: nothing if uniform, else a profile."""
-    if kind not in ("uniform", "knapsack"):
-        raise LopError(f"plans to begin with {kind!r}: expected uniform or knapsack")
-    if kind == "uniform":
-        return None
-    if path is None:
-        raise LopError("to begin with the knapsack's plans, give a profile")
-    return Profile.load(path)
 
 
 def _widths(scores_dir: Path) -> list[int]:

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from flows import common
-from lop import steps, tracking
+from lop import tracking
 from lop.cli import main
 from lop.evaluation import evaluate
+from lop.steps import pruning, scoring
 from lop.tasks.samples import write_samples
 from lop.tracking import checkpoints
 
@@ -31,9 +32,9 @@ TAGS = {"git_commit": "abc", "dvc:data/pruned": "123.dir"}
 def pruned(model_dir, samples, tmp_path):
     """A checkpoint that lop cut out of a model directory called `model`."""
     write_samples(samples, tmp_path / "samples.parquet")
-    steps.importance(tmp_path / "scores", str(model_dir), tmp_path / "samples.parquet", 12)
-    cutter = steps.Cutter(str(model_dir), tmp_path / "scores", "flap")
-    steps.prune_one(tmp_path / "uniform-0.5", "uniform", 0.5, cutter)
+    scoring.importance(tmp_path / "scores", str(model_dir), tmp_path / "samples.parquet", 12)
+    cutter = pruning.Cutter(str(model_dir), tmp_path / "scores", "flap")
+    pruning.prune_one(tmp_path / "uniform-0.5", "uniform", 0.5, cutter)
     return tmp_path / "uniform-0.5"
 
 

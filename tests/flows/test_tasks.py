@@ -14,14 +14,18 @@ from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.tasks import RETRIES, Place, as_tasks
-from lop import steps
 from lop.errors import LopError, explained
 from lop.predictor.training import one_thread
 from lop.search import read_search
+from lop.steps import scoring, searching
 from lop.tasks.samples import write_samples
 
 ROOT = Path(__file__).parents[2]
-IMPORTS = ["lop.steps", "flows.tasks", "prefect.testing.utilities"]  # what this module needs
+IMPORTS = [
+    "lop.steps.searching",
+    "flows.tasks",
+    "prefect.testing.utilities",
+]  # what this module needs
 
 
 def called(folder: Path, name: str) -> int:
@@ -72,7 +76,7 @@ def test_two_dask_workers_find_what_one_process_finds(model_dir, samples, tmp_pa
     data = tmp_path / "data"
     reward = data / "samples" / "reward.parquet"
     write_samples(samples, reward)
-    steps.importance(data / "importance", str(model_dir), reward, batch_size=12)
+    scoring.importance(data / "importance", str(model_dir), reward, batch_size=12)
     grid = {"score": "flap", "targets": [0.2, 0.5], "seeds": [0, 1], "settings": {"simulations": 8}}
     on_dask = {"runner": "dask", "workers": 2, "address": None}
     more = {"start": "uniform", "compensate": False, "reward": "loglik"}
@@ -84,7 +88,7 @@ def test_two_dask_workers_find_what_one_process_finds(model_dir, samples, tmp_pa
     done = subprocess.run(stage, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with one_thread():
-        steps.search(tmp_path / "serial", str(model_dir), reward, data / "importance", **grid)
+        searching.search(tmp_path / "serial", str(model_dir), reward, data / "importance", **grid)
     found, expected = read_search(data / "search"), read_search(tmp_path / "serial")
     assert len(found) == 32
     pd.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"))

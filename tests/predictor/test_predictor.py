@@ -7,7 +7,6 @@ import pytest
 import torch
 import yaml
 
-from lop import steps
 from lop.errors import LopError
 from lop.importance import save_scores
 from lop.plan import Plan, budget
@@ -17,6 +16,7 @@ from lop.predictor.transformer import PlanTransformer
 from lop.search import write_index
 from lop.search.knapsack import profile as measure
 from lop.search.knapsack import solve
+from lop.steps import training
 
 WIDTHS = (64,) * 8
 CONFIG = PredictorConfig(WIDTHS, "model-a", min_ratio=0.1, max_ratio=0.6)
@@ -276,11 +276,11 @@ def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
     searched.to_parquet(search / "shard.parquet")
     write_index(search, [search / "shard.parquet"])
     out, curve = tmp_path / "predictor", tmp_path / "training"
-    metrics, _ = steps.train(out, curve, search, scores, **settings)
+    metrics, _ = training.train(out, curve, search, scores, **settings)
     assert metrics["samples"] == 4, "what was mixed in is no sample of a search"
     save_scores([torch.ones(16), torch.ones(16)], scores, "model-b")
     with pytest.raises(LopError, match="search samples of model model-a, .* of model model-b"):
-        steps.train(out, curve, search, scores, **settings)
+        training.train(out, curve, search, scores, **settings)
     assert Predictor.from_pretrained(out).config.kind == kind
 
 
@@ -289,6 +289,6 @@ def test_a_mistyped_option_is_named(section, tmp_path):
     options = {"samples": {"top": 1}, "network": {}, "fit_options": {}}
     options[section] = {"hiden": 3}
     with pytest.raises(LopError, match=f"train.{section}: hiden: unknown; expected one of"):
-        steps.train(
+        training.train(
             *(tmp_path / name for name in ("out", "curve", "search", "scores")), 0, **options
         )

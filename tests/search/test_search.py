@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lop import steps
 from lop.errors import LopError
 from lop.plan import Plan, budget
 from lop.reward import Reward
@@ -21,6 +20,7 @@ from lop.search import (
 )
 from lop.search.mcts import mcts
 from lop.search.shards import COLUMNS
+from lop.steps import scoring, searching
 from lop.tasks.samples import write_samples
 
 WIDTHS = (50, 50, 50, 50)
@@ -139,12 +139,12 @@ def test_a_curve_tells_the_best_so_far_and_the_pace():
 def test_searchers_in_threads_find_what_they_find_in_turn(model_dir, samples, tmp_path):
     """Each thread needs a model of its own: a search reorders it."""
     write_samples(samples, tmp_path / "samples.parquet")
-    steps.importance(tmp_path / "scores", str(model_dir), tmp_path / "samples.parquet", 12)
+    scoring.importance(tmp_path / "scores", str(model_dir), tmp_path / "samples.parquet", 12)
     settings = [{"simulations": 6, "children": 3}, {"searcher": "evolution", "simulations": 6}]
     place = (str(model_dir), tmp_path / "samples.parquet", tmp_path / "scores", "flap")
 
     def tables(out, **options):
-        steps.search(tmp_path / out, *place, [0.2, 0.5], [0], settings, **options)
+        searching.search(tmp_path / out, *place, [0.2, 0.5], [0], settings, **options)
         return read_search(tmp_path / out).drop(columns="seconds")
 
     def in_threads(work, keys):
@@ -155,7 +155,7 @@ def test_searchers_in_threads_find_what_they_find_in_turn(model_dir, samples, tm
     assert list(expected.groupby(["searcher", "target"]).size()) == [6] * 4
     pd.testing.assert_frame_equal(tables("threads", each=in_threads), expected)
     with pytest.raises(LopError, match="settings for mcts, mcts: one a searcher"):
-        steps.search(tmp_path, *place, [0.2], [0], settings[:1] * 2)
+        searching.search(tmp_path, *place, [0.2], [0], settings[:1] * 2)
 
 
 @pytest.mark.parametrize("simulations", [0, -1])

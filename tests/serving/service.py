@@ -20,7 +20,7 @@ from lop.serving.app import build_app
 from lop.serving.champion import source_of
 from lop.serving.jobs import Limits
 from lop.serving.server import http_server, listening, owned, put_together
-from lop.steps import Cutter
+from lop.steps.pruning import Cutter
 
 TOKEN = "0123456789abcdef"
 JSON = {"Content-Type": "application/json"}

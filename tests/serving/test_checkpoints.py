@@ -16,7 +16,7 @@ from lop.models.checkpoint import load
 from lop.models.ffn import ffn_widths
 from lop.models.stored import Stored
 from lop.serving.jobs import Job, Jobs, Limits, Refused
-from lop.steps import Cutter
+from lop.steps.pruning import Cutter
 
 pytest_plugins = ["service"]
 

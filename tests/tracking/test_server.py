@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from flows.server import free_port, started
-from lop import steps, tracking
+from lop import tracking
 from lop.cli import main
 from lop.errors import LopError
 from lop.importance import load_scores, made_for
 from lop.predictor import Predictor, PredictorConfig
 from lop.serving.champion import Champion, source_of
+from lop.steps import promoting, scoring
 from lop.tasks.samples import write_samples
 
 NAME = tracking.PREDICTOR_NAME
@@ -106,7 +107,7 @@ def judged(server, here, model_dir, samples):
     """A model with scores and validation samples, and what registers predictors for it."""
     write_samples(samples, here / "validation.parquet")
     places = (str(model_dir), here / "validation.parquet", here / "scores")
-    steps.importance(places[2], *places[:2], batch_size=12)
+    scoring.importance(places[2], *places[:2], batch_size=12)
     scores = places[2] / "flap.safetensors"
     widths = tuple(len(layer) for layer in load_scores(scores))
 
@@ -120,7 +121,7 @@ def judged(server, here, model_dir, samples):
             return run.register_predictor(here / f"predictor-{seed}"), predictor
 
     def promote(**options):
-        return steps.promote(*places, "flap", [0.2, 0.4, 0.5], targets=[0.2, 0.5], **options)
+        return promoting.promote(*places, "flap", [0.2, 0.4, 0.5], targets=[0.2, 0.5], **options)
 
     return register, promote
 

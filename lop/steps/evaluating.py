@@ -1,4 +1,4 @@
-"""The steps that say what checkpoints are worth: evaluation, comparison, report."""
+"""The step that says what checkpoints are worth: answers, size, memory and speed."""
 
 from __future__ import annotations
 
@@ -10,60 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lop.comparison import TITLES, Comparison, differences_markdown
 from lop.errors import LopError
 from lop.files import (
-    Kind,
-    check_dir,
     check_file,
     clear_leftovers,
     content_digest,
-    has_keys,
     replacing,
-    replacing_dir,
 )
 from lop.models.checkpoint import read_json
-from lop.steps.pruning import Cutter, prune_grid
 from lop.tasks.benchmarks import HEADLINE, Spec, locate
-from lop.tasks.samples import read_samples
 from lop.workers import Each, in_processes
 
-REPORT_KIND = Kind("a report", ("report.md", "report.html"))
-REPORT_KEYS = {"dense", "lop", "search_over_predict"}  # of the numbers beside it
-EVALUATION_MODULES = ["lop.evaluation", "lop.lm"]  # what a process that evaluates imports
-
-
-def compare(
-    out: Path,
-    cutter: Cutter,
-    methods: Sequence[str],
-    ratios: Sequence[float],
-    samples_path: Path,
-    batch_size: int = 64,
-    workers: int = 1,
-) -> str:
-    """Cut and evaluate every (method, ratio) and write the tables; returns comparison.md's text.
-
-    In `out`: pruned/, evaluation/, comparison.csv and comparison.md, in which the first method is
-    set against each other one.
-    """
-    read_samples(samples_path)  # what is wrong with them is told before anything is cut
-    prune_grid(out / "pruned", methods, ratios, cutter)
-    places = (cutter.model_path, out / "pruned", samples_path)
-    evaluate(out / "evaluation", *places, batch_size, workers=workers)
-    compared = Comparison.read(out / "evaluation", out / "pruned")
-    page = compared.accuracy_markdown() + "\n"
-    if len(methods) > 1:
-        title = f"{TITLES[methods[0]]} minus each other, points ± paired standard error:"
-        page += f"\n{title}\n\n{differences_markdown(compared.differences(methods[0]))}\n"
-    with replacing(out / "comparison.csv") as tmp:
-        nested = ["plan", "kept", "by_category", "tasks"]
-        table = compared.table.drop(columns=nested, errors="ignore")
-        smaller = 1 - table["parameters"] / compared.dense["parameters"]
-        table.assign(reduction=smaller).to_csv(tmp, index=False)
-    with replacing(out / "comparison.md") as tmp:
-        tmp.write_text(page)
-    return page
+MODULES = ["lop.evaluation", "lop.lm"]  # what a process that evaluates imports
 
 
 def evaluate(
@@ -89,7 +47,7 @@ def evaluate(
     models = {"dense": Path(model_path)}
     models |= {path.name: path for path in sorted(pruned_dir.iterdir()) if path.is_dir()}
     options = (samples_path, batch_size, latency_samples, places)
-    each = each or in_processes(workers, "models", EVALUATION_MODULES, fresh=True)
+    each = each or in_processes(workers, "models", MODULES, fresh=True)
     work = partial(_evaluate_named, out, models, options)
     results = each(work, [(name,) for name in models])
     metrics = dict(zip(models, results, strict=True))
@@ -153,57 +111,3 @@ def _footprint(
         with replacing(place) as tmp:
             tmp.write_text(json.dumps({"fingerprint": mark, "footprint": cost}, indent=2) + "\n")
     return cost
-
-
-def diff(
-    a: str,
-    b: str,
-    task: str,
-    evaluation: Path,
-    out: Path | None = None,
-    samples: Path | None = None,
-    limit: int = 200,
-) -> str:
-    """Set the answers of models `a` and `b` to `task` side by side; returns the counts as text.
-
-    A model is a name in `evaluation` or a folder of answers. With `out`, also writes a page with
-    up to `limit` of the `samples` (default: the task's file in data/samples).
-    """
-    from lop.diff import Diff, page
-    from lop.report.questions import samples_file
-
-    found = Diff.read(a, b, task, evaluation)
-    if out:
-        asked = samples or samples_file(Path("data/samples"), task)
-        check_file(out, (asked, evaluation / a, evaluation / b, a, b))
-        text = page(found, asked, limit)
-        with replacing(out) as tmp:
-            tmp.write_text(text)
-    return found.text()
-
-
-def report(
-    out: Path,
-    evaluation: Path,
-    pruned: Path,
-    search_dir: Path,
-    training: Path,
-    samples: Path | None = None,
-) -> None:
-    """Write report.md, report.html, plots and tables to `out`, and the numbers to `<out>.json`.
-
-    With the directory of `samples`, the page shows pictures whose answers pruning changed.
-    """
-    from lop.report import write_report
-
-    check_dir(out, REPORT_KIND, (evaluation, pruned, search_dir, training, samples))
-    numbers = out.with_suffix(".json")
-    check_file(numbers)
-    if numbers.exists() and not has_keys(numbers, REPORT_KEYS):
-        raise LopError(
-            f"{numbers}: is there already and holds no report's numbers; not replacing it"
-        )
-    with replacing_dir(out, REPORT_KIND) as tmp:
-        metrics = write_report(evaluation, pruned, search_dir, training, tmp, samples)
-    with replacing(numbers) as tmp:
-        tmp.write_text(json.dumps(metrics, indent=2) + "\n")

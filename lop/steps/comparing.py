@@ -1,0 +1,75 @@
+"""The steps that set methods, and models, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lop.comparison import TITLES, Comparison, differences_markdown
+from lop.files import (
+    check_file,
+    replacing,
+)
+from lop.steps.evaluating import evaluate
+from lop.steps.pruning import Cutter, prune_grid
+from lop.tasks.samples import read_samples
+
+
+def compare(
+    out: Path,
+    cutter: Cutter,
+    methods: Sequence[str],
+    ratios: Sequence[float],
+    samples_path: Path,
+    batch_size: int = 64,
+    workers: int = 1,
+) -> str:
+    """Cut and evaluate every (method, ratio) and write the tables; returns comparison.md's text.
+
+    In `out`: pruned/, evaluation/, comparison.csv and comparison.md, in which the first method is
+    set against each other one.
+    """
+    read_samples(samples_path)  # what is wrong with them is told before anything is cut
+    prune_grid(out / "pruned", methods, ratios, cutter)
+    places = (cutter.model_path, out / "pruned", samples_path)
+    evaluate(out / "evaluation", *places, batch_size, workers=workers)
+    compared = Comparison.read(out / "evaluation", out / "pruned")
+    page = compared.accuracy_markdown() + "\n"
+    if len(methods) > 1:
+        title = f"{TITLES[methods[0]]} minus each other, points ± paired standard error:"
+        page += f"\n{title}\n\n{differences_markdown(compared.differences(methods[0]))}\n"
+    with replacing(out / "comparison.csv") as tmp:
+        nested = ["plan", "kept", "by_category", "tasks"]
+        table = compared.table.drop(columns=nested, errors="ignore")
+        smaller = 1 - table["parameters"] / compared.dense["parameters"]
+        table.assign(reduction=smaller).to_csv(tmp, index=False)
+    with replacing(out / "comparison.md") as tmp:
+        tmp.write_text(page)
+    return page
+
+
+def diff(
+    a: str,
+    b: str,
+    task: str,
+    evaluation: Path,
+    out: Path | None = None,
+    samples: Path | None = None,
+    limit: int = 200,
+) -> str:
+    """Set the answers of models `a` and `b` to `task` side by side; returns the counts as text.
+
+    A model is a name in `evaluation` or a folder of answers. With `out`, also writes a page with
+    up to `limit` of the `samples` (default: the task's file in data/samples).
+    """
+    from lop.diff import Diff, page
+    from lop.report.questions import samples_file
+
+    found = Diff.read(a, b, task, evaluation)
+    if out:
+        asked = samples or samples_file(Path("data/samples"), task)
+        check_file(out, (asked, evaluation / a, evaluation / b, a, b))
+        text = page(found, asked, limit)
+        with replacing(out) as tmp:
+            tmp.write_text(text)
+    return found.text()

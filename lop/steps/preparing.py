@@ -1,0 +1,31 @@
+"""The step that draws the samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lop.files import Kind, check_dir, replacing_dir
+from lop.tasks import easyvqa_benchmarks
+from lop.tasks.prepare import REFERENCE, prepare_samples
+from lop.tasks.samples import write_samples
+
+SAMPLES = Kind("tables of samples", ("calibration.parquet", "tasks/index.json"), folders=("tasks",))
+
+
+def prepare(out: Path, source: str, seed: int, **sizes: int | None) -> None:
+    """Write a table of samples a purpose: calibration, reward, validation, benchmark.
+
+    For the reference, also the data of its benchmark tasks; `tasks/index.json` counts them.
+    """
+    check_dir(out, SAMPLES, (source,))
+    tables = prepare_samples(source, seed, **sizes)
+    tasks = easyvqa_benchmarks.build(seed) if source == REFERENCE else {}
+    with replacing_dir(out, SAMPLES) as tmp:
+        for name, table in tables.items():
+            write_samples(table, tmp / f"{name}.parquet")
+        (tmp / "tasks").mkdir()
+        for name, rows in tasks.items():
+            easyvqa_benchmarks.write(rows, tmp / "tasks" / f"{name}.parquet")
+        counts = {name: len(rows) for name, rows in tasks.items()}
+        (tmp / "tasks" / "index.json").write_text(json.dumps(counts, indent=2) + "\n")

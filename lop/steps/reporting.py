@@ -1,0 +1,46 @@
+"""The step from everything that was found to the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lop.errors import LopError
+from lop.files import (
+    Kind,
+    check_dir,
+    check_file,
+    has_keys,
+    replacing,
+    replacing_dir,
+)
+
+REPORT = Kind("a report", ("report.md", "report.html"))
+NUMBERS = {"dense", "lop", "search_over_predict"}  # of the numbers beside it
+
+
+def report(
+    out: Path,
+    evaluation: Path,
+    pruned: Path,
+    search_dir: Path,
+    training: Path,
+    samples: Path | None = None,
+) -> None:
+    """Write report.md, report.html, plots and tables to `out`, and the numbers to `<out>.json`.
+
+    With the directory of `samples`, the page shows pictures whose answers pruning changed.
+    """
+    from lop.report import write_report
+
+    check_dir(out, REPORT, (evaluation, pruned, search_dir, training, samples))
+    numbers = out.with_suffix(".json")
+    check_file(numbers)
+    if numbers.exists() and not has_keys(numbers, NUMBERS):
+        raise LopError(
+            f"{numbers}: is there already and holds no report's numbers; not replacing it"
+        )
+    with replacing_dir(out, REPORT) as tmp:
+        metrics = write_report(evaluation, pruned, search_dir, training, tmp, samples)
+    with replacing(numbers) as tmp:
+        tmp.write_text(json.dumps(metrics, indent=2) + "\n")
