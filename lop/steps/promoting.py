@@ -11,6 +11,7 @@ from lop.errors import LopError
 from lop.predictor import Predictor
 from lop.promotion import Verdict, check_same_model, judge
 from lop.steps.searching import reward_of
+from lop.tasks.samples import read_samples
 from lop.tracking import CHALLENGER, CHAMPION, PREDICTOR_NAME
 
 
@@ -47,7 +48,8 @@ def promote(
     with reward_of(
         model_path, samples_path, scores_dir, score, compensate, reward, batch_size
     ) as judged:
-        verdict = judge(judged, old, new, ratios, targets)
+        pictures = list(read_samples(samples_path)["image_id"])
+        verdict = judge(judged, old, new, ratios, targets, pictures)
     if force and not verdict.promoted:
         verdict = Verdict(True, f"{reason} (though {verdict.reason})", verdict.table)
     if verdict.promoted:
