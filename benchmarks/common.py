@@ -17,7 +17,7 @@ SIZES = {"calibration": 500, "reward": 200, "validation": 500, "benchmark": 2}
 
 
 def place(samples: str = "reward", score: str = "flap", kind: str = "loglik") -> tuple:
-    """What `lop.steps.searching.reward_of` needs, for the reference model and the samples of one purpose.
+    """What `searching.reward_of` needs, for the reference model and the samples of one purpose.
 
     Benchmark samples are never used here: nothing is chosen by them.
     """

@@ -14,7 +14,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from flows.common import PRUNED, REPORT
 from lop import tracking
-from lop.methods import checkpoint_name
+from lop.plan import checkpoint_name
 
 
 def of_stage(stage: str, place: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from flows.common import IMPORTANCE, params
 from lop import tracking
 from lop.errors import LopError
-from lop.methods import checkpoint_name
+from lop.plan import checkpoint_name
 from lop.steps import pruning
 
 Ratio = Annotated[float, Field(ge=0, lt=1, description="share of FFN neurons to remove")]

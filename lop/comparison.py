@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from lop.errors import LopError
-from lop.methods import check_once, checkpoint_name, per_cent
-from lop.models.checkpoint import read_json
+from lop.files import read_json
 from lop.paired import check_pairs, paired, read_answers
+from lop.plan import check_once, checkpoint_name, per_cent
 from lop.tasks.benchmarks import benchmark
 
 TASK = "lop_vqa"

@@ -20,10 +20,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from lop.errors import LopError
-from lop.files import content_digest, replacing
+from lop.errors import LopError, first_line
+from lop.files import content_digest, read_json, replacing
 from lop.footprint import load_to_ask
-from lop.models.checkpoint import first_line, read_json
 from lop.progress import quiet_libraries
 from lop.tasks import scoring
 from lop.tasks.benchmarks import FOLDER, HEADLINE, benchmark

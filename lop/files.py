@@ -22,8 +22,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lop.errors import LopError
+from lop.errors import LopError, first_line
 
 # what is being written (tmp), and what it replaces where two names cannot be exchanged (old)
 _TEMPORARY = re.compile(
@@ -61,6 +62,14 @@ class Kind:
             if flaw := self.each.flaw(place):
                 return f"{place.name} in it is not {self.each.name}: it {flaw}"
         return None
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file, or raise LopError naming it."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise LopError(f"{path}: cannot read JSON: {first_line(error)}") from error
 
 
 def has_keys(path: Path, keys: Collection[str]) -> bool:

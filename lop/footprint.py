@@ -18,10 +18,13 @@ from lop.errors import LopError
 from lop.models.checkpoint import load as load_model
 from lop.models.checkpoint import load_processor
 from lop.models.ffn import find_ffns, linear_weights
+from lop.models.weights import weight_files
 from lop.progress import quiet_libraries
 from lop.tasks.chat import check_processor, tokenize
 from lop.tasks.encoding import prompt
 from lop.tasks.samples import decode_images, read_samples
+
+VERSION = 2  # of the numbers that this code gives: raised when a change of it changes them
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,12 @@ def measure(
     times = pd.DataFrame(
         _time_answer(model, processor, rows[i % len(rows)], tokens) for i in range(warmup + repeats)
     )[warmup:]
+    files, _ = weight_files(Path(model_dir), model.config)
     decoding = times["generate"].median() - times["prefill"].median()
     return Footprint(
         parameters=sum(p.numel() for p in model.parameters()),
         ffn_neurons=sum(ffn.width for ffn in find_ffns(model)),
-        disk_bytes=sum(f.stat().st_size for f in Path(model_dir).glob("*.safetensors")),
+        disk_bytes=sum(file.stat().st_size for file in files),
         peak_bytes=peak(),
         peak_of=peak_of,
         latency_ms=times["answer"].median() * 1e3,

@@ -11,21 +11,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 
 from lop.errors import LopError
 from lop.files import replacing
-from lop.models import fingerprints
 from lop.models.ffn import FFN, find_ffns
 from lop.progress import progress
-from lop.tasks.encoding import Batch
-from lop.tasks.samples import fingerprint as samples_fingerprint
+
+if TYPE_CHECKING:
+    from lop.tasks.encoding import Batch
 
 VERSION = 2  # of the numbers that this code gives: raised when a change of it changes them
 
@@ -174,19 +174,12 @@ def check_scores(scores: Sequence[Tensor], widths: Sequence[int], name: str) -> 
             raise LopError(f"{name}: layer {i} has scores that are not finite")
 
 
-def made_from(model: PreTrainedModel, processor: ProcessorMixin, samples: pd.DataFrame) -> str:
-    """Twelve hex digits over all that decides the scores of a model on calibration samples."""
-    asked = fingerprints.how_asked(model, processor)
-    parts = (fingerprints.fingerprint(model), asked, samples_fingerprint(samples))
-    return fingerprints.digest(VERSION, *parts)
-
-
 def save_scores(
     scores: Sequence[Tensor], path: str | Path, model_fingerprint: str, origin: str = ""
 ) -> None:
     """Write one score of every neuron as safetensors: `layers.<i>`, float32, shape (d_l,).
 
-    Its metadata say of which model they are; `origin`, as `made_from` gives it, of what else.
+    Its metadata say of which model they are; `origin` names all that they were made of.
     """
     tensors = {f"layers.{i}": s.float().contiguous() for i, s in enumerate(scores)}
     metadata = {"model_fingerprint": model_fingerprint, "made_from": origin}

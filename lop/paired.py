@@ -11,8 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from lop.errors import LopError
-from lop.models.checkpoint import first_line
+from lop.errors import LopError, first_line
 from lop.tasks.scoring import Scorer, jackknife
 
 

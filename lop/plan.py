@@ -123,6 +123,28 @@ class Plan:
         return 1 - sum(self.kept) / sum(self.widths)
 
 
+def written(ratio: float) -> str:
+    """A ratio as it stands in names: short where that is exact, so that no two share one."""
+    short = f"{ratio:g}"
+    return short if float(short) == ratio else repr(float(ratio))
+
+
+def per_cent(ratio: float) -> str:
+    """A ratio as a page shows it: `20 %`, with as many digits as tell it from its neighbours."""
+    return f"{100 * ratio:.10g} %"
+
+
+def checkpoint_name(method: str, ratio: float) -> str:
+    """What the checkpoint of a method at a ratio is called, wherever it is named."""
+    return f"{method}-{written(ratio)}"
+
+
+def check_once(kind: str, values: Sequence[object]) -> None:
+    """Raise LopError where one of `values`, each a `kind`, is given twice."""
+    if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+        raise LopError(f"{kind} {twice[0]!r} is named twice")
+
+
 def _shift_to_sum(keep: np.ndarray, high: np.ndarray, low: np.ndarray, total: int) -> np.ndarray:
     """Find s with Σ clip(keep + s·high, low, high) = total, and return the clip.
 

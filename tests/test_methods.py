@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lop.errors import LopError
-from lop.methods import NAMES, Kit, checkpoint_name, flap_plan, method, per_cent
+from lop.methods import NAMES, Kit, flap_plan, method
+from lop.plan import checkpoint_name, per_cent
 from lop.predictor import Predictor, PredictorConfig
 from lop.search.knapsack import profile as search_profile
 

@@ -115,7 +115,7 @@ def predict(o: given.Predict) -> None:
 
 
 def prune(o: given.Prune) -> None:
-    from lop.models.checkpoint import read_json
+    from lop.files import read_json
     from lop.steps import pruning
 
     cutter, ratio = _cutter(o), o.ratio or 0.0

@@ -22,7 +22,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from lop.errors import LopError
+from lop.errors import LopError, first_line
 from lop.files import Kind, replacing_dir
 from lop.models.ffn import describe, find_ffns
 from lop.models.modeling_lop import (
@@ -37,12 +37,10 @@ from lop.models.weights import (
     DTYPES,
     Entry,
     check_folder,
-    first_line,
     one_line,
     read_header,
     weight_files,
 )
-from lop.models.weights import read_json as read_json
 from lop.progress import quiet_libraries
 
 SAVED = Kind(

@@ -19,8 +19,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import CHAT_TEMPLATE_DIR
 
 from lop.errors import LopError
+from lop.files import read_json
 from lop.models import modeling_lop
-from lop.models.checkpoint import read_json, record_widths
+from lop.models.checkpoint import record_widths
 from lop.models.ffn import FFN, describe, lost_output
 from lop.models.modeling_lop import WIDTH, is_ours, is_pruned, resize
 from lop.models.stored import Stored

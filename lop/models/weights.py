@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import _get_resolved_checkpoint_files
 
-from lop.errors import LopError
+from lop.errors import LopError, first_line
+from lop.files import read_json
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -158,12 +158,6 @@ def check_safetensors(folder: Path) -> None:
         raise LopError(f"{folder}: no *.safetensors; expected a Hugging Face model directory")
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file, or raise LopError naming it."""
-    with one_line(f"{path}: cannot read JSON"):
-        return json.loads(path.read_text())
-
-
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
     """Turn any error inside into a LopError of one line that begins with `what`.
@@ -177,12 +171,3 @@ def one_line(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise LopError(f"{what}: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message: what a user wants to read of it."""
-    line, *more = [*map(str.strip, str(error).strip().splitlines()), ""]
-    if line.endswith(":") and more:  # a heading alone says nothing
-        line = f"{line} {more[0]}"
-    says = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError)
-    return line if line and says else f"{type(error).__name__} {line}".strip()

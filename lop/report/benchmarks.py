@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lop.comparison import TITLES, Comparison, bold, markdown
-from lop.methods import checkpoint_name, per_cent
+from lop.plan import checkpoint_name, per_cent
 
 OURS = "lop"
 

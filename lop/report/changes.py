@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lop.comparison import TASK, Comparison, bold, markdown
-from lop.methods import per_cent
+from lop.plan import per_cent
 from lop.report.html import literal
 from lop.report.questions import questions, samples_file
 from lop.tasks.pictures import decode

@@ -7,7 +7,7 @@ from typing import Any
 
 from lop import plots
 from lop.comparison import TASK, TITLES, Comparison, differences_markdown, markdown, percent
-from lop.methods import per_cent
+from lop.plan import per_cent
 from lop.report import benchmarks
 from lop.report.changes import changed, examples
 from lop.report.html import write_page

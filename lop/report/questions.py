@@ -15,8 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lop.comparison import TASK
-from lop.errors import LopError
-from lop.models.checkpoint import first_line
+from lop.errors import LopError, first_line
 from lop.tasks.rows import text
 from lop.tasks.samples import read_samples
 from lop.tasks.scoring import ROTATION

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from lop.comparison import TASK, Comparison, check_keys
-from lop.methods import written
-from lop.models.checkpoint import read_json
+from lop.files import read_json
+from lop.plan import written
 from lop.report import benchmarks
 from lop.search.shards import read_search
 

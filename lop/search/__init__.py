@@ -11,7 +11,7 @@ import inspect
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,13 +21,15 @@ from lop.files import replacing
 from lop.models.fingerprints import digest
 from lop.plan import MIN_KEEP, Plan
 from lop.progress import progress
-from lop.reward import Reward
 from lop.search.base import Evaluated, Searcher
 from lop.search.evolution import evolution
 from lop.search.knapsack import knapsack
 from lop.search.mcts import mcts
 from lop.search.sampling import random, uniform
 from lop.search.shards import check_fits, curve, list_searches, read_search, write_index
+
+if TYPE_CHECKING:
+    from lop.reward import Reward
 
 SEARCHERS: Mapping[str, Searcher] = {
     searcher.__name__: searcher for searcher in (mcts, evolution, random, uniform, knapsack)

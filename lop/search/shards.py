@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lop.errors import LopError
-from lop.files import replacing
-from lop.models.checkpoint import read_json
+from lop.files import read_json, replacing
 
 INDEX = "index.json"
 COLUMNS = (  # of a shard

@@ -81,7 +81,7 @@ class Limits:
 class Jobs:
     """The jobs of one service; nothing is written outside `out`.
 
-    `cutter` gives what `lop.steps.pruning.prune_one` needs and the predictor's version, when a job begins.
+    `cutter` gives what `pruning.prune_one` needs and the predictor's version, when a job begins.
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,14 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lop.errors import LopError
 from lop.files import (
     check_file,
     clear_leftovers,
     content_digest,
+    read_json,
     replacing,
 )
-from lop.models.checkpoint import read_json
+from lop.models.fingerprints import digest
 from lop.tasks.benchmarks import HEADLINE, Spec, locate
 from lop.workers import Each, in_processes
 
@@ -98,12 +100,11 @@ def _footprint(
 ) -> dict[str, Any]:
     """What a checkpoint costs, measured once on a machine and kept in `out`/footprint.json."""
     from lop.evaluation import NOT_ASKED
-    from lop.footprint import measure
+    from lop.footprint import VERSION, measure
 
     place = None if out is None else out / "footprint.json"
     content = [content_digest(model_path, NOT_ASKED), content_digest(samples_path)]
-    parts = [*content, latency_samples, platform.node()]
-    mark = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    mark = digest(VERSION, *content, latency_samples, platform.node(), torch.get_num_threads())
     if place and place.exists() and (known := read_json(place)).get("fingerprint") == mark:
         return known["footprint"]
     cost = measure(model_path, samples_path, latency_samples).summary()

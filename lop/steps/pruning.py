@@ -12,9 +12,9 @@ from pathlib import Path
 from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores
-from lop.methods import BASELINES, Kit, check_once, checkpoint_name, method
+from lop.methods import BASELINES, Kit, method
 from lop.models.stored import Stored
-from lop.plan import Plan
+from lop.plan import Plan, check_once, checkpoint_name
 from lop.predictor import Predictor
 from lop.pruning import PRUNED, prune_checkpoint
 from lop.search.knapsack import Profile

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+from transformers import PreTrainedModel, ProcessorMixin
+
 from lop.files import Kind, check_dir, replacing_dir
-from lop.importance import (
-    SCORES,
-    collect,
-    made_from,
-    save_scores,
-)
+from lop.importance import SCORES, VERSION, collect, save_scores
+from lop.models import fingerprints
 from lop.models.checkpoint import load_processor, load_spread
 from lop.models.stored import Stored
 from lop.tasks.encoding import encode
+from lop.tasks.samples import fingerprint as samples_fingerprint
 from lop.tasks.samples import read_samples
 
 SCORE_FILES = Kind("scores", tuple(f"{name}.safetensors" for name in SCORES))
@@ -31,3 +31,10 @@ def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) 
     with replacing_dir(out, SCORE_FILES) as tmp:
         for name, layers in scores.items():
             save_scores(layers, tmp / f"{name}.safetensors", name_of_model, origin)
+
+
+def made_from(model: PreTrainedModel, processor: ProcessorMixin, samples: pd.DataFrame) -> str:
+    """Twelve hex digits over all that decides the scores of a model on calibration samples."""
+    asked = fingerprints.how_asked(model, processor)
+    parts = (fingerprints.fingerprint(model), asked, samples_fingerprint(samples))
+    return fingerprints.digest(VERSION, *parts)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from lop.files import replacing
 from lop.importance import load_all_scores, made_for
-from lop.methods import checkpoint_name, method
+from lop.methods import method
+from lop.plan import checkpoint_name
 from lop.steps.pruning import Cutter
 
 REPEATS = 5

@@ -14,9 +14,9 @@ from lop.importance import load_scores, made_for
 from lop.predictor import PREDICTOR, PredictorConfig
 from lop.predictor.training import good_samples, latency_ms, samples_fingerprint
 from lop.predictor.training import train as fit
+from lop.search.knapsack import beginning
 from lop.search.shards import check_fits, read_search
 from lop.settings import Fit, Learned, Network, check
-from lop.steps.searching import beginning
 
 TRAINING = Kind("a learning curve", ("curve.csv", "metrics.json"))
 

@@ -16,6 +16,10 @@ from lop.tasks import scoring
 from lop.tasks.scoring import Scorer
 
 FOLDER = Path(__file__).parent
+SHARED = (  # code of all tasks
+    "answers.py", "chat.py", "encoding.py", "pictures.py", "rows.py", "samples.py", "scoring.py",
+    "tables.py",
+)  # fmt: skip
 HEADLINE = "lop_vqa"  # what `lop.comparison` compares models by
 
 Spec = str | Mapping[str, str]  # a task's name, or {name: where its data lie}
@@ -40,9 +44,9 @@ class Benchmark:
 
     @property
     def code(self) -> list[Path]:
-        """The files that decide what is asked and how it is judged."""
-        shared = ("scoring.py", "tables.py", "samples.py", "rows.py", "pictures.py")
-        return [*sorted((FOLDER / self.folder).glob("*.*")), *(FOLDER / name for name in shared)]
+        """The files that decide what is asked, how, and how it is judged."""
+        asking = [FOLDER.parent / name for name in ("evaluation.py", "lm.py")]
+        return [*sorted((FOLDER / self.folder).glob("*.*")), *asking, *(FOLDER / f for f in SHARED)]
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {

@@ -13,8 +13,7 @@ from typing import Any
 from PIL import Image
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-from lop.errors import LopError
-from lop.models.checkpoint import first_line
+from lop.errors import LopError, first_line
 
 IMAGE = "<image>"  # lm-eval's placeholder for a picture, and many processors' own
 SECONDS = 10.0  # for a template to say how it asks; they need milliseconds

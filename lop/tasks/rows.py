@@ -18,8 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lop.errors import LopError
-from lop.models.checkpoint import first_line
+from lop.errors import LopError, first_line
 from lop.tasks import pictures
 
 INPUTS = (

@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Image, concatenate_datasets, load_dataset
 from PIL.Image import Image as Picture
 
-from lop.errors import LopError
-from lop.models.checkpoint import first_line
+from lop.errors import LopError, first_line
 from lop.tasks import pictures
 from lop.tasks.benchmarks import benchmark, hub_id
 from lop.tasks.rows import shown, text

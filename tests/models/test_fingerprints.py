@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-import lop.importance
 import lop.reward
 import lop.search
-from lop.importance import made_from
 from lop.reward import Reward
 from lop.search import shard_key
+from lop.steps import scoring
+from lop.steps.scoring import made_from
 
 
 class Setup:
@@ -70,7 +70,7 @@ def picture(setup, _):
 
 
 def code_version(_, monkeypatch):
-    for module in (lop.reward, lop.importance):
+    for module in (lop.reward, scoring):
         monkeypatch.setattr(module, "VERSION", -1)
 
 
