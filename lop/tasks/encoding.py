@@ -121,6 +121,7 @@ def append_tokens(
     which its own `generate` goes on, token by token.
     """
     ids, mask = prompts["input_ids"], prompts["attention_mask"].bool()
+    rule: Any = model._update_model_kwargs_for_generation
     per_token = [
         k for k, v in prompts.items() if isinstance(v, Tensor) and v.shape[:2] == ids.shape
     ]
@@ -129,7 +130,7 @@ def append_tokens(
         row = {name: prompts[name][i : i + 1, mask[i]] for name in per_token}
         for token in tokens:
             text = row.pop("input_ids")
-            row = model._update_model_kwargs_for_generation(ModelOutput(), row, False)
+            row = rule(ModelOutput(), row, False)
             row["input_ids"] = torch.cat([text, text.new_tensor([[token]])], 1)
         rows.append(row)
     grown = {
