@@ -13,6 +13,7 @@ from test_reward import PLAN, reference_loglik
 from tiny import ARCHITECTURES, build
 
 from benchmarks.reward import tokens_in
+from lop.models import fingerprints
 from lop.models.ffn import find_ffns
 from lop.plan import Plan
 from lop.pruning import masked
@@ -106,6 +107,7 @@ def test_every_architecture_shares_or_is_left_alone(name, samples, monkeypatch):
         places = targets != IGNORE
         right = torch.log_softmax(model(**inputs).logits.float(), -1)[places]
         expected = right.gather(1, targets[places][:, None]).reshape(2, 2).sum(1)
+    monkeypatch.setattr(fingerprints, "how_asked", lambda model, processor: "no processor")
     with Reward(model, None, one_picture, scores) as reward:
         _, loglik = reward.per_sample(plan)
     np.testing.assert_allclose(loglik, expected, atol=1e-4)

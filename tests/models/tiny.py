@@ -94,10 +94,12 @@ def idefics(kind: str) -> tuple[Any, dict[str, Any]]:
 
 def gemma3() -> tuple[Any, dict[str, Any]]:
     config = tf.Gemma3Config(
-        text_config=TEXT
-        | {"sliding_window": 8, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},
+        text_config=TEXT | {
+            "sliding_window": 8, "layer_types": ["sliding_attention"] * 2 + ["full_attention"],
+            "tie_word_embeddings": False,
+        },
         vision_config=VIT | {"image_size": 16}, mm_tokens_per_image=4, image_token_index=IMAGE,
-        boi_token_index=91, eoi_token_index=92,
+        boi_token_index=91, eoi_token_index=92, tie_word_embeddings=False,
     )  # fmt: skip
     ids = text_ids(4)
     inputs = {"pixel_values": pixels(2, 3, 16, 16), "token_type_ids": (ids == IMAGE).int()}
