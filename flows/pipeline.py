@@ -19,7 +19,6 @@ from typing import Any
 
 import networkx
 import psutil
-import yaml
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import TerminationSignal
@@ -27,11 +26,11 @@ from prefect.runtime import task_run
 from prefect.states import Completed, State
 
 from flows import artifacts
-from flows.common import PARENT_TASK, origin
+from flows.common import PARENT_TASK, origin, params
 from flows.reasons import reason
 from flows.server import prefect_server
 from flows.workspace import workspace
-from lop import tracking
+from lop import errors, tracking
 from lop.errors import LopError
 
 RETRIES = 1  # of a stage that fails for another reason than bad input
@@ -136,9 +135,10 @@ def reproduce(stage: str, place: Path, env: dict[str, str]) -> State[None] | Non
 def failure(said: list[str]) -> Exception:
     """What to raise for a stage that said this and failed."""
     line = reason("\n".join(said))
-    if line.startswith("lop: "):
+    may_pass = any(each.endswith(f"exited with {errors.TRY_AGAIN}") for each in said)
+    if line.startswith("lop: ") and not may_pass:
         return LopError(line.removeprefix("lop: "))
-    return StageFailed(line)
+    return StageFailed(line.removeprefix("lop: "))
 
 
 @contextmanager
@@ -186,9 +186,8 @@ def _kill_below(number: int) -> None:
 
 def _week_seed() -> str:
     """An override that adds a seed which no week before had."""
-    seeds = yaml.safe_load(Path("params.yaml").read_text())["search"]["seeds"]
     year, week, _ = datetime.now(UTC).isocalendar()
-    return f"search.seeds={[*seeds, 100 * year + week]}".replace(" ", "")
+    return f"search.seeds={[*params().search.seeds, 100 * year + week]}".replace(" ", "")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -210,23 +209,19 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Prefect marks the run, then lets the signal through: what is open here is closed even so
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        with prefect_server() as url:
-            return _run(url, args)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    return errors.run(_run, args)
 
 
-def _run(url: str, args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    os.environ["PREFECT_API_URL"] = url
     try:
-        with temporary_settings({PREFECT_API_URL: url}):
+        with prefect_server() as url, temporary_settings({PREFECT_API_URL: url}):
+            os.environ["PREFECT_API_URL"] = url
             pipeline(args.stages or None, args.set_param, args.new_seed)
-    except (LopError, StageFailed) as error:
+    except StageFailed as error:
         print(f"lop: {error}", file=sys.stderr)
-        return 2 if isinstance(error, LopError) else 1
+        return 1
     except TerminationSignal:
         return 128 + signal.SIGTERM
     return 0

@@ -19,7 +19,7 @@ def reason(said: str) -> str:
     """
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     own = [line for line in lines if not FRAME.match(line)]
-    for known in (r"lop: ", ERROR):
+    for known in (r"lop: ", r"lop failed", ERROR):
         if found := [line for line in own if re.match(known, line)]:
             return found[-1]
     framed = [line for line in lines if line.startswith("ERROR: ")]

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from flows import git
 from flows.reasons import reason
+from lop import errors
+from lop.errors import LopError
 
 START_LIMIT = 300  # seconds
 KEPT_LINES = 200  # of what a server prints
@@ -63,7 +65,7 @@ def started(command: list[str], health: str) -> Iterator[subprocess.Popen[bytes]
         server.kill()
         reader.join(1)  # to the end of what it printed
         line = reason(b"".join(said).decode(errors="replace"))
-        raise RuntimeError(f"`{' '.join(command)}` {problem}: {line}") from None
+        raise LopError(f"`{' '.join(command)}` {problem}: {line}") from None
     finally:
         server.terminate()
         server.wait()
@@ -97,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(errors.run(main))

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from flows.server import started
-from lop import tracking
+from lop import errors, tracking
 
 
 def main() -> int:
@@ -62,4 +62,4 @@ def _first_end(processes: list[subprocess.Popen[bytes]]) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    sys.exit(main())
+    sys.exit(errors.run(main))

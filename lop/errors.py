@@ -7,6 +7,7 @@ line too, with exit code 1 and its traceback in a file. LOP_TRACEBACK=1 prints e
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sqlite3
@@ -23,6 +24,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BAD_INPUT = 2
+TRY_AGAIN = os.EX_TEMPFAIL if hasattr(os, "EX_TEMPFAIL") else 75
+# of the system, which may be gone when the same is tried again
+PASSING = frozenset(
+    [errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET]
+)
 TRACEBACK = "LOP_TRACEBACK"  # the environment variable that asks for tracebacks
 
 # What these raise is about the files and settings that users give.
@@ -49,7 +55,8 @@ class LopError(Exception):
 def run(main: Callable[P, int | None], *args: P.args, **kwargs: P.kwargs) -> int:
     """Run a program and return its exit code: `main`'s, else 2 for bad input, else 1.
 
-    Whatever goes wrong is one line on standard error. An interrupt is 130, a closed pipe 141.
+    Whatever goes wrong is one line on standard error. What may pass, as an input/output error of a
+    disk, is 75 (EX_TEMPFAIL); an interrupt is 130, a closed pipe 141.
     """
     try:
         code = main(*args, **kwargs) or 0
@@ -72,7 +79,7 @@ def report(error: Exception) -> int:
         traceback.print_exception(error)
     if known := explained(error):
         print(f"lop: {known}", file=sys.stderr)
-        return BAD_INPUT
+        return TRY_AGAIN if getattr(error, "errno", None) in PASSING else BAD_INPUT
     where = _place_in_code(error)
     print(
         f"lop failed, perhaps by a bug of its own: {type(error).__name__}: {first_line(error)}"

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lop.errors import LopError, first_line
+from lop.errors import LopError, at, first_line
 
 # what is being written (tmp), and what it replaces where two names cannot be exchanged (old)
 _TEMPORARY = re.compile(
@@ -135,7 +135,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         tmp.touch(exist_ok=False)
         mode = tmp.stat().st_mode
-        yield tmp
+        with at(path):  # a full disk's error does not say where
+            yield tmp
         tmp.chmod(mode)  # some writers make a file that is private
         tmp.replace(path)
     finally:
@@ -153,7 +154,8 @@ def replacing_dir(path: str | Path, kind: Kind) -> Iterator[Path]:
     path = Path(path)
     check_dir(path, kind)
     with temporary_dir(path) as tmp:
-        yield tmp
+        with at(path):
+            yield tmp
         _give_ordinary_modes(tmp)
         check_dir(path, kind)  # it may have come meanwhile
         _put(tmp, path)

@@ -228,3 +228,11 @@ def test_a_place_is_added_once(tmp_path):
     with pytest.raises(UnicodeDecodeError) as error, at("outer"), at("row 3"):
         text(tmp_path)
     assert str(explained(error.value)).startswith("row 3: 'utf-8' codec")
+
+
+def test_what_may_pass_says_try_again(capsys):
+    def hiccup():
+        raise OSError(errno.EIO, "Input/output error", "data/search")
+
+    assert errors.run(hiccup) == errors.TRY_AGAIN == 75
+    assert capsys.readouterr().err == "lop: data/search: Input/output error\n"

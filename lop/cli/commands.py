@@ -96,7 +96,7 @@ def predict(o: given.Predict) -> None:
 
         source = Stored(o.model)
         found.check_fits(source.widths, source.fingerprint, sibling=True)
-        whole = source.parameters, parameters_of(source)(plan)
+        whole = source.parameters, parameters_of(source, o.compensate)(plan)
     if o.as_json:
         said = {"ratio": o.ratio, "ratios": plan.ratios, "kept": plan.kept}
         if whole:
@@ -121,7 +121,7 @@ def prune(o: given.Prune) -> None:
     cutter, ratio = _cutter(o), o.ratio or 0.0
     for kind in ("params", "size", "flops_per_token"):
         if (target := getattr(o, kind)) is not None:
-            ratio = cutter.ratio_for(kind, target)
+            ratio = cutter.ratio_for(kind, target, o.method)
             print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
     pruning.prune_one(o.out, o.method, ratio, cutter)
     record = read_json(o.out / "pruning.json")

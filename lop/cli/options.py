@@ -184,6 +184,9 @@ class Predict(Section):
         None, description="the model it is for: tells how much smaller the whole of it gets"
     )
     ratio: Ratio = Field(description="share of FFN neurons to remove, in [0, 1)")
+    compensate: bool = Field(
+        False, description="count the biases that restore the pruned neurons' mean output"
+    )
     as_json: bool = Field(False, alias="json", description="one line of JSON")
 
 

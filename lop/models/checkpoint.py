@@ -147,7 +147,7 @@ def load_processor(path: str | Path) -> ProcessorMixin:
 def _check_vocabulary(folder: Path, tokenizer: Any) -> None:
     """Raise LopError where transformers has made a tokenizer that knows no word."""
     files = set(getattr(tokenizer, "vocab_files_names", {}).values())
-    if folder.is_dir() and files and not any((folder / name).exists() for name in files):
+    if folder.is_dir() and files and not any((folder / name).is_file() for name in files):
         raise LopError(f"{folder}: no vocabulary; expected {' or '.join(sorted(files))}")
 
 

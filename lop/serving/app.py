@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from lop.errors import LopError
-from lop.plan import Plan
+from lop.plan import Plan, checkpoint_name
 from lop.serving import refusal, schema
 from lop.serving.champion import Champion, Served
 from lop.serving.guard import Guard, Meters
@@ -132,7 +132,7 @@ def _checkpoints(parts: Parts) -> APIRouter:
         """Begin to cut a checkpoint; its id is its name."""
         ratio = request.budget(parts.ratio_for)
         parts.champion.served.predictor.check_ratio(ratio)
-        job = jobs.submit(request.name or f"lop-{ratio:g}", ratio)
+        job = jobs.submit(request.name or checkpoint_name("lop", ratio), ratio)
         response.headers["Location"] = f"/checkpoints/{job.name}"
         return show(job)
 

@@ -7,6 +7,7 @@ import pytest
 from flows import git
 from flows.reasons import reason
 from flows.server import started
+from lop.errors import LopError
 
 DVC_STAGE = """\
 Running stage 'train':
@@ -32,6 +33,7 @@ OSError: [Errno 28] No space left on device
 sys:1: ResourceWarning: unclosed file
 ERROR: failed to reproduce 'prune': failed to run: python -m flows.prune, exited with 1
 """
+FAILED = "lop failed, perhaps by a bug of its own: KeyError: 3"
 GIT = """\
 Cloning into 'copy'...
 fatal: repository 'nowhere' does not exist
@@ -50,6 +52,7 @@ hint: look at the spelling
         (DVC_MISSING, DVC_MISSING.strip()),
         (TRACEBACK, "OSError: [Errno 28] No space left on device"),
         (GIT, "fatal: repository 'nowhere' does not exist"),
+        ("lop failed, perhaps by a bug of its own: KeyError: 3\nERROR: failed to run", FAILED),
         ("out of memory\n\n", "out of memory"),
         ("", "it said nothing"),
     ],
@@ -61,7 +64,7 @@ def test_the_reason_is_the_error_and_not_the_last_line(said, line):
 def test_a_server_that_does_not_start_says_why():
     with (
         pytest.raises(
-            RuntimeError,
+            LopError,
             match=r"`json.tool --nonsense` stopped while starting, exit code 2: .*error: ",
         ),
         started(["json.tool", "--nonsense"], "http://127.0.0.1:9/none"),

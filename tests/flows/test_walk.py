@@ -16,7 +16,7 @@ from flows.server import prefect_server
 ROOT = Path(__file__).parents[2]
 
 STAGE = """
-import signal, sys, time
+import errno, signal, sys, time
 from pathlib import Path
 import yaml
 from prefect import flow
@@ -33,7 +33,7 @@ def work():
         raise LopError(f"{name} was given {knobs['value']}, expected something else")
     if knobs.get("crash") and not Path("crashed").exists():
         Path("crashed").touch()
-        raise OSError("the disk hiccuped")
+        raise OSError(errno.EIO, "the disk hiccuped")
     if knobs.get("deaf"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     Path(f"{name}.started").touch()
