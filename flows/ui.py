@@ -37,6 +37,7 @@ def main() -> int:
             )
         ]
         if not uri.startswith("http"):
+            tracking.create(uri)
             # files lie where a run without the server puts and finds them: one can be the other's
             store = ["--backend-store-uri", uri, "--no-serve-artifacts"]
             store += ["--default-artifact-root", str(Path("mlruns").resolve())]

@@ -26,9 +26,10 @@ from typing import Any
 
 from lop.errors import LopError, at, first_line
 
+OWNER = re.compile(r"[0-9a-f]{8}-\d+-\d+")  # what `owner` gives
 # what is being written (tmp), and what it replaces where two names cannot be exchanged (old)
 _TEMPORARY = re.compile(
-    r"\.lop-(?P<what>tmp|old)-(?P<owner>[0-9a-f]{8}-\d+-\d+)-[0-9a-f]{8}-(?P<name>.*)", re.DOTALL
+    rf"\.lop-(?P<what>tmp|old)-(?P<owner>{OWNER.pattern})-[0-9a-f]{{8}}-(?P<name>.*)", re.DOTALL
 )
 ABANDONED = 24 * 3600.0  # seconds after which what another machine left is taken for dead
 

@@ -18,7 +18,7 @@ from lop.tracking.registry import (
     version_of,
 )
 from lop.tracking.runs import PARENT, Run, run, searches
-from lop.tracking.store import EXPERIMENT, URI, default_uri
+from lop.tracking.store import EXPERIMENT, URI, create, default_uri
 
 __all__ = [
     "CHALLENGER",
@@ -30,6 +30,7 @@ __all__ = [
     "URI",
     "Run",
     "Version",
+    "create",
     "default_uri",
     "predictor_path",
     "promote",

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lop.errors import LopError
-from lop.files import Kind, replacing, replacing_dir
+from lop.files import Kind, remove_dir, replacing, replacing_dir
 from lop.tracking import store
 from lop.tracking.sayings import FILES, SAYINGS
 
 QUEUE = "LOP_UNTRACKED"  # the environment variable that names the queue's folder
 FOLDER = Path(".lop/untracked")
 RECORD = "record.json"
+LOCK = ".lock"
 WAITS = Kind("a run that waits", (RECORD,), frozenset({"key", "calls"}))
 WAITING = "waiting:"  # begins the name of a parent that waits in the queue too
 
@@ -73,9 +77,30 @@ def folder() -> Path:
 def replay() -> int:
     """Tell MLflow every waiting run, oldest first; returns how many. What is told is removed.
 
-    Raises LopError when MLflow is out of reach or takes offence; what is left waits on, and the
-    next try goes on in the runs that this one began.
+    Raises LopError when MLflow is out of reach or refuses one, or another process is at it; what is
+    left waits on, and the next try goes on in the runs that this one began.
     """
+    if not folder().is_dir():
+        return 0
+    with _alone():
+        return _replay()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Inside, no other process replays this queue: two would register everything twice.
+
+    The system gives the lock back when its holder ends, however that ends.
+    """
+    with (folder() / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LopError(f"{folder()}: another `lop track` is logging it") from error
+        yield
+
+
+def _replay() -> int:
     waiting = sorted(path.parent for path in folder().glob(f"[!.]*/{RECORD}"))
     for place in waiting:
         try:
@@ -86,7 +111,7 @@ def replay() -> int:
             if other.exists() and (child := _read(other)).parent == WAITING + place.name:
                 child.parent = run_id
                 _write(other, child)
-        shutil.rmtree(place)
+        remove_dir(place)
     return len(waiting)
 
 

@@ -2,7 +2,9 @@
 
 An alias has no compare-and-set in MLflow. What is atomic in each of its stores, and on each of its
 servers, is to create a registered model, whose name is unique: that is the lock under which the
-champion changes. It is held for two requests, during which the champion is looked at again.
+champion changes. It is held for two requests, during which the champion is looked at again. It says
+who holds it, so that what a killed process held is taken away: at once where this machine knows it
+dead, else after `ABANDONED` seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from lop.errors import LopError
-from lop.files import replacing_dir
+from lop.files import OWNER, has_ended, owner, replacing_dir
 from lop.tracking import store
 
 PREDICTOR_NAME = "lop-predictor"
@@ -30,6 +32,8 @@ SCHEME = "models:/"
 CACHE = Path(".lop/predictors")
 LOCK = "promotion-lock"  # ends the name of the registered model that is the lock
 PATIENCE = 5.0  # seconds to wait for another's promotion
+ABANDONED = 600.0  # seconds after which a lock of another machine is taken for left behind
+HELD_BY = "a promotion is under way by "  # begins the description of the lock
 OVER = "promoted_over"  # the tag that says which version was champion before
 
 
@@ -73,8 +77,11 @@ def enlist(number: str, name: str = PREDICTOR_NAME) -> None:
     """Make a version the challenger, and the champion if there is none."""
     client = _client()
     client.set_registered_model_alias(name, CHALLENGER, number)
-    if CHAMPION not in client.get_registered_model(name).aliases:
-        client.set_registered_model_alias(name, CHAMPION, number)
+    if CHAMPION in client.get_registered_model(name).aliases:
+        return
+    with _lock(client, name):  # another may have become champion meanwhile
+        if CHAMPION not in client.get_registered_model(name).aliases:
+            client.set_registered_model_alias(name, CHAMPION, number)
 
 
 def version_of(alias: str, name: str = PREDICTOR_NAME) -> Version:
@@ -99,7 +106,8 @@ def promote(champion: Version, challenger: Version, tags: Mapping[str, str]) -> 
             )
         _tag(client, challenger, {**tags, OVER: champion.number})
         client.set_registered_model_alias(name, CHAMPION, challenger.number)
-        if client.get_registered_model(name).aliases.get(CHALLENGER) == challenger.number:
+        held = client.get_registered_model(name).aliases.get(CHALLENGER)
+        if str(held) == challenger.number:  # some stores have it as an int
             client.delete_registered_model_alias(name, CHALLENGER)
 
 
@@ -175,21 +183,44 @@ def _lock(client: Any, name: str) -> Iterator[None]:
     lock, end = f"{name}-{LOCK}", time.monotonic() + PATIENCE
     while True:
         try:
-            client.create_registered_model(lock, description="a promotion is under way")
+            client.create_registered_model(lock, description=f"{HELD_BY}{owner()}")
             break
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            if time.monotonic() > end:
+            if not _break(client, lock) and time.monotonic() > end:
                 raise LopError(
-                    f"{lock}: another promotion is under way, or died: if it did, "
-                    f"delete the registered model of that name"
+                    f"{lock}: another promotion is under way; try again in a minute"
                 ) from error
         time.sleep(0.1)
     try:
         yield
     finally:
         client.delete_registered_model(lock)
+
+
+def _break(client: Any, lock: str) -> bool:
+    """Take a lock away whose holder is dead; returns whether it was taken away, by whomever.
+
+    It is renamed first, which can succeed only once: a lock made anew meanwhile is not touched.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_registered_model(lock)
+        holder = (found.description or "").removeprefix(HELD_BY)
+        ended = has_ended(holder) if OWNER.fullmatch(holder) else None
+        if ended is None:
+            ended = time.time() - found.creation_timestamp / 1000 > ABANDONED
+        if not ended:
+            return False
+        broken = f"{lock}-broken-{found.creation_timestamp}-{holder[:40]}"
+        client.rename_registered_model(lock, broken)
+        client.delete_registered_model(broken)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"):
+            raise
+    return True
 
 
 @contextmanager

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lop.files import temporary_dir
+
 EXPERIMENT = "lop"
 URI = "MLFLOW_TRACKING_URI"
+SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]+)(\?.*)?")
+ARTIFACTS = "./mlruns"  # as in MLflow
 
 
 def default_uri(folder: Path) -> str:
@@ -34,7 +40,33 @@ def quiet() -> Any:
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
+    create(os.environ[URI])
     return mlflow
+
+
+def create(uri: str) -> None:
+    """Create MLflow's database, whole or not at all, where that is a file and is not there.
+
+    MLflow builds one step by step, and one that is killed meanwhile is never usable again. So it is
+    built beside its place, and put there unless another process was faster.
+    """
+    found = SQLITE.fullmatch(uri)
+    if not found or found["path"].startswith(":memory:") or Path(found["path"]).exists():
+        return
+    path = Path(found["path"])
+    with temporary_dir(path) as folder:
+        made = folder / path.name
+        _build(made)
+        with suppress(FileExistsError):
+            os.link(made, path)
+
+
+def _build(path: Path) -> None:
+    """A new database with all of MLflow's tables, which MLflow makes at its first request."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(f"sqlite:///{path}", ARTIFACTS)
+    store.engine.dispose()
 
 
 def where() -> str:

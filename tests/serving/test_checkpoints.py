@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -146,7 +147,12 @@ def test_what_was_not_done_is_begun_again(made, tmp_path):
     for name in ("first", "second"):
         jobs.submit(name, 0.3)
     jobs.close()
-    (tmp_path / "checkpoints" / ".first.killed").mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-c", "from lop.files import owner; print(owner())"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    (tmp_path / "checkpoints" / f".lop-tmp-{ended}-01234567-").mkdir()
+    (tmp_path / "checkpoints" / ".somebodys").mkdir()
     (tmp_path / "jobs" / "broken.json").write_text("{")
     again = Jobs(tmp_path, lambda: (cutter, "1"))
     try:
@@ -155,7 +161,8 @@ def test_what_was_not_done_is_begun_again(made, tmp_path):
             assert time.monotonic() < end, again.all()
             time.sleep(0.05)
         assert [job.name for job in again.all()] == ["first", "second"]
-        assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["first", "second"]
+        names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+        assert names == [".somebodys", "first", "second"], "what others made is left alone"
     finally:
         again.close()
 

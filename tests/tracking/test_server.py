@@ -142,7 +142,7 @@ def test_a_challenger_is_judged_promoted_and_rolled_back(judged, capsys):
     same, _ = register(0)
     verdict = promote()
     assert not verdict.promoted
-    assert verdict.reason == "not better on average: +0"
+    assert verdict.reason == "not surely better: +0 ± 0 on average, lower bound +0"
     assert champion().number == first
     tags = tracking.version_of(tracking.CHALLENGER).tags
     assert tags["promotion"] == "refused"
@@ -151,7 +151,9 @@ def test_a_challenger_is_judged_promoted_and_rolled_back(judged, capsys):
         promote(force=True)
     assert promote(force=True, reason="as a test").promoted
     assert champion().number == same
-    assert champion().tags["promotion_reason"] == ("as a test (though not better on average: +0)")
+    assert champion().tags["promotion_reason"] == (
+        "as a test (though not surely better: +0 ± 0 on average, lower bound +0)"
+    )
     assert main(["rollback", "--reason", "no need of it"]) == 0
     assert capsys.readouterr().out.endswith(
         f"champion is version {first} again, version {same} was\n"
