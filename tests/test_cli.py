@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -128,12 +130,57 @@ def test_evaluate_takes_tasks_and_keeps_what_is_finished(made, capsys):
         (["easyvqa_pope"], "easyvqa_pope: no data at"),
         ([f"pope={made / 'nowhere'}"], "task pope: no data at"),
         ([f"pope={made / 'mme'}"], "no column 'image_source'"),
-        ([f"mme={made / 'mme'}"], "category 'colour'; mme has existence"),
+        ([f"mme={made / 'mme'}"], "row 0: category"),
     ):
         assert main([*command, *samples, "--tasks", *tasks]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_output_replaces_nothing_but_its_own_kind(made, capsys):
+    """Neither an input of the command, nor a folder of another kind, nor what a link points at."""
+    dense = made / "other"
+    shutil.copytree(made / "model", dense)
+    (dense / "lop.json").unlink(missing_ok=True)
+    (made / "link").symlink_to(made / "model")
+    search = ["--search", str(made / "search"), "--scores", str(made / "scores/flap.safetensors")]
+    train = ["train", *search, "--epochs", "1", "--out"]
+    data = ["--model", str(made / "model"), "--samples", str(made / "samples.parquet")]
+    before = contents(made)
+    for command, message in [
+        (command_of(made, "--out", made / "model"), "is an input of this command"),
+        (command_of(made, "--out", made / "predictor"), "is an input of this command"),
+        (command_of(made, "--out", made / "search"), "is there already and is not"),
+        (command_of(made, "--out", dense), "is there already and is not"),
+        (command_of(made, "--out", made / "link"), "is a link to"),
+        (command_of(made, "--out", made), "holds .*, an input of this command"),
+        (command_of(made, "--out", made / "model/small"), "lies in .*, an input of this command"),
+        ([*train, str(made / "model")], "is there already and is not a predictor"),
+        ([*train, str(made / "scores")], "is an input|holds .*, an input"),
+        (["importance", *data, "--out", str(made / "predictor")], "is there already and is not"),
+        (["importance", *data, "--out", str(made / "model")], "is an input of this command"),
+    ]:
+        assert main(command) == 2, command
+        error = capsys.readouterr().err
+        assert re.search(message, error), error
+        assert error.count("\n") == 1
+        assert contents(made) == before
+
+
+def test_a_search_beside_hidden_files_leaves_them_alone(made, capsys):
+    for name in (".gitlab-ci.yml", ".env.local"):
+        (made / "search" / name).write_text("somebody's")
+    (made / "search" / ".git.d").mkdir()
+    data = ["--model", str(made / "model"), "--samples", str(made / "samples.parquet")]
+    data += ["--scores", str(made / "scores"), "--out", str(made / "search")]
+    assert main(["search", *data, "--target", "0.2", "--simulations", "2"]) == 0
+    hidden = sorted(p.name for p in (made / "search").glob(".*"))
+    assert hidden == [".env.local", ".git.d", ".gitlab-ci.yml"]
 
 
 @pytest.mark.parametrize("target", ["params", "size", "flops-per-token"])
@@ -219,7 +266,7 @@ def bad_cases():
         ("profile", corrupt("profile.parquet"), ("--method", "knapsack"), "cannot read a profile"),
         ("score", corrupt("scores/flap.safetensors"), (), "cannot read neuron scores"),
         ("weights", corrupt("model/model.safetensors"), (), "cannot read safetensors"),
-        ("config", corrupt("model/config.json"), (), "cannot read a model config"),
+        ("config", corrupt("model/config.json"), (), "config.json: cannot read JSON"),
         ("other", other_model, (), "predictor trained for model someone-else, this model is"),
         ("multiple", nothing, ("--multiple-of", "50"), "cannot be kept in multiples of 50"),
     ]
