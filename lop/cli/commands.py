@@ -77,7 +77,7 @@ def _begin(profile: Path | None) -> str:
 def train(o: given.Train) -> None:
     from lop.steps import training
 
-    curve = o.out.with_name(o.out.name + "-training")
+    curve = Path(f"{o.out}-training")
     samples = {"top": o.top, "per_seed": not o.together, "weight": o.weight}
     how = (samples, {"kind": o.kind}, {"epochs": o.epochs, "smooth": o.smooth})
     places = (o.out, curve, o.search, o.scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lop.errors import LopError
 from lop.files import read_json, replacing
 
 INDEX = "index.json"
+SHARD = re.compile(r"[a-z]+-[\d.e-]+-\d+-[0-9a-f]{12}\.parquet")  # searcher, target, seed, key
 COLUMNS = (  # of a shard
     "target", "plan", "kept", "reward", "searcher", "seed",
     "simulation", "depth", "seconds", "fingerprint", "model_fingerprint",
@@ -122,6 +124,17 @@ def check_fits(samples: pd.DataFrame, widths: Sequence[int], model_fingerprint: 
     fits = kept.shape[1] == len(d) and (kept <= d).all()
     if not fits or not np.allclose(ratios, 1 - kept / d, atol=1e-6):
         raise LopError(f"search samples: their plans are not for FFN widths {list(widths)}")
+
+
+def check_directory(directory: Path) -> None:
+    """Raise LopError for a directory that holds something, and no search samples among it."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise LopError(f"{directory}: is a file; expected a directory for search samples")
+    names = [path.name for path in directory.iterdir()]
+    if names and INDEX not in names and not any(SHARD.fullmatch(name) for name in names):
+        raise LopError(f"{directory}: is there already and holds no search samples; name another")
 
 
 def _current(directory: Path) -> list[str]:

@@ -24,6 +24,7 @@ from lop.reward import Reward
 from lop.search import by_searcher, run_shard, write_index
 from lop.search.knapsack import SHARES, Profile, beginning, solve
 from lop.search.knapsack import profile as profile_layers
+from lop.search.shards import check_directory
 from lop.tasks.samples import read_samples
 from lop.workers import Each, in_processes, once_a_thread
 
@@ -89,6 +90,7 @@ def search(
     """
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     # the widths stand in the scores: with several workers, only those need the model
+    check_directory(out)
     widths = _widths(scores_dir)
     for target in targets:
         check_ratio(widths, target)

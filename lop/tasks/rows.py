@@ -67,9 +67,11 @@ def sample_of(row: Mapping[str, Any], number: int, folder: Path) -> dict[str, An
     Relative paths of pictures start at `folder`. Raises LopError that says what is wrong.
     """
     question = text(row.get("question"), "question", written=False)
-    answers = [*texts(row.get("answer"), "answer"), *texts(row.get("answers"), "answers")]
-    if question is None or not answers:
+    # a row that has both says both
+    given = [texts(row[name], name) for name in ("answer", "answers") if name in row]
+    if question is None or not given or not all(given):
         raise LopError("question and answer must not be empty")
+    answers = [one for each in given for one in each]
     blobs = [_picture(cell, folder) for cell in _cells(row)]
     if not blobs:
         raise LopError("no picture: expected one in image, or some in images")

@@ -155,7 +155,7 @@ def test_searchers_in_threads_find_what_they_find_in_turn(model_dir, samples, tm
     assert list(expected.groupby(["searcher", "target"]).size()) == [6] * 4
     pd.testing.assert_frame_equal(tables("threads", each=in_threads), expected)
     with pytest.raises(LopError, match="settings for mcts, mcts: one a searcher"):
-        searching.search(tmp_path, *place, [0.2], [0], settings[:1] * 2)
+        searching.search(tmp_path / "twice", *place, [0.2], [0], settings[:1] * 2)
 
 
 @pytest.mark.parametrize("simulations", [0, -1])
