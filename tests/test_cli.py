@@ -331,6 +331,7 @@ WRONG_OPTIONS = [
     (("prune", "--profile", "@folder"), "--profile: expected a file, got"),
     (("prune", "--profile", "@nowhere"), "--profile: expected a file that exists, got"),
     (("prune", "--model", ""), "--model: expected text, got none"),
+    (("prune", "--out", ""), "--out: expected a path, got an empty text"),
     (("prune", "--out", "@file"), "--out: expected a directory to write, got"),
     (("prune", "--out", "@file/below"), "/file is no directory"),
     (("prune", "--speed", "9"), "unrecognized arguments: --speed 9; see lop --help"),

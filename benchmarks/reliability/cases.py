@@ -67,6 +67,7 @@ READS: dict[str, tuple[str, ...]] = {
 SLOW = ("track", "compare", "report", "rollback", "evaluate")  # seconds a case: not in every round
 # Files that a command can do without, or with any content.
 OPTIONAL = ("generation_config.json", "record.json", "training/metrics.json", "token")
+OPTIONAL_TO = {"samples": ("search/index.json",)}  # it lists what a killed search left too
 TABLES = {"samples.csv", "samples.jsonl", "pictures/0.png"}
 
 
@@ -104,7 +105,8 @@ class Case:
 
     @property
     def _needed(self) -> bool:
-        return not self.target.name.endswith(OPTIONAL)
+        target = self.target
+        return not target.name.endswith((*OPTIONAL, *OPTIONAL_TO.get(target.command, ())))
 
 
 def targets() -> list[Target]:

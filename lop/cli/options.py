@@ -70,6 +70,13 @@ def _refused(expected: str, path: Path, why: str = "") -> PydanticCustomError:
     return PydanticCustomError("path", "{text}", {"text": text})
 
 
+def _named(path: object) -> object:
+    """An empty text, as of a variable that is not set, would be the folder that one is in."""
+    if path == "":
+        raise PydanticCustomError("path", "expected a path, got an empty text")
+    return path
+
+
 def _task(text: Any) -> Any:
     """`name`, or `name=data`, as a task of params.yaml."""
     name, given, data = str(text).partition("=")
@@ -81,10 +88,11 @@ def same(model: type[Section], name: str) -> Any:
     return model.model_fields[name]
 
 
-File = Annotated[Path, AfterValidator(_file)]
-Folder = Annotated[Path, AfterValidator(_folder)]
-NewFile = Annotated[Path, AfterValidator(_new_file)]
-NewFolder = Annotated[Path, AfterValidator(_new_folder)]
+Named = Annotated[Path, BeforeValidator(_named)]
+File = Annotated[Named, AfterValidator(_file)]
+Folder = Annotated[Named, AfterValidator(_folder)]
+NewFile = Annotated[Named, AfterValidator(_new_file)]
+NewFolder = Annotated[Named, AfterValidator(_new_folder)]
 POSITIONAL: Any = {"positional": True}
 
 
@@ -278,7 +286,7 @@ class Diff(Section):
     )
     b: Text = Field(description="another one", json_schema_extra=POSITIONAL)
     task: Text = Field("lop_vqa", description="whose answers")
-    evaluation: Path = Field(Path("data/evaluation"), description="answers of all models")
+    evaluation: Named = Field(Path("data/evaluation"), description="answers of all models")
     samples: File | None = Field(
         None, description="the task's questions (default: its file in data/samples)"
     )

@@ -166,6 +166,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 def owned(out: Path) -> Iterator[None]:
     """Inside, no other service may use `out`; its parts are directories, not links to elsewhere."""
     try:
+        if out.is_dir() and any(out.iterdir()) and not (out / ".lock").is_file():
+            raise LopError(f"{out}: is there already and not of lop serve; name another directory")
         out.mkdir(parents=True, exist_ok=True)
         for name in ("checkpoints", "jobs", "predictor"):
             if (out / name).is_symlink():

@@ -40,6 +40,7 @@ def test_a_case_learns_from_its_own_searches_only():
         for n in range(20)
     ]
     searched = pd.DataFrame(rows, columns=["target", "seed", "simulation", "kept", "reward"])
+    searched["searcher"] = "mcts"
     one = Case("choices", "mlp", "top 3", CHOICES["top 3"], 5, 12, seed=1)
     good = select(searched, one, FULL)
     assert set(good["target"]) == set(FULL.targets[5])

@@ -26,25 +26,25 @@ def options(made, changes):
     ("changes", "message"),
     [
         ({"host": "0.0.0.0"}, "--host 0.0.0.0 can be reached from other machines"),
-        ({"token-file": "nowhere"}, "nowhere: cannot read a token"),
+        ({"token-file": "nowhere"}, "--token-file: expected a file that exists, got nowhere"),
         ({"token-file": "short"}, "short: expected a token of 16 or more ASCII characters"),
-        ({"port": "99999"}, "--port 99999: expected 0 to 65535"),
-        ({"port": "-1"}, "--port -1: expected 0 to 65535"),
+        ({"port": "99999"}, "--port: expected less than 65536"),
+        ({"port": "-1"}, "--port: expected at least 0"),
         ({"host": "256.1.1.1", "token-file": "token"}, "cannot listen at 256.1.1.1"),
-        ({"workers": "0"}, "--workers 0: expected 1 to 10000"),
-        ({"queue": "-3"}, "--queue -3: expected 1 to 10000"),
+        ({"workers": "0"}, "--workers: expected at least 1"),
+        ({"queue": "-3"}, "--queue: expected at least 1"),
         ({"keep": "99999"}, "--keep 99999: expected 1 to 10000"),
-        ({"poll": "nan"}, "--poll nan: expected 0.1 to 86400"),
-        ({"poll": "inf"}, "--poll inf: expected 0.1 to 86400"),
-        ({"poll": "0"}, "--poll 0: expected 0.1 to 86400"),
-        ({"poll": "-1"}, "--poll -1: expected 0.1 to 86400"),
+        ({"poll": "nan"}, "--poll: expected a finite number"),
+        ({"poll": "inf"}, "--poll: expected a finite number"),
+        ({"poll": "0"}, "--poll: expected greater than 0"),
+        ({"poll": "-1"}, "--poll: expected greater than 0"),
         ({"predictor": "nowhere"}, "nowhere: no predictor directory"),
         ({"predictor": "models:/x"}, "expected models:/NAME@ALIAS"),
         ({"predictor": "other"}, "predictor trained for model someone-else"),
-        ({"scores": "nowhere"}, "cannot read neuron scores"),
+        ({"scores": "nowhere"}, "--scores: expected a directory that exists, got nowhere"),
         ({"model": "nowhere"}, "nowhere: no such model directory"),
         ({"out": "linked"}, "is a link"),
-        ({"out": "short"}, "short: cannot write there"),
+        ({"out": "short"}, "--out: expected a directory to write, got short"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -54,6 +54,7 @@ def test_it_refuses_to_start_in_one_line(made, tmp_path, capsys, monkeypatch, ch
     Path("short").write_text("abc")
     Path("token").write_text(TOKEN)
     Path("linked").mkdir()
+    Path("linked/.lock").touch()
     Path("linked/checkpoints").symlink_to(made)
     make_predictor("other", "someone-else")
     assert main(["serve", *options(made, {"out": "out"} | changes)]) == 2
@@ -65,6 +66,17 @@ def test_it_refuses_to_start_in_one_line(made, tmp_path, capsys, monkeypatch, ch
 
 def test_two_services_do_not_share_a_place(made, tmp_path):
     with owned(tmp_path), pytest.raises(LopError, match="another lop serve"), owned(tmp_path):
+        pass
+
+
+def test_a_service_takes_no_folder_of_something_else(tmp_path):
+    (tmp_path / "predictor").mkdir()
+    (tmp_path / "predictor" / "config.json").touch()
+    with pytest.raises(LopError, match="not of lop serve; name another"), owned(tmp_path):
+        pass
+    with owned(tmp_path / "served"):
+        pass
+    with owned(tmp_path / "served"):
         pass
 
 
