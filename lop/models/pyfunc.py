@@ -8,14 +8,16 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 import lop
+from lop.tasks.answers import MOST_TOKENS
 from lop.tasks.chat import check_processor, stop_tokens
 from lop.tasks.encoding import prompt_tensors
 
-TOKENS = 128  # an answer ends itself long before; this bounds one that does not
-
 
 class AnswerModel(PythonModel):
-    """Columns `image` (bytes), `question` and, if there are any, `choices` in; `answer` out."""
+    """Columns `image` (bytes), `question` and, if there are any, `choices` in; `answer` out.
+
+    The parameter `max_new_tokens` bounds an answer that does not end.
+    """
 
     def load_context(self, context):  # type: ignore[no-untyped-def] # MLflow wants this signature
         named = (context.model_config or {}).get("checkpoint")  # large ones stay where they lie
@@ -25,11 +27,12 @@ class AnswerModel(PythonModel):
         self.stops = stop_tokens(self.model, self.processor)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        answers = [self._answer(row) for row in model_input.to_dict("records")]
+        longest = int((params or {}).get("max_new_tokens", MOST_TOKENS))
+        answers = [self._answer(row, longest) for row in model_input.to_dict("records")]
         return pd.DataFrame({"answer": answers})
 
     @torch.no_grad()
-    def _answer(self, row: dict[str, Any]) -> str:
+    def _answer(self, row: dict[str, Any], longest: int) -> str:
         """The greedy answer to one question, as lm-eval would have it."""
         choices = row.get("choices")
         none = choices is None or isinstance(choices, float)
@@ -40,7 +43,7 @@ class AnswerModel(PythonModel):
             **given,
             do_sample=False,
             repetition_penalty=1.0,
-            max_new_tokens=TOKENS,
+            max_new_tokens=longest,
             eos_token_id=self.stops,
         )
         new = output[:, given["input_ids"].shape[1] :]

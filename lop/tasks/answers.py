@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+MOST_TOKENS = 128  # of an answer to who asks without samples; one that ends itself is shorter
 _LABEL = re.compile(
     r"^(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct|short)\s+)?answer"
     r"(?:\s+is|\s*:)\s*:?\s*"

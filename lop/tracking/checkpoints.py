@@ -91,15 +91,19 @@ def _files(checkpoint: Path, by_name: bool) -> dict[str, str]:
 
 def _signature() -> Any:
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array
+
+    from lop.tasks.answers import MOST_TOKENS
 
     asked: list[Any] = [
         ColSpec(DataType.binary, "image"),
         ColSpec(DataType.string, "question"),
         ColSpec(Array(DataType.string), "choices", required=False),
     ]
-    return ModelSignature(Schema(asked), Schema([ColSpec(DataType.string, "answer")]))
+    answered = Schema([ColSpec(DataType.string, "answer")])
+    longest = ParamSpec("max_new_tokens", DataType.long, MOST_TOKENS)
+    return ModelSignature(Schema(asked), answered, ParamSchema([longest]))
 
 
 def _short(kept: list[int]) -> str:
