@@ -153,6 +153,8 @@ def check_keys(found: Any, wanted: Mapping[str, Any], where: str) -> None:
             raise LopError(f"{where}: no {key!r}; expected {', '.join(wanted)}")
         if not isinstance(found[key], kind) or isinstance(found[key], bool):
             raise LopError(f"{where}: {key} {found[key]!r} is not of the type expected")
+        if key == "stderr" and found[key] is not None and not found[key] >= 0:
+            raise LopError(f"{where}: stderr {found[key]!r}: expected 0 or more")
 
 
 def _plans(path: Path) -> list[dict[str, Any]]:

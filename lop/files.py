@@ -103,6 +103,18 @@ def check_dir(path: str | Path, kind: Kind, inputs: Iterable[str | Path | None] 
         )
 
 
+def check_own(path: Path, marks: Callable[[str], object], what: str) -> None:
+    """Raise LopError unless a command that adds to the directory `path` may do so.
+
+    It may be absent, hold nothing but temporaries, or something of lop's own by its name (`marks`).
+    """
+    if not path.is_dir():
+        return
+    names = [place.name for place in path.iterdir() if not _TEMPORARY.fullmatch(place.name)]
+    if names and not any(marks(name) for name in names):
+        raise LopError(f"{path}: is there already and holds no {what}; name another directory")
+
+
 def _check_place(
     path: Path, right: Callable[[int], bool], what: str, inputs: Iterable[str | Path | None]
 ) -> None:

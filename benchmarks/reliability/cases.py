@@ -66,7 +66,13 @@ READS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 SLOW = ("track", "compare", "report", "rollback", "evaluate")  # seconds a case: not in every round
 # Files that a command can do without, or with any content.
-OPTIONAL = ("generation_config.json", "record.json", "training/metrics.json", "token")
+OPTIONAL = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "record.json",
+    "training/metrics.json",
+    "token",
+)
 OPTIONAL_TO = {"samples": ("search/index.json",)}  # it lists what a killed search left too
 TABLES = {"samples.csv", "samples.jsonl", "pictures/0.png"}
 

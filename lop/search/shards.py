@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lop.errors import LopError
-from lop.files import read_json, replacing
+from lop.files import check_own, read_json, replacing
 
 INDEX = "index.json"
 SHARD = re.compile(r"[a-z]+-[\d.e-]+-\d+-[0-9a-f]{12}\.parquet")  # searcher, target, seed, key
@@ -128,13 +128,9 @@ def check_fits(samples: pd.DataFrame, widths: Sequence[int], model_fingerprint: 
 
 def check_directory(directory: Path) -> None:
     """Raise LopError for a directory that holds something, and no search samples among it."""
-    if not directory.exists():
-        return
-    if not directory.is_dir():
+    if directory.exists() and not directory.is_dir():
         raise LopError(f"{directory}: is a file; expected a directory for search samples")
-    names = [path.name for path in directory.iterdir()]
-    if names and INDEX not in names and not any(SHARD.fullmatch(name) for name in names):
-        raise LopError(f"{directory}: is there already and holds no search samples; name another")
+    check_own(directory, lambda name: name == INDEX or SHARD.fullmatch(name), "search samples")
 
 
 def _current(directory: Path) -> list[str]:

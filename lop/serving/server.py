@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from lop.errors import LopError
+from lop.files import check_own
 from lop.importance import load_scores, made_for
 from lop.models.stored import Stored
 from lop.predictor import Predictor
@@ -166,8 +167,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 def owned(out: Path) -> Iterator[None]:
     """Inside, no other service may use `out`; its parts are directories, not links to elsewhere."""
     try:
-        if out.is_dir() and any(out.iterdir()) and not (out / ".lock").is_file():
-            raise LopError(f"{out}: is there already and not of lop serve; name another directory")
+        check_own(out, lambda name: name == ".lock", "checkpoints of lop serve")
         out.mkdir(parents=True, exist_ok=True)
         for name in ("checkpoints", "jobs", "predictor"):
             if (out / name).is_symlink():

@@ -8,6 +8,7 @@ from pathlib import Path
 from lop.comparison import TITLES, Comparison, differences_markdown
 from lop.files import (
     check_file,
+    check_own,
     replacing,
 )
 from lop.steps.evaluating import evaluate
@@ -29,6 +30,7 @@ def compare(
     In `out`: pruned/, evaluation/, comparison.csv and comparison.md, in which the first method is
     set against each other one.
     """
+    check_own(out, lambda name: name in ("pruned", "evaluation"), "comparison")
     read_samples(samples_path)  # what is wrong with them is told before anything is cut
     prune_grid(out / "pruned", methods, ratios, cutter)
     places = (cutter.model_path, out / "pruned", samples_path)

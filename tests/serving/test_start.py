@@ -72,7 +72,7 @@ def test_two_services_do_not_share_a_place(made, tmp_path):
 def test_a_service_takes_no_folder_of_something_else(tmp_path):
     (tmp_path / "predictor").mkdir()
     (tmp_path / "predictor" / "config.json").touch()
-    with pytest.raises(LopError, match="not of lop serve; name another"), owned(tmp_path):
+    with pytest.raises(LopError, match="holds no checkpoints of lop serve"), owned(tmp_path):
         pass
     with owned(tmp_path / "served"):
         pass
