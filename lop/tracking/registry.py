@@ -202,7 +202,8 @@ def _lock(client: Any, name: str) -> Iterator[None]:
 def _break(client: Any, lock: str) -> bool:
     """Take a lock away whose holder is dead; returns whether it was taken away, by whomever.
 
-    It is renamed first, which can succeed only once: a lock made anew meanwhile is not touched.
+    It is renamed to a name of this very lock, and stays there: so whoever read it before, and comes
+    late, finds that name taken and does not touch a lock made anew meanwhile.
     """
     from mlflow.exceptions import MlflowException
 
@@ -216,7 +217,6 @@ def _break(client: Any, lock: str) -> bool:
             return False
         broken = f"{lock}-broken-{found.creation_timestamp}-{holder[:40]}"
         client.rename_registered_model(lock, broken)
-        client.delete_registered_model(broken)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"):
             raise

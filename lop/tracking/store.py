@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,11 @@ def create(uri: str) -> None:
     with temporary_dir(path) as folder:
         made = folder / path.name
         _build(made)
-        with suppress(FileExistsError):
+        try:
             os.link(made, path)
+        except OSError:  # another was faster, or this file system has no links
+            if not path.exists():
+                made.rename(path)
 
 
 def _build(path: Path) -> None:
