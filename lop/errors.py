@@ -129,8 +129,16 @@ def explained(error: BaseException) -> LopError | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message: what a user wants to read of it."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The first line of an error's message, with the next where it ends in a colon.
+
+    It is what a user wants to read of it.
+    """
+    first = ""
+    for line in str(error).strip().splitlines():
+        first = f"{first} {line.strip()}".strip()
+        if not first.endswith(":"):
+            break
+    return first or type(error).__name__
 
 
 def _message(error: BaseException) -> str | None:

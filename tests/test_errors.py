@@ -203,7 +203,7 @@ def test_what_ends_well_or_is_interrupted_keeps_its_code():
 
 def test_a_reader_that_goes_is_no_error():
     code = "from lop.errors import run\nimport sys\nsys.exit(run(lambda: print('x' * 10**6)))"
-    command = f'{sys.executable} -c "{code}" | head -c 1; exit ${{PIPESTATUS[0]}}'
+    command = f'"{sys.executable}" -c "{code}" | head -c 1; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (141, "")
 

@@ -33,6 +33,7 @@ from lop.sizes import parameters_of, ratio_for
 from lop.steps.pruning import Cutter
 
 TOKEN_LENGTH = 16  # at least
+PARTS = ("checkpoints", "jobs", "predictor")  # of what a service writes
 BACKLOG = 128  # clients that the system lets wait, and that are taken at once
 
 
@@ -167,9 +168,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 def owned(out: Path) -> Iterator[None]:
     """Inside, no other service may use `out`; its parts are directories, not links to elsewhere."""
     try:
-        check_own(out, lambda name: name == ".lock", "checkpoints of lop serve")
+        check_own(out, lambda name: name in (".lock", *PARTS), "checkpoints of lop serve")
         out.mkdir(parents=True, exist_ok=True)
-        for name in ("checkpoints", "jobs", "predictor"):
+        for name in PARTS:
             if (out / name).is_symlink():
                 raise LopError(f"{out / name}: is a link; expected a directory of lop serve")
             (out / name).mkdir(exist_ok=True)
