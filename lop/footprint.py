@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 
 from lop.errors import LopError
 from lop.models.checkpoint import load as load_model
@@ -20,11 +20,11 @@ from lop.models.checkpoint import load_processor
 from lop.models.ffn import find_ffns, linear_weights
 from lop.models.weights import weight_files
 from lop.progress import quiet_libraries
-from lop.tasks.chat import check_processor, tokenize
-from lop.tasks.encoding import prompt
-from lop.tasks.samples import decode_images, read_samples
+from lop.tasks.chat import Processor, check_processor
+from lop.tasks.encoding import prompt_tensors
+from lop.tasks.samples import read_samples
 
-VERSION = 2  # of the numbers that this code gives: raised when a change of it changes them
+VERSION = 3  # of the numbers that this code gives: raised when a change of it changes them
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def measure(
 
 def load_to_ask(
     model_dir: str | Path, device: str | None
-) -> tuple[PreTrainedModel, ProcessorMixin]:
+) -> tuple[PreTrainedModel, Processor]:
     processor = load_processor(model_dir)
     check_processor(processor)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -105,13 +105,12 @@ def load_to_ask(
 
 
 def _time_answer(
-    model: PreTrainedModel, processor: ProcessorMixin, sample: dict[str, Any], tokens: int
+    model: PreTrainedModel, processor: Processor, sample: dict[str, Any], tokens: int
 ) -> dict[str, float]:
     """Prompt tokens of one sample, and seconds: to prefill, to generate `tokens` tokens, and from
     sample to decoded answer."""
-    images, text = decode_images(sample), prompt(processor, sample)
     start = time.perf_counter()
-    inputs = tokenize(processor, [text], [images], padding_side="left")
+    inputs = prompt_tensors(processor, [sample], padding_side="left")
     inputs = inputs.to(model.device, model.dtype)
     ready = time.perf_counter()
     output = model.generate(  # type: ignore[operator]

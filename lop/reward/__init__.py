@@ -24,7 +24,7 @@ from lop.plan import Plan
 from lop.reward.captured import Captured, capture, hidden_at, logits_of
 from lop.reward.sharing import share
 from lop.tasks.answers import distinct
-from lop.tasks.samples import accepted
+from lop.tasks.samples import accepted, check_answered
 from lop.tasks.samples import fingerprint as samples_fingerprint
 
 VERSION = 2  # of the numbers that this code gives: raised when a change of it changes them
@@ -59,6 +59,7 @@ class Reward:
     ) -> None:
         if kind not in KINDS:
             raise LopError(f"reward kind {kind!r}: expected one of {', '.join(KINDS)}")
+        check_answered(samples, f"the reward {kind}", texts=kind == "loglik")
         self.kind = kind
         self.model = model
         self.ffns = find_ffns(model)
@@ -144,7 +145,9 @@ class Reward:
 
 def _each_answer(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     """A row for each accepted answer, and where each sample's rows begin."""
-    answers = [distinct(accepted(row)) for row in samples.to_dict("records")]
+    answers: list[list[str] | list[None]] = [
+        distinct(accepted(row)) or [None] for row in samples.to_dict("records")
+    ]
     counts = np.array([len(of) for of in answers])
     rows = samples.iloc[np.repeat(np.arange(len(samples)), counts)]
     rows = rows.assign(answer=[answer for of in answers for answer in of])

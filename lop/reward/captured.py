@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from lop.errors import LopError
 from lop.tasks.encoding import IGNORE, Batch, encode
-from lop.tasks.samples import pixels, prompt_text
+from lop.tasks.samples import letters, pixels
 
 CLOSE = {torch.float32: 1e-4}  # relative difference taken for rounding; other types are coarser
 
@@ -121,8 +121,9 @@ def capture(
     captures, order = [], _by_length(samples)
     stored = [tuple(image["bytes"] for image in images) for images in samples["images"]]
     _check_logits(model, next(encode(samples.iloc[order[:1]], model, processor, 1)))
-    for i, batch in enumerate(encode(samples.iloc[order], model, processor, batch_size)):
-        numbers = torch.as_tensor(order[i * batch_size :])[: len(batch.targets)]
+    left = torch.as_tensor(order)
+    for batch in encode(samples.iloc[order], model, processor, batch_size):
+        numbers, left = left.tensor_split([len(batch.targets)])
         pictures = [stored[k] for k in numbers.tolist()]
         lengths = batch.inputs["attention_mask"].sum(1).tolist()
         captured = _captured(model, batch, numbers)
@@ -161,5 +162,4 @@ def _by_length(samples: pd.DataFrame) -> np.ndarray:
     By pictures first: where their sizes differ, their tokens outnumber the text's.
     """
     rows = samples.to_dict("records")
-    texts = [len(prompt_text(row)) + len(row["answer"]) for row in rows]
-    return np.lexsort((texts, [pixels(row) for row in rows]))
+    return np.lexsort(([letters(row) for row in rows], [pixels(row) for row in rows]))

@@ -149,9 +149,9 @@ def _samples(captures: Iterable[Capture]) -> Iterable[_Sample]:
 
 def _groups(samples: Iterable[_Sample]) -> list[list[_Sample]]:
     """Samples by their pictures, as many together as make a row of a fair length."""
-    by_picture: dict[tuple[bytes, ...], list[_Sample]] = {}
-    for sample in samples:
-        by_picture.setdefault(sample.pictures, []).append(sample)
+    by_picture: dict[object, list[_Sample]] = {}
+    for number, sample in enumerate(samples):  # one without pictures is a group of its own
+        by_picture.setdefault(sample.pictures or number, []).append(sample)
     groups: list[list[_Sample]] = []
     for alike in by_picture.values():
         start, lengths = _common(alike), [len(sample.ids) for sample in alike]

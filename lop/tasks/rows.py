@@ -23,41 +23,45 @@ from lop.tasks import pictures
 
 INPUTS = (
     "id", "image_id", "image", "images", "question", "choices", "answer", "answers", "category",
+    "text",
 )  # fmt: skip
 MAX_CHOICES = 26  # they are lettered
 LARGEST_CELL = 2**31 - 1  # of a CSV file, in characters; a picture may be there as base64
 
 
-def find_table(path: Path) -> Path:
-    """The .parquet, .csv or .jsonl file at `path`, or the only one in that folder; or LopError."""
+def find_tables(path: Path) -> list[Path]:
+    """The .parquet, .csv, .jsonl or .txt file at `path`; of a folder the only table, or where it
+    has none its .txt files, in the order of their names. LopError where there is none of these."""
     if path.is_dir():
         found = sorted(f for f in path.iterdir() if f.suffix in _READERS)
-        if len(found) != 1:
+        tables = [f for f in found if f.suffix != TEXT_FILE]
+        if len(tables) > 1 or not found:
             raise LopError(
-                f"{path}: expected one .parquet, .csv or .jsonl file, found {len(found)}"
+                f"{path}: expected one .parquet, .csv or .jsonl file, or .txt files, found "
+                f"{len(tables)}"
             )
-        return found[0]
+        return tables or found
     if not path.is_file() or path.suffix not in _READERS:
-        raise LopError(f"{path}: expected a folder, or a .parquet, .csv or .jsonl file of samples")
-    return path
+        raise LopError(
+            f"{path}: expected a folder, or a .parquet, .csv, .jsonl or .txt file of samples"
+        )
+    return [path]
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a .parquet, .csv or .jsonl file, as plain Python values.
+    """The rows of a .parquet, .csv or .jsonl file, as plain Python values; a .txt file is one row.
 
     Only the columns of `INPUTS` are read. Raises LopError, naming the file and the line where there
-    is one, when it cannot be read, has no rows, or lacks columns.
+    is one, when it cannot be read, has no rows, or has neither questions nor texts.
     """
     try:
         rows = _READERS[file.suffix](file)
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         raise LopError(f"{file}: cannot read samples: {first_line(error)}") from error
     if not rows:
-        raise LopError(f"{file}: expected rows with image, question, answer; no rows")
-    names = {name for row in rows for name in row}
-    either = (("image", "images"), ("question",), ("answer", "answers"))
-    if missing := [each[0] for each in either if not names & set(each)]:
-        raise LopError(f"{file}: expected rows with image, question, answer; no {missing}")
+        raise LopError(f"{file}: expected rows with a question or a text; no rows")
+    if not {"question", "text"} & {name for row in rows for name in row}:
+        raise LopError(f"{file}: expected rows with a question or a text; no such column")
     return rows
 
 
@@ -67,28 +71,38 @@ def sample_of(row: Mapping[str, Any], number: int, folder: Path) -> dict[str, An
     Relative paths of pictures start at `folder`. Raises LopError that says what is wrong.
     """
     question = text(row.get("question"), "question", written=False)
-    # a row that has both says both
-    given = [texts(row[name], name) for name in ("answer", "answers") if name in row]
-    if question is None or not given or not all(given):
-        raise LopError("question and answer must not be empty")
-    answers = [one for each in given for one in each]
+    document = None if question else text(row.get("text"), "text", written=False)
+    if not (question or document):
+        raise LopError("question and text must not both be empty")
+    answers = _answers(row)
     blobs = [_picture(cell, folder) for cell in _cells(row)]
-    if not blobs:
-        raise LopError("no picture: expected one in image, or some in images")
     choices = texts(_split(row.get("choices")), "choices")
     if len(choices) > MAX_CHOICES:
         raise LopError(f"{len(choices)} choices: expected at most {MAX_CHOICES}")
-    content = hashlib.sha256(b"".join(blobs)).hexdigest()[:16]
+    if document and (answers or blobs or choices):
+        raise LopError("a text without a question: expected no picture, choices or answer with it")
+    # what samples may share: pictures, or a document, or the words of a question
+    shared = b"".join(blobs) or (document or question or "").encode()
+    content = hashlib.sha256(shared).hexdigest()[:16]
     return {
         "id": text(row.get("id"), "id") or str(number),
         "image_id": text(row.get("image_id"), "image_id") or content,
         "images": [{"bytes": blob, "path": None} for blob in blobs],
-        "question": question,
+        "question": question or "",
         "choices": choices or None,
-        "answer": answers[0],
+        "answer": answers[0] if answers else None,
         "category": text(row.get("category"), "category") or "all",
-        "answers": list(dict.fromkeys(answers)),
+        "answers": answers,
+        "text": document,
     }
+
+
+def _answers(row: Mapping[str, Any]) -> list[str]:
+    """A row's accepted answers, each once; none where it has none."""
+    given = [texts(row[name], name) for name in ("answer", "answers") if name in row]
+    if any(given) and not all(given):  # a row that has both says both
+        raise LopError("answer and answers: expected both or none of them to be empty")
+    return list(dict.fromkeys(one for each in given for one in each))
 
 
 def _parquet(file: Path) -> list[dict[str, Any]]:
@@ -138,10 +152,16 @@ def _object(line: str, number: int) -> dict[str, Any]:
     return {name: cell for name, cell in row.items() if name in INPUTS}
 
 
+def _txt(file: Path) -> list[dict[str, Any]]:
+    return [{"id": file.name, "text": _utf8(file)}]
+
+
+TEXT_FILE = ".txt"
 _READERS: Mapping[str, Callable[[Path], list[dict[str, Any]]]] = {
     ".parquet": _parquet,
     ".csv": _csv,
     ".jsonl": _jsonl,
+    TEXT_FILE: _txt,
 }
 
 

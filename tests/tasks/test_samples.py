@@ -11,8 +11,11 @@ from lop.errors import LopError
 from lop.tasks.prepare import prepare_samples
 from lop.tasks.samples import (
     accepted,
+    check_answered,
     decode_images,
+    document,
     fingerprint,
+    label,
     prompt_text,
     read_samples,
     split_by_image,
@@ -84,9 +87,9 @@ def test_a_benchmark_of_none_takes_all_that_the_others_leave(folder):
     assert lengths == {"calibration": 39, "reward": 20, "validation": 21, "benchmark": 2 * 19}
     seen = [image for t in tables.values() for image in t["image_id"].unique()]
     assert len(seen) == len(set(seen)) == 60
-    with pytest.raises(LopError, match="benchmark: no image is left; the source has 60"):
+    with pytest.raises(LopError, match="no picture or document is left; the source has 60"):
         prepare_samples(str(folder), 0, **sizes | {"calibration": 80, "validation": 20})
-    with pytest.raises(LopError, match="validation: wanted 50 samples, its images have only 40"):
+    with pytest.raises(LopError, match="validation: wanted 50 samples, .* have only 40"):
         prepare_samples(str(folder), 0, **sizes | {"calibration": 60, "validation": 50})
     with pytest.raises(LopError, match=r"prepare\.reward 0: expected at least 1"):
         prepare_samples(str(folder), 0, **sizes | {"reward": 0})
@@ -106,7 +109,7 @@ def test_the_reference_sets_share_no_image_and_no_test_question():
 
 
 def test_too_few_samples_are_named(folder):
-    with pytest.raises(LopError, match="reward: wanted 500 samples, its images have only"):
+    with pytest.raises(LopError, match="reward: wanted 500 samples, its pictures or"):
         split_by_image(read_samples(folder), {"reward": 500, "validation": 500}, seed=0)
 
 
@@ -119,11 +122,11 @@ def test_bad_sources_are_named(folder, tmp_path):
     (folder / "7.png").write_bytes(b"not a picture")
     with pytest.raises(LopError, match="row 14: not an image that can be read"):
         read_samples(folder)
-    (folder / "samples.csv").write_text("image,question\n0.png,what?\n")
-    with pytest.raises(LopError, match=r"no \['answer'\]"):
+    (folder / "samples.csv").write_text("image,answer\n0.png,yes\n")
+    with pytest.raises(LopError, match="expected rows with a question or a text; no such column"):
         read_samples(folder)
-    (folder / "samples.csv").write_text("image,question,answer\n0.png,what?,\n")
-    with pytest.raises(LopError, match="row 0: question and answer must not be empty"):
+    (folder / "samples.csv").write_text("image,question,answer\n0.png,,yes\n")
+    with pytest.raises(LopError, match="row 0: question and text must not both be empty"):
         read_samples(folder)
 
 
@@ -185,6 +188,58 @@ def test_columns_may_be_there_in_some_rows_only(tmp_path):
     assert samples["image_id"][0] == "5"
 
 
+def test_a_question_may_have_no_picture_and_no_known_answer(tmp_path):
+    file = written(
+        tmp_path, {"answer": None}, {"answer": "absent", "image": None}, {"image": "absent"},
+        {"image": None, "answer": [], "id": "log"}, {"images": [], "image": "absent"},
+    )  # fmt: skip
+    samples = read_samples(file)
+    assert [len(images) for images in samples["images"]] == [1, 0, 0, 0, 0]
+    assert samples["answer"].tolist() == [None, None, "yes", None, "yes"]
+    assert [accepted(row) for row in samples.to_dict("records")] == [[], [], ["yes"], [], ["yes"]]
+    assert samples["image_id"].nunique() == 2, "one picture, and one question in the same words"
+    write_samples(samples, tmp_path / "s.parquet")
+    again = read_samples(tmp_path / "s.parquet")
+    assert fingerprint(again) == fingerprint(samples)
+    assert again["answer"].tolist() == samples["answer"].tolist()
+    check_answered(samples.iloc[[2, 4]], "the reward loglik")
+    with pytest.raises(LopError, match="sample log: no answer, and the reward loglik needs one"):
+        check_answered(samples.iloc[2:], "the reward loglik")
+
+
+def test_documents_come_as_rows_or_as_files(tmp_path):
+    texts = ["Once upon a time.\n\nThe end. ", "Übung", "Once upon a time.\n\nThe end. "]
+    (tmp_path / "files").mkdir()
+    for i, text in enumerate(texts):
+        (tmp_path / "files" / f"{i}.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    pd.DataFrame({"text": texts, "label": 1}).to_csv(tmp_path / "b.csv", index=False)
+    pd.DataFrame({"text": texts, "question": [None] * 3}).to_parquet(tmp_path / "c.parquet")
+    for name in ("files", "a.jsonl", "b.csv", "c.parquet"):
+        samples = read_samples(tmp_path / name)
+        rows = samples.to_dict("records")
+        assert [document(row) for row in rows] == texts
+        assert [label(row) for row in rows] == [None] * 3
+        assert samples["image_id"].nunique() == 2, "the same text is one document"
+        write_samples(samples, tmp_path / "s" / "s.parquet")
+        assert fingerprint(read_samples(tmp_path / "s")) == fingerprint(samples)
+    assert read_samples(tmp_path / "files")["id"].tolist() == ["0.txt", "1.txt", "2.txt"]
+    assert read_samples(tmp_path / "files" / "1.txt")["text"].tolist() == ["Übung"]
+    with pytest.raises(LopError, match="sample 0: a text, and the task needs questions with"):
+        check_answered(samples, "the task", texts=False)
+
+
+def test_a_table_counts_before_the_texts_beside_it(tmp_path):
+    (tmp_path / "README.txt").write_text("These are samples.")
+    assert len(read_samples(written(tmp_path, {}).parent)) == 1
+    (tmp_path / "more.csv").write_text("question\nwhat?\n")
+    with pytest.raises(LopError, match="expected one .parquet, .csv or .jsonl file, or .txt files"):
+        read_samples(tmp_path)
+    (tmp_path / "empty.txt").write_text(" ")
+    with pytest.raises(LopError, match=r"empty\.txt, row 0: question and text must not both be"):
+        read_samples(tmp_path / "empty.txt")
+
+
 def test_pictures_may_be_base64_or_a_data_url(tmp_path):
     text = base64.b64encode(png("red")).decode()
     url = f"data:image/png;base64,{text}"
@@ -204,24 +259,21 @@ def test_pictures_may_be_base64_or_a_data_url(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"answer": None}, "question and answer must not be empty"),
-        ({"answer": float("nan")}, "question and answer must not be empty"),
-        ({"answer": "absent"}, "question and answer must not be empty"),
-        ({"answer": " "}, "question and answer must not be empty"),
-        ({"answer": []}, "question and answer must not be empty"),
         ({"answer": ["a", None]}, "one of them is empty"),
         ({"answer": {"text": "a"}}, "expected text or a number"),
         ({"answer": True}, "answer True: expected text or a number"),
         ({"answer": float("inf")}, "answer inf: expected"),
         ({"question": 5}, "question 5: expected text"),
-        ({"question": None}, "question and answer must not be empty"),
+        ({"question": None}, "question and text must not both be empty"),
+        ({"question": " ", "text": "a"}, "a text without a question: expected no picture"),
+        ({"question": "", "text": "a", "image": None}, "expected no picture, choices or answer"),
+        ({"question": "", "text": 5}, "text 5: expected text"),
+        ({"answer": None, "answers": ["a"]}, "answer and answers: expected both or none"),
         ({"question": "half \ud800"}, "half of a surrogate pair"),
-        ({"image": None}, "no picture"),
         ({"image": 5}, "image 5: expected bytes, a path, or base64"),
         ({"image": "none.png"}, r"no image file .*none\.png"),
         ({"image": "."}, "no image file"),
         ({"image": "data:image/png;base64,AAAA"}, "nor base64 of a picture"),
-        ({"images": []}, "no picture"),
         ({"choices": ["a", ""]}, "choices .*: one of them is empty"),
         ({"choices": [["a"]]}, "expected text or a number"),
         ({"choices": ["x"] * 27}, "27 choices: expected at most 26"),
@@ -244,7 +296,7 @@ def test_a_row_is_valid_or_refused_by_its_number(tmp_path, row, said):
         ("x.csv", b"image,question,answer\nred.png,a,b,yes\n", "line 2: expected 3 cells"),
         ("x.csv", b"image,question,answer\nred.png,a\n", "line 2: expected 3 cells"),
         ("x.csv", b"image,question,answer\nred.png,\xe9,yes\n", "line 2: not UTF-8"),
-        ("x.csv", b"", "expected rows with image, question, answer; no rows"),
+        ("x.csv", b"", "expected rows with a question or a text; no rows"),
         ("x.jsonl", b'{"question": "a"}\n{"question"\n', "line 2: not JSON"),
         ("x.jsonl", b"[1]\n", "line 1: expected an object"),
         ("x.jsonl", b"[" * 100_000, "line 1: not JSON"),
@@ -263,10 +315,12 @@ def test_a_fingerprint_names_all_that_changes_a_number(tmp_path):
     (tmp_path / "blue.png").write_bytes(png("blue"))
     base = {"image": "absent", "images": ["red.png", "blue.png"], "choices": ["a", "b"]}
     base |= {"answer": ["a", "b"], "image_id": "i"}
+    text = dict.fromkeys(base | {"question": 0}) | {"image_id": "i", "text": "A text."}
     changes = [
         {}, {"images": ["blue.png", "red.png"]}, {"images": ["red.png"]}, {"choices": ["a", "c"]},
         {"choices": None, "question": "what?\nA. a\nB. b"}, {"answer": ["a"]}, {"id": "x"},
         {"answer": ["b", "a"]}, {"question": "why?"}, {"image_id": "j"}, {"category": "c"},
+        {"answer": None}, {"images": None}, text, text | {"text": "A text?"},
     ]  # fmt: skip
     found = [fingerprint(read_samples(written(tmp_path, base | change))) for change in changes]
     assert len(set(found)) == len(changes)
