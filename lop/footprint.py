@@ -95,9 +95,7 @@ def measure(
     )
 
 
-def load_to_ask(
-    model_dir: str | Path, device: str | None
-) -> tuple[PreTrainedModel, Processor]:
+def load_to_ask(model_dir: str | Path, device: str | None) -> tuple[PreTrainedModel, Processor]:
     processor = load_processor(model_dir)
     check_processor(processor)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -36,7 +36,7 @@ def logits(model, inputs):
 def test_masked_equals_sliced_equals_reloaded(name, tmp_path):
     model, inputs = build(name)
     outside = {n: p.clone() for n, p in model.named_parameters() if ".mlp." not in n}
-    scores = collect(model, [Batch(inputs, inputs["input_ids"])])
+    scores = collect(model, [Batch(inputs, inputs["input_ids"], inputs["input_ids"])])
     widths = tuple(ffn.width for ffn in find_ffns(model))
     plan = Plan.from_ratios(RATIOS, widths, 0.5)
     with masked(model, plan, scores["flap"]):
@@ -157,7 +157,7 @@ def test_uniform_widths_make_an_ordinary_checkpoint(tmp_path):
     from transformers import LlamaForCausalLM
 
     model, inputs = build("Llama")
-    scores = collect(model, [Batch(inputs, inputs["input_ids"])])
+    scores = collect(model, [Batch(inputs, inputs["input_ids"], inputs["input_ids"])])
     model.save_pretrained(tmp_path / "dense")
     rule = Method("flap", uniform_plan)
     prune_checkpoint(Stored(tmp_path / "dense"), rule, "uniform", 0.5, scores, tmp_path / "small")

@@ -100,7 +100,7 @@ def test_every_architecture_shares_or_is_left_alone(name, samples, monkeypatch):
     scores = [torch.arange(float(ffn.width)) for ffn in find_ffns(model)]
     widths = tuple(len(score) for score in scores)
     plan = Plan.from_ratios([0.2, 0.5, 0.8], widths, 0.5)
-    batch = Batch(copy.deepcopy(inputs), targets)
+    batch = Batch(copy.deepcopy(inputs), targets, targets)
     monkeypatch.setattr(captured, "encode", lambda *args: iter([copy.deepcopy(batch)]))
     one_picture = samples.iloc[[0, 0]]
     with masked(model, plan, scores), torch.inference_mode():

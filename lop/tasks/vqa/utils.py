@@ -15,7 +15,7 @@ from PIL.Image import Image
 from lop.errors import LopError
 from lop.tasks.answers import matches
 from lop.tasks.pictures import decode
-from lop.tasks.samples import accepted, prompt_text, read_samples
+from lop.tasks.samples import check_answered, document, prompt_text, read_samples
 from lop.tasks.tables import plain
 
 _TEXT = Value("string")
@@ -35,13 +35,18 @@ _FEATURES = Features(
 
 
 def load(samples: str | None = None, **_: Any) -> dict[str, Dataset]:
-    """The samples at path `samples` (whatever `read_samples` reads) as the split `test`.
+    """The questions at path `samples` (whatever `read_samples` reads) as the split `test`.
 
-    lm-eval passes all of the task's metadata here; whatever is not `samples` is ignored.
+    Raises LopError where there are none, or one has no known answer. lm-eval passes all of the task's metadata here; whatever is not `samples` is ignored.
     """
     if samples is None:
         raise LopError('lop_vqa: no samples; give their path as metadata, {"samples": "<path>"}')
-    rows = [row | {"answers": accepted(row)} for row in read_samples(samples).to_dict("records")]
+    table = read_samples(samples)
+    questions = table[[document(row) is None for row in table.to_dict("records")]]
+    if questions.empty:
+        raise LopError(f"{samples}: only texts and no question; lop_text reads texts")
+    check_answered(questions, "lop_vqa")
+    rows = questions[list(_FEATURES)].to_dict("records")
     return {"test": Dataset.from_list(rows, features=_FEATURES)}
 
 
