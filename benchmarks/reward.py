@@ -132,7 +132,7 @@ def against_a_forward() -> list[str]:
     as_captured = [c.batch for c in capture(model, processor, samples, batch_size)]
     with Reward(model, processor, samples, scores, batch_size=batch_size) as reward:
         dense = Plan(widths, widths)
-        forward, shared = (plain_forward(reward, b) for b in (as_captured, reward.batches))
+        forward, shared = (plain_forward(reward, b) for b in (as_captured, reward.parts[0].batches))
         forward()  # at dense widths, as the reward has just begun
         used = [peak_bytes(forward), peak_bytes(lambda: reward.per_sample(dense))]
         rows = []
@@ -150,7 +150,7 @@ def against_a_forward() -> list[str]:
             )
     head = ["FFN removed", "an evaluation, s", "plain forward, s", "ratio"]
     head += ["shared rows, s", "ratio"]
-    counts = [tokens_in(batches) for batches in (as_captured, reward.batches)]
+    counts = [tokens_in(batches) for batches in (as_captured, reward.parts[0].batches)]
     text = (
         f"A plain forward pass is that of the dense decoder over batches of {batch_size} samples, "
         f"{counts[0]} tokens with padding. Questions about one picture share its tokens "

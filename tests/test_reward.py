@@ -1,6 +1,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from lop.models.ffn import ffn_widths
 from lop.plan import Plan
 from lop.pruning import masked, prune
 from lop.reward import Reward
+from lop.reward.kinds import Expected
 from lop.tasks.encoding import IGNORE, encode, prompt
 from lop.tasks.samples import decode_images
 
@@ -73,12 +75,12 @@ def test_the_model_is_as_before_on_exit(model, processor, samples, scores):
 def test_a_plan_is_evaluated_once(model, processor, samples, scores, monkeypatch):
     with Reward(model, processor, samples, scores) as reward:
         first = reward(PLAN)
-        monkeypatch.setattr(reward, "per_sample", lambda plan: pytest.fail("evaluated again"))
+        monkeypatch.setattr(reward, "_judge", lambda plan, part: pytest.fail("evaluated again"))
         assert reward(Plan(PLAN.widths, PLAN.kept)) == first
 
 
 def test_misuse_is_refused(model, processor, samples, scores):
-    with pytest.raises(LopError, match="expected one of loglik, accuracy"):
+    with pytest.raises(LopError, match="expected one of loglik, accuracy, kl"):
         Reward(model, processor, samples, scores, "bleu")
     with pytest.raises(LopError, match="inside its `with` block"):
         Reward(model, processor, samples, scores)(PLAN)
@@ -96,3 +98,62 @@ def test_fingerprint_names_samples_scores_and_kind(model, processor, samples, sc
         name(samples, scores, "accuracy"),
     }
     assert len(others | {base}) == 4
+
+
+@torch.inference_mode()
+def reference_divergence(dense, small, batch, places):
+    """KL by torch's own function, summed over a sample's places."""
+    p, q = (m(**batch.inputs).logits.float().log_softmax(-1)[0, places] for m in (dense, small))
+    return torch.nn.functional.kl_div(q, p, log_target=True, reduction="sum").item()
+
+
+@pytest.mark.parametrize("kind", ["kl", "kl_text"])
+def test_divergence_is_that_from_the_dense_model_at_the_places_asked_for(
+    kind, model, processor, samples, scores
+):
+    small = prune(copy.deepcopy(model), PLAN, scores)
+    expected = []
+    for batch in encode(samples, model, processor, batch_size=1):
+        targets = batch.targets if kind == "kl" else batch.text_targets
+        expected.append(reference_divergence(model, small, batch, targets[0] != IGNORE))
+    with Reward(model, processor, samples, scores, kind, batch_size=5) as reward:
+        assert reward(Plan(PLAN.widths, PLAN.widths)) == pytest.approx(0, abs=1e-5)
+        np.testing.assert_allclose(-reward.values(PLAN, 0), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_divergence_needs_no_answers(model, processor, samples, scores):
+    asked = samples.assign(answer=None, answers=None)
+    with Reward(model, processor, asked, scores, "kl") as reward:
+        assert reward(PLAN) < reward(Plan(PLAN.widths, PLAN.widths))
+    with pytest.raises(LopError, match="answer"):
+        Reward(model, processor, asked, scores, "loglik")
+
+
+def test_a_large_vocabulary_is_compared_on_its_likeliest_tokens():
+    p, q = torch.randn(2, 5, 4000, generator=torch.Generator().manual_seed(0)) * 4
+    exact = torch.nn.functional.kl_div(
+        q.log_softmax(1), p.log_softmax(1), log_target=True, reduction="none"
+    ).sum(1)
+    found = Expected.of(p).divergence(q, q.logsumexp(1))
+    assert (found <= exact + 1e-5).all()
+    torch.testing.assert_close(found, exact, rtol=0.02, atol=0.02)
+
+
+def test_parts_hold_whole_pictures_and_give_the_same_values(model, processor, samples, scores):
+    pictures = pd.Series([f"picture {i // 2}" for i in range(len(samples))], samples.index)
+    samples = samples.assign(image_id=pictures)
+    with Reward(model, processor, samples, scores) as whole:
+        expected, reward_of_all = whole.values(PLAN, 0), whole(PLAN)
+    with Reward(model, processor, samples, scores, parts=3) as reward:
+        for i, part in enumerate(reward.parts):
+            np.testing.assert_allclose(
+                reward.values(PLAN, i), expected[part.numbers], rtol=1e-4, atol=1e-5
+            )
+        assert reward(PLAN) == pytest.approx(reward_of_all, abs=1e-5)
+        seen = [set(part.pictures) for part in reward.parts]
+        sizes = [len(part.numbers) for part in reward.parts]
+    assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
+    assert sum(sizes) == len(samples)
+    assert max(sizes) - min(sizes) <= 2
+    with pytest.raises(LopError, match="expected 1 to"):
+        Reward(model, processor, samples, scores, parts=len(samples))

@@ -9,6 +9,7 @@ each weight, a view, with nothing copied and really less to compute.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -21,30 +22,51 @@ from lop.importance import check_scores
 from lop.models import fingerprints
 from lop.models.ffn import FFN, check_in_memory, find_ffns
 from lop.plan import Plan
-from lop.reward.captured import Captured, capture, hidden_at, logits_of
+from lop.reward.captured import Captured, capture, check_logits
+from lop.reward.kinds import KINDS, LABELLED, Expected, expect, judge
 from lop.reward.sharing import share
 from lop.tasks.answers import distinct
 from lop.tasks.samples import accepted, check_answered
 from lop.tasks.samples import fingerprint as samples_fingerprint
 
-VERSION = 2  # of the numbers that this code gives: raised when a change of it changes them
-KINDS = ("loglik", "accuracy")
+VERSION = 3  # of the numbers that this code gives: raised when a change of it changes them
 DOWN = "down"  # beside the names of an FFN's input tensors
+
+
+@dataclass
+class Part:
+    """Some of the samples: their numbers (n,) and pictures (n,), and what the decoder is given.
+
+    `first` (n,) is where each sample's accepted answers begin among all that are `asked`.
+    """
+
+    numbers: np.ndarray
+    pictures: np.ndarray
+    batches: list[Captured]
+    first: np.ndarray
+    asked: int
+    expected: list[Expected] = field(default_factory=list)  # a batch, for the divergence
 
 
 class Reward:
     """Calling it with a plan gives that plan's reward on a set of samples; higher is better.
 
-    `kind` is `loglik` (mean log-likelihood of the right answer, in nats) or `accuracy` (share of
-    samples that greedy generation would answer exactly). Where a sample accepts several answers,
-    any of them is right, and the log-likelihood is that of their summed probability. With
-    `mean_activation`, (d_l,) a layer, the lost neurons' mean output is restored as in
-    `lop.pruning.prune`.
+    `kind` is `loglik` (mean log-likelihood of the right answer, in nats), `accuracy` (share of
+    samples that greedy generation would answer exactly), or minus the divergence (KL, in nats a
+    sample) from the dense model's own next tokens, which needs no answers: `kl` at the answers'
+    tokens, or at all text of a sample without one, `kl_text` at all tokens of text. Where a sample
+    accepts several answers, any of them is right, and the log-likelihood is that of their summed
+    probability; the divergence is that at the first. With `mean_activation`, (d_l,) a layer, the
+    lost neurons' mean output is restored as in `lop.pruning.prune`.
+
+    The samples are dealt to `parts` of about equal size, all of a picture to one, by chance but
+    always the same: a search may judge each plan by some of them (`values`).
 
     Use it as a context manager: inside, the model's FFN neurons are reordered in place by
     descending score; on exit they are as before.
 
-    Raises LopError for an unknown kind, or scores that do not fit the model.
+    Raises LopError for an unknown kind, scores that do not fit the model, or more parts than
+    pictures.
     """
 
     def __init__(
@@ -56,10 +78,12 @@ class Reward:
         kind: str = "loglik",
         batch_size: int = 100,
         mean_activation: Sequence[Tensor] | None = None,
+        parts: int = 1,
     ) -> None:
         if kind not in KINDS:
             raise LopError(f"reward kind {kind!r}: expected one of {', '.join(KINDS)}")
-        check_answered(samples, f"the reward {kind}", texts=kind == "loglik")
+        if kind in LABELLED:
+            check_answered(samples, f"the reward {kind}", texts=kind == "loglik")
         self.kind = kind
         self.model = model
         self.ffns = find_ffns(model)
@@ -76,15 +100,17 @@ class Reward:
             fingerprints.how_asked(model, processor),
             samples_fingerprint(samples),
             kind,
+            parts,
             *self._orders,
             *(self._means or []),
         )
-        asked, self._first = _each_answer(samples)
-        self._asked = len(asked)
-        captures = capture(model, processor, asked, batch_size)
-        self.batches = share(model, captures, batch_size)
+        check_logits(model, processor, samples)
+        self.parts = [
+            _part(model, processor, samples, numbers, kind, batch_size)
+            for numbers in _dealt(samples["image_id"], parts)
+        ]
         self._full: list[dict[str, Tensor]] = []
-        self._known: dict[tuple[int, ...], float] = {}
+        self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
 
     def __enter__(self) -> Reward:
         for ffn, order in zip(self.ffns, self._orders, strict=True):
@@ -100,34 +126,51 @@ class Reward:
             ffn.down.bias = bias
 
     def __call__(self, plan: Plan) -> float:
-        """The plan's reward; each plan is evaluated once and remembered."""
-        if plan.kept not in self._known:
-            correct, loglik = self.per_sample(plan)
-            values = correct if self.kind == "accuracy" else loglik
-            self._known[plan.kept] = float(values.mean())
-        return self._known[plan.kept]
+        """The plan's reward on all samples; each plan is evaluated once and remembered."""
+        values = [self.values(plan, part) for part in range(len(self.parts))]
+        return float(np.concatenate(values).mean())
 
-    @torch.inference_mode()
+    def values(self, plan: Plan, part: int) -> np.ndarray:
+        """The plan's reward on each sample of one part, (n,), remembered likewise."""
+        key = (plan.kept, part)
+        if key not in self._known:
+            correct, loglik, divergence = self._judge(plan, part)
+            values = {"accuracy": correct, "loglik": loglik}.get(self.kind, -divergence)
+            self._known[key] = values
+        return self._known[key]
+
     def per_sample(self, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
         """For each sample: is the answer exactly right, and its log-likelihood; (N,) each."""
+        found = np.empty((2, sum(len(part.numbers) for part in self.parts)), np.float32)
+        for i, part in enumerate(self.parts):
+            found[:, part.numbers] = self._judge(plan, i)[:2]
+        return found[0], found[1]
+
+    @torch.inference_mode()
+    def _judge(self, plan: Plan, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """On each sample of a part: is it right, its log-likelihood, and the divergence; (n,)."""
         if plan.widths != self.widths:
             raise LopError(f"plan for FFN widths {plan.widths}, the model has {self.widths}")
         if not self._full:
             raise LopError("a Reward works inside its `with` block only")
+        part = self.parts[number]
+        expected = self._expected(part)
         self._set_widths(plan.kept)
-        scored = torch.cat([self._score(batch) for batch in self.batches], 1).cpu()
-        owners = torch.cat([batch.owners for batch in self.batches]).cpu()
-        loglik, mistakes = torch.zeros(2, self._asked).index_add(1, owners, scored).numpy()
-        correct = np.logical_or.reduceat(mistakes == 0, self._first)
-        return correct.astype(np.float32), np.logaddexp.reduceat(loglik, self._first)
+        pairs = zip(part.batches, expected, strict=True)
+        judged = torch.cat([judge(self.model, *pair) for pair in pairs], 1).cpu()
+        owners = torch.cat([batch.owners for batch in part.batches]).cpu()
+        sums = torch.zeros(3, part.asked).index_add(1, owners, judged).numpy()
+        correct = np.logical_or.reduceat(sums[1] == 0, part.first).astype(np.float32)
+        return correct, np.logaddexp.reduceat(sums[0], part.first), sums[2, part.first]
 
-    def _score(self, batch: Captured) -> Tensor:
-        """Of the tokens at a batch's places: log-likelihood, and 1 for a mistake; (2, P)."""
-        logits = logits_of(self.model, hidden_at(self.model, batch))
-        tokens = batch.tokens.to(logits.device)
-        loglik = torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
-        wrong = (logits.argmax(-1) != tokens).float()
-        return torch.stack([loglik, wrong])
+    def _expected(self, part: Part) -> Sequence[Expected | None]:
+        """The dense model's distributions at a part's places, made once, where they are needed."""
+        if not self.kind.startswith("kl"):
+            return [None] * len(part.batches)
+        if not part.expected:
+            self._set_widths(self.widths)
+            part.expected = [expect(self.model, batch) for batch in part.batches]
+        return part.expected
 
     def _set_widths(self, kept: Sequence[int]) -> None:
         for ffn, k, full in zip(self.ffns, kept, self._full, strict=True):
@@ -141,6 +184,37 @@ class Reward:
             bias = self._output_biases[i]
             lost = lost.to(self.ffns[i].down.weight) + (0 if bias is None else bias)
             self.ffns[i].down.bias = nn.Parameter(lost, requires_grad=False)
+
+
+def _dealt(pictures: pd.Series, parts: int) -> list[np.ndarray]:
+    """Numbers of samples by part, ascending; pictures in a random order, each to the least part."""
+    names, of = np.unique(pictures.to_numpy(str), return_inverse=True)
+    if not 0 < parts <= len(names):
+        raise LopError(
+            f"{parts} parts of the reward samples: expected 1 to {len(names)}, as many "
+            "as there are pictures or documents"
+        )
+    counts, sizes = np.bincount(of), np.zeros(parts, int)
+    dealt = np.empty(len(names), int)
+    for picture in np.random.default_rng(0).permutation(len(names)):
+        dealt[picture] = np.argmin(sizes)
+        sizes[dealt[picture]] += counts[picture]
+    return [np.flatnonzero(dealt[of] == part) for part in range(parts)]
+
+
+def _part(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    samples: pd.DataFrame,
+    numbers: np.ndarray,
+    kind: str,
+    batch_size: int,
+) -> Part:
+    chosen = samples.iloc[numbers]
+    asked, first = _each_answer(chosen)
+    captures = capture(model, processor, asked, batch_size, everywhere=kind == "kl_text")
+    batches = share(model, captures, batch_size)
+    return Part(numbers, chosen["image_id"].to_numpy(), batches, first, len(asked))
 
 
 def _each_answer(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:

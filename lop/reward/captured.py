@@ -79,8 +79,13 @@ class _Decoded:
             raise AttributeError(name)
 
 
-def _check_logits(model: PreTrainedModel, batch: Batch) -> None:
-    """Raise LopError when `logits_of` what is captured are not those of the model's forward."""
+@torch.inference_mode()
+def check_logits(model: PreTrainedModel, processor: ProcessorMixin, samples: pd.DataFrame) -> None:
+    """Raise LopError when `logits_of` what is captured are not those of the model's forward.
+
+    One sample is looked at, the shortest.
+    """
+    batch = next(encode(samples.iloc[_by_length(samples)[:1]], model, processor, 1))
     captured = _captured(model, batch, torch.zeros(len(batch.targets)))
     columns = captured.columns
     last = batch.targets.shape[1] - int(columns.min())
@@ -112,29 +117,40 @@ class Capture:
 
 @torch.inference_mode()
 def capture(
-    model: PreTrainedModel, processor: ProcessorMixin, samples: pd.DataFrame, batch_size: int
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    samples: pd.DataFrame,
+    batch_size: int,
+    everywhere: bool = False,
 ) -> list[Capture]:
     """Run all that comes before the decoder, once, and keep what the decoder would be given.
 
+    The places kept are the answers' tokens, or all tokens of text (`everywhere`).
     Kept are embeddings, positions and masks: about samples · tokens · hidden numbers.
     """
     captures, order = [], _by_length(samples)
     stored = [tuple(image["bytes"] for image in images) for images in samples["images"]]
-    _check_logits(model, next(encode(samples.iloc[order[:1]], model, processor, 1)))
     left = torch.as_tensor(order)
     for batch in encode(samples.iloc[order], model, processor, batch_size):
         numbers, left = left.tensor_split([len(batch.targets)])
         pictures = [stored[k] for k in numbers.tolist()]
         lengths = batch.inputs["attention_mask"].sum(1).tolist()
-        captured = _captured(model, batch, numbers)
+        captured = _captured(model, batch, numbers, everywhere)
         captures.append(Capture(captured, pictures, batch.inputs["input_ids"], lengths))
     return captures
 
 
-def _captured(model: PreTrainedModel, batch: Batch, numbers: Tensor) -> Captured:
-    """A batch of samples with these numbers (B,), with what the decoder is given for it."""
-    rows, columns = torch.nonzero(batch.targets != IGNORE, as_tuple=True)
-    tokens, owners = batch.targets[rows, columns], numbers.to(rows.device)[rows]
+def _captured(
+    model: PreTrainedModel, batch: Batch, numbers: Tensor, everywhere: bool = False
+) -> Captured:
+    """A batch of samples with these numbers (B,), with what the decoder is given for it.
+
+    Where a sample has no answer its places are all tokens of text.
+    """
+    unanswered = (batch.targets == IGNORE).all(1, keepdim=True)
+    targets = torch.where(unanswered | everywhere, batch.text_targets, batch.targets)
+    rows, columns = torch.nonzero(targets != IGNORE, as_tuple=True)
+    tokens, owners = targets[rows, columns], numbers.to(rows.device)[rows]
     return Captured(_decoder_inputs(model, batch), rows, columns, tokens, owners)
 
 

@@ -44,8 +44,10 @@ def test_shared_rows_are_judged_as_each_sample_alone(
     with Reward(model, processor, questions, scores, batch_size=batch_size) as reward:
         _, loglik = reward.per_sample(PLAN)
     np.testing.assert_allclose(loglik, expected, atol=1e-4)
-    assert all(isinstance(batch, sharing.Shared) for batch in reward.batches)
-    assert all(len(set(batch.owners.tolist())) <= max(batch_size, 7) for batch in reward.batches)
+    assert all(isinstance(batch, sharing.Shared) for batch in reward.parts[0].batches)
+    assert all(
+        len(set(batch.owners.tolist())) <= max(batch_size, 7) for batch in reward.parts[0].batches
+    )
 
 
 def test_bfloat16_is_shared_within_its_rounding(model, processor, questions, scores):
@@ -54,22 +56,22 @@ def test_bfloat16_is_shared_within_its_rounding(model, processor, questions, sco
         expected = reference_loglik(model, processor, questions)
     with Reward(model, processor, questions, scores) as reward:
         _, loglik = reward.per_sample(PLAN)
-    assert isinstance(reward.batches[0], sharing.Shared)
+    assert isinstance(reward.parts[0].batches[0], sharing.Shared)
     np.testing.assert_allclose(loglik, expected, rtol=0.02)
 
 
 def test_fewer_tokens_are_read(model, processor, questions, scores, monkeypatch):
-    few = tokens_in(Reward(model, processor, questions, scores, batch_size=4).batches)
+    few = tokens_in(Reward(model, processor, questions, scores, batch_size=4).parts[0].batches)
     monkeypatch.setattr(
         "lop.reward.share", lambda model, captures, size: [c.batch for c in captures]
     )
-    whole = tokens_in(Reward(model, processor, questions, scores, batch_size=4).batches)
+    whole = tokens_in(Reward(model, processor, questions, scores, batch_size=4).parts[0].batches)
     assert few < 0.8 * whole
 
 
 def test_without_a_common_picture_batches_stay_as_captured(model, processor, scores):
     reward = Reward(model, processor, make_samples(), scores)
-    assert not any(isinstance(batch, sharing.Shared) for batch in reward.batches)
+    assert not any(isinstance(batch, sharing.Shared) for batch in reward.parts[0].batches)
 
 
 def test_a_decoder_that_takes_the_mask_otherwise_is_left_alone(
@@ -78,7 +80,7 @@ def test_a_decoder_that_takes_the_mask_otherwise_is_left_alone(
     wrong = sharing._mask
     monkeypatch.setattr(sharing, "_mask", lambda *args: torch.zeros_like(wrong(*args)))
     reward = Reward(model, processor, questions, scores)
-    assert not any(isinstance(batch, sharing.Shared) for batch in reward.batches)
+    assert not any(isinstance(batch, sharing.Shared) for batch in reward.parts[0].batches)
 
 
 def two_questions(name):
@@ -111,5 +113,5 @@ def test_every_architecture_shares_or_is_left_alone(name, samples, monkeypatch):
     with Reward(model, None, one_picture, scores) as reward:
         _, loglik = reward.per_sample(plan)
     np.testing.assert_allclose(loglik, expected, atol=1e-4)
-    shared = isinstance(reward.batches[0], sharing.Shared)
+    shared = isinstance(reward.parts[0].batches[0], sharing.Shared)
     assert shared == (name in SHARED)
