@@ -46,10 +46,16 @@ def search(o: given.Search) -> None:
         o.out, *_judging(o), o.target, o.seed, settings,
         start=_begin(o.profile), profile_path=o.profile,
         compensate=o.compensate, reward=o.reward, batch_size=o.batch_size,
+        parts=o.parts, hold_out=o.hold_out,
     )  # fmt: skip
     for key, rows in read_search(o.out).groupby(["target", "seed"]):
-        best, first = rows["reward"].max(), rows["reward"].iloc[0]
-        print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})")
+        whole = rows[rows["share"] == 1]
+        best, first = whole["reward"].max(), whole["reward"].iloc[0]
+        line = f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})"
+        if len(checked := rows.dropna(subset="gain")):
+            row = checked.loc[checked["gain"].idxmax()]
+            line += f"; on samples held out {row['gain']:+.4f} ± {row['gain_error']:.4f}"
+        print(line)
 
 
 def _judging(o: given.OfJudging) -> tuple[str, Path, Path, str]:

@@ -20,6 +20,7 @@ from lop.settings.types import (
     Kind,
     Method,
     Number,
+    Part,
     Positive,
     Ratio,
     SearcherName,
@@ -151,12 +152,15 @@ class Search(OfJudging):
         None, description="start from the knapsack's plans, not from uniform ones"
     )
     searcher: SearcherName = Field(
-        "mcts", description="mcts, evolution, random, uniform or knapsack"
+        "surrogate",
+        description="surrogate, local, mcts, evolution, random, uniform or knapsack",
     )
     simulations: Count = Field(
         settings.Search().settings[0].simulations,
         description=same(settings.Searching, "simulations").description,
     )
+    parts: Count = same(settings.Search, "parts")
+    hold_out: Part = same(settings.Search, "hold_out")
 
 
 class Samples(Section):

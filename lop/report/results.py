@@ -52,8 +52,8 @@ class Results:
 
 
 def search_progress(samples: pd.DataFrame) -> pd.DataFrame:
-    """Best reward so far in each search, by simulation."""
-    ordered = samples.sort_values([*SEARCH, "simulation"])
+    """Best reward so far in each search, by simulation, of plans that all samples judged."""
+    ordered = samples[samples["share"] == 1].sort_values([*SEARCH, "simulation"])
     best = ordered.groupby(SEARCH)["reward"].cummax()
     return ordered.assign(best=best)[[*SEARCH, "simulation", "best", "seconds"]]
 

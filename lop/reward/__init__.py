@@ -100,7 +100,6 @@ class Reward:
             fingerprints.how_asked(model, processor),
             samples_fingerprint(samples),
             kind,
-            parts,
             *self._orders,
             *(self._means or []),
         )

@@ -14,6 +14,7 @@ from lop.settings.types import (
     Move,
     NotNegative,
     Number,
+    Part,
     Positive,
     Ratio,
     RewardKind,
@@ -84,10 +85,29 @@ class Searching(Section):
     simulations: Count = Field(description="plans judged a search")
 
 
+class Surrogate(Searching):
+    """A model of the reward, learned from plans that are judged by a part of the samples each."""
+
+    searcher: Literal["surrogate"] = "surrogate"
+    step: Share = Field(0.1, description="how far ratios are from those of the best plan at most")
+    move: Move = Field("mixed", description="`shake`, `transfer` or `mixed`")
+    exploration: NotNegative = Field(
+        1.0, description="standard deviations that a plan is given above its expected reward"
+    )
+
+
+class Local(Searching):
+    """Steps up and down around the current plan, a layer at a time."""
+
+    searcher: Literal["local"]
+    step: Share = Field(0.1, description="share of a layer's neurons that moves at first …")
+    step_min: Annotated[float, Field(gt=0, le=1)] = Field(0.01, description="… and at the end")
+
+
 class Mcts(Searching):
     """A search tree."""
 
-    searcher: Literal["mcts"] = "mcts"
+    searcher: Literal["mcts"]
     children: Count = Field(4, description="children a node gets")
     exploration: NotNegative = Field(
         0.1, description="UCB's constant, for rewards scaled to [0, 1]"
@@ -136,15 +156,16 @@ class Knapsack(Searching):
 
 
 def _listed(values: Any) -> Any:
-    """One searcher's settings as a list of them; a searcher that is not named is mcts."""
+    """One searcher's settings as a list of them; a searcher that is not named is surrogate."""
     listed = [values] if isinstance(values, dict) else values
     if not isinstance(listed, list):
         return listed
-    return [{"searcher": "mcts"} | each if isinstance(each, dict) else each for each in listed]
+    return [{"searcher": "surrogate"} | each if isinstance(each, dict) else each for each in listed]
 
 
 Searcher = Annotated[
-    Mcts | Evolution | Random | Uniform | Knapsack, Field(discriminator="searcher")
+    Surrogate | Local | Mcts | Evolution | Random | Uniform | Knapsack,
+    Field(discriminator="searcher"),
 ]
 
 
@@ -168,8 +189,9 @@ class Judging(Scored):
 
     reward: RewardKind = Field(
         "loglik",
-        description="`loglik`, the mean log-likelihood of the right answers, or `accuracy` (the "
-        "paper's)",
+        description="`loglik`, the mean log-likelihood of the right answers; `accuracy` (the "
+        "paper's); `kl`, the divergence from the unpruned model at the answers, or `kl_text` at "
+        "all text, which need no answers",
     )
     batch_size: Count = Field(40, description="samples at once")
 
@@ -189,7 +211,13 @@ class Search(Judging):
         "[find better plans](method.md#what-was-found)",
     )
     settings: Annotated[list[Searcher], Field(min_length=1), BeforeValidator(_listed)] = Field(
-        [Mcts(simulations=50)], description="one mapping, or a list of them, one a searcher"
+        [Surrogate(simulations=50)], description="one mapping, or a list of them, one a searcher"
+    )
+    parts: Count = Field(
+        10, description="parts that the samples are dealt to; the surrogate judges a plan by one"
+    )
+    hold_out: Part = Field(
+        0.3, description="share of the parts that a search does not see; they check its best plans"
     )
     runner: Runner = Field("processes", description="`processes`, `threads`, `dask` or `ray`")
     workers: Count = Field(2, description="searches at once")
