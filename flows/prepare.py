@@ -9,7 +9,8 @@ from lop.steps import preparing
 @flow
 def prepare() -> None:
     """Write one Parquet table a purpose to data/samples."""
-    preparing.prepare(SAMPLES, **params().prepare.model_dump())
+    chosen = params()
+    preparing.prepare(SAMPLES, model_path=chosen.model.path, **chosen.prepare.model_dump())
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ LATENCY_SAMPLES = Evaluate().latency_samples
 def prepare(o: given.Prepare) -> None:
     from lop.steps import preparing
 
-    sizes = o.model_dump(exclude={"source", "out", "seed"})
-    preparing.prepare(o.out, o.source, o.seed, **sizes)
+    sizes = o.model_dump(exclude={"source", "out", "seed", "window", "model"})
+    preparing.prepare(o.out, o.source, o.seed, o.window, o.model, **sizes)
     print(f"{o.out}: " + ", ".join(f"{size} {name}" for name, size in sizes.items()))
 
 

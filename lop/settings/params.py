@@ -37,7 +37,8 @@ class Model(Section):
 
     path: Text = Field(
         "data/reference",
-        description="directory of a Hugging Face model with its processor, or a hub's name for one",
+        description="directory of a Hugging Face model with its processor, or tokenizer where it "
+        "reads text alone, or a hub's name for one",
     )
 
 
@@ -46,7 +47,12 @@ class Prepare(Section):
 
     source: Text = Field(
         "reference",
-        description="`reference`, or a folder or `.parquet`, `.csv`, `.jsonl` file of your samples",
+        description="`reference`, or a folder or `.parquet`, `.csv`, `.jsonl` or `.txt` file of "
+        "your samples",
+    )
+    window: Samples = Field(
+        128,
+        description="tokens that texts are cut into, by the model's tokenizer; each is a sample",
     )
     seed: Seed = Field(0, description="which samples are drawn")
     calibration: Samples = Field(500, description="how many samples neurons are scored on")
