@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from lop.files import Kind, check_dir, replacing_dir
@@ -17,9 +18,9 @@ def prepare(
     out: Path,
     source: str,
     seed: int,
+    sizes: Mapping[str, int | None],
     window: int = WINDOW,
     model_path: str | None = None,
-    **sizes: int | None,
 ) -> None:
     """Write a table of samples a purpose: calibration, reward, validation, benchmark.
 
@@ -27,7 +28,7 @@ def prepare(
     also the data of its benchmark tasks; `tasks/index.json` counts them.
     """
     check_dir(out, SAMPLES, (source, model_path) if model_path else (source,))
-    tables = prepare_samples(source, seed, window, model_path, **sizes)
+    tables = prepare_samples(source, seed, sizes, window, model_path)
     tasks = easyvqa_benchmarks.build(seed) if source == REFERENCE else {}
     with replacing_dir(out, SAMPLES) as tmp:
         for name, table in tables.items():

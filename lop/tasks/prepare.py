@@ -25,9 +25,9 @@ WINDOW = 128  # tokens
 def prepare_samples(
     source: str,
     seed: int,
+    sizes: Mapping[str, int | None],
     window: int = WINDOW,
     model_path: str | None = None,
-    **sizes: int | None,
 ) -> dict[str, pd.DataFrame]:
     """A table of samples for each of `PURPOSES`, of the given sizes, drawn by `seed`.
 

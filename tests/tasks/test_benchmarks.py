@@ -407,6 +407,6 @@ def test_prepare_writes_tasks_for_the_reference_only(samples, tmp_path):
 
     write_samples(samples, tmp_path / "own.parquet")
     sizes = {"calibration": 2, "reward": 2, "validation": 2, "benchmark": 2}
-    preparing.prepare(tmp_path / "out", str(tmp_path / "own.parquet"), 0, **sizes)
+    preparing.prepare(tmp_path / "out", str(tmp_path / "own.parquet"), 0, sizes)
     assert json.loads((tmp_path / "out" / "tasks" / "index.json").read_text()) == {}
     assert len(list((tmp_path / "out" / "tasks").iterdir())) == 1

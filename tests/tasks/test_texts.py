@@ -178,16 +178,16 @@ SIZES = {"calibration": 20, "reward": 20, "validation": 10, "benchmark": 10}
 
 def test_documents_are_cut_into_windows_and_split_by_document(documents):
     model, source = str(documents / "model"), str(documents / "texts")
-    tables = prepare_samples(source, 0, 16, model, **SIZES)
+    tables = prepare_samples(source, 0, SIZES, 16, model)
     assert {name: len(of) for name, of in tables.items()} == SIZES
     seen = [name for of in tables.values() for name in of["image_id"].unique()]
     assert len(seen) == len(set(seen))
-    again = prepare_samples(source, 0, 16, model, **SIZES)
+    again = prepare_samples(source, 0, SIZES, 16, model)
     assert all(fingerprint(again[name]) == fingerprint(tables[name]) for name in SIZES)
-    rest = prepare_samples(source, 0, 16, model, **SIZES | {"benchmark": None})["benchmark"]
+    rest = prepare_samples(source, 0, SIZES | {"benchmark": None}, 16, model)["benchmark"]
     assert len(rest) > 10
     with pytest.raises(LopError, match="texts, to be cut by a model's tokenizer; name the model"):
-        prepare_samples(source, 0, **SIZES)
+        prepare_samples(source, 0, SIZES)
 
 
 def test_windows_are_what_stands_in_the_document(documents):
