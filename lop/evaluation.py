@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ NOT_ASKED = ("README.md", "pruning.json", "training.json")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's answers to one task: `samples` has the columns of `COLUMNS`, a row a question."""
+    """One model's answers to one task: `samples` has its scorer's columns, a row a question."""
 
     samples: pd.DataFrame
     task: str = HEADLINE
@@ -66,14 +65,21 @@ class Evaluation:
 
     @property
     def by_category(self) -> dict[str, float]:
-        """Accuracy of each category."""
-        return self.samples.groupby("category")["correct"].mean().to_dict()
+        """Accuracy of each category, or the primary figure where no answer is right or wrong."""
+        categories = self.samples.groupby("category")
+        if "correct" in self.samples:
+            return categories["correct"].mean().to_dict()
+        scorer = benchmark(self.task).scorer
+        sums = {str(name): scorer.parts(rows).sum() for name, rows in categories}
+        return {name: float(scorer.figure(of, scorer.primary)) for name, of in sums.items()}
 
     def headline(self) -> dict[str, Any]:
-        """Accuracy as plain values; a standard error that does not exist is None."""
+        """The primary figure as plain values; a standard error that does not exist is None."""
+        scorer = benchmark(self.task).scorer
+        figure = scoring.score(scorer, self.samples)[scorer.primary]
         return {
-            "accuracy": self.accuracy,
-            "stderr": None if math.isnan(self.stderr) else self.stderr,
+            scorer.primary: figure["value"],
+            "stderr": figure["stderr"],
             "count": self.count,
             "by_category": self.by_category,
         }
@@ -101,13 +107,15 @@ class Evaluation:
     def load(cls, path: str | Path) -> Evaluation:
         """Read what `save(path)` wrote, or raise LopError."""
         try:
-            samples = pd.read_parquet(f"{path}.parquet", columns=COLUMNS)
+            said = read_json(Path(f"{path}.json"))
+            task = said.get("task", HEADLINE)
+            columns = list(benchmark(task).scorer.columns)
+            samples = pd.read_parquet(f"{path}.parquet", columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise LopError(
                 f"{path}.parquet: cannot read an evaluation: {first_line(error)}"
             ) from error
-        said = read_json(Path(f"{path}.json"))
-        return cls(samples, said.get("task", HEADLINE), said.get("fingerprint", ""))
+        return cls(samples, task, said.get("fingerprint", ""))
 
 
 def evaluate(
@@ -191,12 +199,18 @@ def asking(
         from lop.lm import LikelihoodLM, light, seeing_once
     except ImportError as error:
         raise LopError(f"cannot run lm-eval: {error}; pip install 'lop[pipeline]'") from error
-    model, _ = load_to_ask(model_dir, device)
+    model, processor = load_to_ask(model_dir, device)
     # a model in memory, as the stock loader of `hf-multimodal` refuses a pruned checkpoint; it
     # finds the processor through the model's path
     lm = LikelihoodLM(pretrained=model, batch_size=batch_size)
+
+    def ask(task: str, data: str) -> Evaluation:
+        own = getattr(benchmark(task).utils, "ask", None)
+        answers = own(model, processor, data, batch_size) if own else _answers(lm, task, data)
+        return Evaluation(answers, task)
+
     with light(), seeing_once(model):
-        yield lambda task, data: Evaluation(_answers(lm, task, data), task)
+        yield ask
 
 
 def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:

@@ -55,7 +55,7 @@ WRONG = [
     ("prune: {methods: [magic]}", "prune.methods: expected 'lop', 'knapsack'"),
     ("prune: {format: zip}", "prune.format: expected 'per_layer' or 'padded', got 'zip'"),
     ("prune: {multiple_of: 0}", "prune.multiple_of: expected at least 1"),
-    ("evaluate: {tasks: [smell]}", "evaluate.tasks: expected 'lop_vqa', 'mme'"),
+    ("evaluate: {tasks: [smell]}", "evaluate.tasks: expected 'lop_vqa', 'lop_text'"),
     ("evaluate: {tasks: [lop_vqa, {mme: 3}]}", "evaluate.tasks.1.mme: expected a valid string"),
     ("evaluate: {register: maybe}", "evaluate.register: expected a valid boolean"),
     ("profile: {shares: [0]}", "profile.shares: expected greater than 0, got 0"),

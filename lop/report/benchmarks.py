@@ -15,6 +15,7 @@ import pandas as pd
 
 from lop.comparison import TITLES, Comparison, bold, markdown
 from lop.plan import checkpoint_name, per_cent
+from lop.tasks.benchmarks import benchmark
 
 OURS = "lop"
 
@@ -32,6 +33,8 @@ class Column:
     @property
     def unit(self) -> str:
         """What the figures are."""
+        if self.metric in benchmark(self.task).scorer.lower:
+            return "less is better"
         return "%" if self.scale == 100 else "points"
 
 

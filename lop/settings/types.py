@@ -35,6 +35,7 @@ Move = Literal["shake", "transfer", "mixed"]
 Runner = Literal["processes", "threads", "dask", "ray"]
 Task = Literal[
     "lop_vqa",
+    "lop_text",
     "mme",
     "mmbench",
     "mmmu_val",

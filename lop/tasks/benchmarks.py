@@ -11,8 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lop.errors import LopError
 from lop.tasks import scoring
+from lop.tasks.samples import document
 from lop.tasks.scoring import Scorer
 
 FOLDER = Path(__file__).parent
@@ -21,6 +24,7 @@ SHARED = (  # code of all tasks
     "tables.py",
 )  # fmt: skip
 HEADLINE = "lop_vqa"  # what `lop.comparison` compares models by
+TEXT = "lop_text"  # or this, where that was not asked, as samples are texts
 
 Spec = str | Mapping[str, str]  # a task's name, or {name: where its data lie}
 
@@ -28,6 +32,8 @@ Spec = str | Mapping[str, str]  # a task's name, or {name: where its data lie}
 @dataclass(frozen=True)
 class Benchmark:
     """A task: the folder of its YAML and utils, its scorer, the metadata key of its data.
+
+    A task whose utils can `ask` is asked by that, and by lm-eval otherwise.
 
     `hub` is where the data are unless said otherwise; None: they are made by `prepare`, or given.
     """
@@ -51,6 +57,7 @@ class Benchmark:
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     HEADLINE: Benchmark("vqa", scoring.ACCURACY, "samples"),
+    TEXT: Benchmark("text", scoring.TEXT, "samples"),
     "mme": Benchmark("mme", scoring.mme(scoring.MME), "mme", "lmms-lab/MME"),
     "mmbench": Benchmark("mmbench", scoring.MMBENCH, "mmbench", "lmms-lab/MMBench"),
     "mmmu_val": Benchmark("mmmu", scoring.ACCURACY, "mmmu_val", "MMMU/MMMU"),
@@ -69,11 +76,17 @@ def benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
+def own_tasks(samples: pd.DataFrame) -> list[str]:
+    """The tasks that a table of samples has something for: `lop_vqa`, `lop_text` or both."""
+    texts = [document(row) is not None for row in samples.to_dict("records")]
+    return [HEADLINE] * (not all(texts)) + [TEXT] * any(texts)
+
+
 def locate(tasks: Iterable[Spec], samples: Path | None) -> dict[str, str]:
     """Where each task's data lie: as its spec says, else where `prepare` wrote them, else the hub.
 
-    `samples` is the table that `lop_vqa` asks; `prepare` wrote the others to `tasks/` beside it.
-    Raises LopError for an unknown task, one named twice, or one without data.
+    `samples` is the table that `lop_vqa` asks and `lop_text` reads; `prepare` wrote the others to
+    `tasks/` beside it. Raises LopError for an unknown task, one named twice, or one without data.
     """
     found: dict[str, str] = {}
     for spec in tasks:
@@ -102,4 +115,4 @@ def hub_id(source: str) -> bool:
 def _prepared(name: str, samples: Path | None) -> Path:
     if samples is None:
         raise LopError(f"task {name}: say where its data are")
-    return samples if name == HEADLINE else samples.parent / "tasks" / f"{name}.parquet"
+    return samples if name in (HEADLINE, TEXT) else samples.parent / "tasks" / f"{name}.parquet"

@@ -11,7 +11,7 @@ and Tibshirani, An Introduction to the Bootstrap, ch. 11.) `lop.paired` has it f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,7 +20,9 @@ import pandas as pd
 
 from lop.errors import LopError
 
-COLUMNS = ["id", "group", "picture", "category", "prompt_hash", "answer", "prediction", "correct"]
+_ASKED = ["id", "group", "picture", "category", "prompt_hash"]
+COLUMNS = [*_ASKED, "answer", "prediction", "correct"]
+TEXT_COLUMNS = [*_ASKED, "loglik", "tokens"]
 
 # Subtasks of MME and the ceiling of 200 points each: arXiv 2306.13394, section 2.
 MME = {
@@ -48,12 +50,14 @@ class Scorer:
 
     `parts(rows)` has a row a group and a column a number that adds up; `figures(sums)` makes the
     figures of the columns' sums, each an array of any one shape. `primary` is the figure to compare
-    models by.
+    models by. Rows have `columns`. Of the figures in `lower`, less is better.
     """
 
     parts: Callable[[pd.DataFrame], pd.DataFrame]
     figures: Callable[[Sums], dict[str, np.ndarray]]
     primary: str
+    columns: Sequence[str] = tuple(COLUMNS)
+    lower: frozenset[str] = frozenset()
 
     def clusters(self, rows: pd.DataFrame) -> pd.DataFrame:
         """`parts` with all about a picture in one row, in the same order for every model.
@@ -86,7 +90,7 @@ def jackknife(without: np.ndarray) -> float:
 
 
 def score(scorer: Scorer, rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """Every figure as {"value", "stderr"}; rows have the columns of `COLUMNS` but prompt_hash.
+    """Every figure as {"value", "stderr"}; rows have the scorer's columns but prompt_hash.
 
     A single picture gives no standard error. Raises LopError for no rows.
     """
@@ -115,6 +119,22 @@ def _accuracy(sums: Sums) -> dict[str, np.ndarray]:
 
 
 ACCURACY = Scorer(_accuracy_parts, _accuracy, primary="accuracy")
+
+
+def _text_parts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Log-likelihood and number of the tokens of each document."""
+    return rows.groupby("group", sort=False)[["loglik", "tokens"]].sum().astype(float)
+
+
+def _text(sums: Sums) -> dict[str, np.ndarray]:
+    """Mean log-likelihood a token, in nats, and the perplexity that it makes."""
+    loglik = _ratio(sums["loglik"], sums["tokens"])
+    return {"perplexity": np.exp(-loglik), "loglik": loglik}
+
+
+TEXT = Scorer(
+    _text_parts, _text, "perplexity", tuple(TEXT_COLUMNS), lower=frozenset({"perplexity"})
+)
 
 
 def accuracy_error(rows: pd.DataFrame) -> float:
