@@ -273,8 +273,9 @@ def light() -> Iterator[None]:
     """
     import lm_eval.api.task
     import lm_eval.models.hf_vlms
+    import lm_eval.models.huggingface
 
-    for module in (lm_eval.api.task, lm_eval.models.hf_vlms):
+    for module in (lm_eval.api.task, lm_eval.models.hf_vlms, lm_eval.models.huggingface):
         vars(module)["tqdm"] = _bar
     gc.freeze()
     try:

@@ -126,7 +126,7 @@ def test_the_page_of_settings_is_the_models():
         (types.Kind, NETWORKS),
         (types.Weight, WEIGHTS),
         (types.Move, MOVES),
-        (types.Task, BENCHMARKS),
+        (types.OwnTask, BENCHMARKS),
     ],
 )
 def test_names_are_the_librarys(names, known):

@@ -102,3 +102,82 @@ def test_tasks_take_what_they_are_for(place):
     (place / "log.jsonl").write_text('{"question": "what?"}')
     with pytest.raises(LopError, match="sample 0: no answer, and lop_vqa needs one"):
         evaluate(place / "model", place / "log.jsonl")
+
+
+MINE = """
+task: mine
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/questions.json}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{q}}\\n"
+doc_to_choice: choices
+doc_to_target: gold
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+ROLLING = """
+task: rolling
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/questions.json}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{q}}"
+metric_list: [{metric: word_perplexity}, {metric: bits_per_byte}]
+"""
+GROUP = "group: both\ntask: [mine]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
+
+
+@pytest.fixture
+def tasks(tmp_path, monkeypatch):
+    """A folder with tasks of one's own as lm-eval has them, and their data."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    docs = [{"q": f"is it {i}?", "choices": ["yes", "no"], "gold": i % 2} for i in range(6)]
+    (folder / "questions.json").write_text("\n".join(map(json.dumps, docs)))
+    for name, text in (("mine", MINE), ("rolling", ROLLING), ("both", GROUP)):
+        (folder / f"{name}.yaml").write_text(text.replace("FOLDER", str(folder)))
+    return folder
+
+
+def test_lm_evals_own_tasks_are_asked_by_name(place, tasks, tmp_path):
+    names = [f"lm_eval.{name}" for name in ("mine", "rolling", "both")]
+    places = locate([{name: str(tasks)} for name in names], None)
+    found = evaluate_one(tmp_path / "out", place / "model", None, 4, 2, places)["tasks"]
+    model, tokenizer = load(place / "model"), load_processor(place / "model")
+    right = []
+    for i in range(6):
+        asked = tokenizer(f"is it {i}?\n").input_ids
+        with torch.inference_mode():
+            logits = model(torch.tensor([asked])).logits[0, -1].log_softmax(-1)
+        # lm-eval puts the space before an answer: its first tokens tell the two apart
+        yes, no = (tokenizer(f" {w}", add_special_tokens=False).input_ids for w in ("yes", "no"))
+        assert yes[0] != no[0]
+        right.append((len(yes), len(no), float(logits[yes[0]] - logits[no[0]])))
+    mine = found["lm_eval.mine"]
+    assert mine["primary"] == "acc"
+    assert mine["count"] == 6
+    rows = pd.read_parquet(tmp_path / "out" / "lm_eval.mine.parquet")
+    assert mine["metrics"]["acc"]["value"] == pytest.approx(rows["acc"].mean())
+    assert mine["metrics"]["acc"]["stderr"] == pytest.approx(rows["acc"].sem())
+    if all(yes == no == 1 for yes, no, _ in right):
+        gold = [int(i % 2 == (apart < 0)) for i, (_, _, apart) in enumerate(right)]
+        assert rows["acc"].tolist() == gold
+    assert found["lm_eval.both"]["metrics"]["acc"]["value"] == mine["metrics"]["acc"]["value"]
+    rolling = found["lm_eval.rolling"]["metrics"]
+    assert set(rolling) == {"word_perplexity", "bits_per_byte"}
+    assert all(figure["stderr"] > 0 for figure in rolling.values()), "by the jackknife"
+    again = Evaluation.load(tmp_path / "out" / "lm_eval.rolling")
+    assert again.summary() == found["lm_eval.rolling"]
+
+
+def test_tasks_that_cannot_be_had_are_one_line(place, tasks):
+    with pytest.raises(LopError, match="task lm_eval.x: no data at nowhere/tasks"):
+        locate([{"lm_eval.x": "nowhere/tasks"}], None)
+    with pytest.raises(LopError, match="lm_eval.x: .* has no such task"):
+        evaluate(place / "model", tasks, task="lm_eval.x")
+    hub = MINE.replace("dataset_path: json", "dataset_path: someone/something")
+    (tasks / "mine.yaml").write_text(hub[: hub.index("dataset_kwargs")] + "test_split: test\n")
+    with pytest.raises(LopError, match="lm_eval.mine: cannot be loaded: .*someone/something"):
+        evaluate(place / "model", tasks, task="lm_eval.mine")

@@ -86,6 +86,13 @@ def other_columns(compared: Comparison, label: str) -> list[Column]:
     ]
 
 
+def further_tasks(compared: Comparison) -> list[Column]:
+    """The primary figures of tasks that are neither in Table 1 nor what methods are compared by."""
+    known = {name for _, real, built, *_ in _TABLE for name in (real, built)} | {compared.by.task}
+    rest = {task: of["primary"] for task, of in compared.tasks.items() if task not in known}
+    return [Column(f"{task}, {_plain(of)}", task, of, scale=1) for task, of in rest.items()]
+
+
 def has_average(columns: Sequence[Column]) -> bool:
     """Whether all three benchmarks that the paper averages are there."""
     return sum(c.averaged for c in columns) == 3

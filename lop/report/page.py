@@ -57,6 +57,7 @@ def page(results: Results, out: Path) -> str:
         _introduction(results),
         *(_benchmarks(results, title, label, out) for title, label in benchmarks.SUITES.items()),
         _headline(results, out),
+        _other_tasks(results.comparison),
         _savings(results.comparison),
         _pareto(results.comparison, out),
         "## Plans\n\nShare of each layer's FFN neurons that LOP removes.\n\n![plans](plans.png)",
@@ -68,11 +69,12 @@ def page(results: Results, out: Path) -> str:
 
 def _introduction(results: Results) -> str:
     dense, by = results.comparison.dense, results.comparison.by
+    shown = results.comparison.shown(dense)
     return f"""# lop report
 
-Dense model: {by.title.lower()} {results.comparison.shown(dense)} on {dense["count"]:,} benchmark
-samples, {dense["parameters"]:,} parameters, {_mb(dense["disk_bytes"])} MB,
-{dense["latency_ms"]:.1f} ms a sample."""
+Dense model: {by.title.lower()} {shown} on {dense["count"]:,} benchmark samples,
+{dense["parameters"]:,} parameters, {_mb(dense["disk_bytes"])} MB, {dense["latency_ms"]:.1f} ms a
+sample."""
 
 
 def _benchmarks(results: Results, title: str, label: str, out: Path) -> str:
@@ -118,8 +120,9 @@ def _headline(results: Results, out: Path) -> str:
     less = ", less is better" if by.lower else ""
     return f"""## {by.title} at each ratio
 
-{unit} ± standard error{less}; **bold** is the best of a row. *FFN* is the share of FFN neurons removed, *model* the share of the whole model's parameters. All methods
-keep the same number of neurons and are asked the same.
+{unit} ± standard error{less}; **bold** is the best of a row. *FFN* is the share of FFN neurons
+removed, *model* the share of the whole model's parameters. All methods keep the same number of
+neurons and are asked the same.
 
 {compared.markdown()}
 
@@ -131,6 +134,18 @@ Difference in {by.unit} on the same samples ± paired standard error; **bold** w
 twice that error. Ratios marked * were never searched: their plans are the predictor's alone.
 
 {differences_markdown(results.differences, targets)}"""
+
+
+def _other_tasks(compared: Comparison) -> str:
+    columns = benchmarks.further_tasks(compared)
+    if not columns:
+        return ""
+    return f"""## Other tasks
+
+Each by the first of its figures ± standard error; benchmarks.csv has all, with LOP's paired
+differences.
+
+{benchmarks.other_table(compared, columns)}"""
 
 
 def _curve(compared: Comparison, column: benchmarks.Column, path: Path) -> None:

@@ -33,7 +33,7 @@ Kind = Literal["transformer", "bilstm", "mlp"]
 Weight = Literal["equal", "reward"]
 Move = Literal["shake", "transfer", "mixed"]
 Runner = Literal["processes", "threads", "dask", "ray"]
-Task = Literal[
+OwnTask = Literal[
     "lop_vqa",
     "lop_text",
     "mme",
@@ -45,6 +45,7 @@ Task = Literal[
     "easyvqa_mmmu",
     "easyvqa_pope",
 ]
+Task = OwnTask | Annotated[str, Field(pattern=r"^lm_eval\.[\w-]+$")]  # any of lm-eval's own
 
 
 def _distinct(values: list[T]) -> list[T]:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from lop.errors import LopError
 from lop.tasks import scoring
+from lop.tasks.harness import PREFIX
 from lop.tasks.samples import document
 from lop.tasks.scoring import Scorer
 
@@ -46,12 +47,16 @@ class Benchmark:
     @property
     def utils(self) -> Any:
         """The module with the task's `row` (and the other functions that its YAML names)."""
+        if not self.folder:
+            raise LopError("lm-eval's own tasks have no code here")
         return import_module(f"lop.tasks.{self.folder}.utils")
 
     @property
     def code(self) -> list[Path]:
         """The files that decide what is asked, how, and how it is judged."""
         asking = [FOLDER.parent / name for name in ("evaluation.py", "lm.py")]
+        if not self.folder:
+            return [asking[0], FOLDER / "harness.py"]
         return [*sorted((FOLDER / self.folder).glob("*.*")), *asking, *(FOLDER / f for f in SHARED)]
 
 
@@ -70,9 +75,12 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name, or LopError."""
+    """The benchmark of that name, or LopError; `lm_eval.<task>` is any task of lm-eval's own."""
+    if name.startswith(PREFIX):
+        return Benchmark("", scoring.MEANS, "", hub=PREFIX)
     if name not in BENCHMARKS:
-        raise LopError(f"task {name!r}: expected one of {', '.join(BENCHMARKS)}")
+        known = ", ".join(BENCHMARKS)
+        raise LopError(f"task {name!r}: expected one of {known}, or {PREFIX}<a task of lm-eval's>")
     return BENCHMARKS[name]
 
 
@@ -95,7 +103,8 @@ def locate(tasks: Iterable[Spec], samples: Path | None) -> dict[str, str]:
             if name in found:
                 raise LopError(f"task {name!r} is named twice")
             found[name] = str(given or known.hub or _prepared(name, samples))
-            if given and not Path(given).exists() and not (known.hub and hub_id(given)):
+            on_hub = known.hub and known.hub != PREFIX and given and hub_id(given)
+            if given and not Path(given).exists() and not on_hub:
                 raise LopError(f"task {name}: no data at {given}")
             if not known.hub and not Path(found[name]).exists():
                 raise LopError(

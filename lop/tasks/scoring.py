@@ -50,7 +50,8 @@ class Scorer:
 
     `parts(rows)` has a row a group and a column a number that adds up; `figures(sums)` makes the
     figures of the columns' sums, each an array of any one shape. `primary` is the figure to compare
-    models by. Rows have `columns`. Of the figures in `lower`, less is better.
+    models by, "" for the first one. Rows have `columns`, or any where it is empty. Of the figures
+    in `lower`, less is better.
     """
 
     parts: Callable[[pd.DataFrame], pd.DataFrame]
@@ -135,6 +136,31 @@ def _text(sums: Sums) -> dict[str, np.ndarray]:
 TEXT = Scorer(
     _text_parts, _text, "perplexity", tuple(TEXT_COLUMNS), lower=frozenset({"perplexity"})
 )
+
+
+def _means_parts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sums and counts of every column of numbers, by group."""
+    numbers = rows.select_dtypes("number")
+    counts = numbers.notna().astype(float).add_suffix(COUNT)
+    return pd.concat([numbers.fillna(0.0), counts], axis=1).groupby(rows["group"].to_numpy()).sum()
+
+
+def _means(sums: Sums) -> dict[str, np.ndarray]:
+    """The mean of each column; of log-likelihoods beside what they weigh, as lm-eval has it."""
+    names = [name.removesuffix(COUNT) for name in sums.keys() if name.endswith(COUNT)]  # noqa: SIM118
+    found = {}
+    for name in [name for name in names if not name.endswith(WEIGHT)]:
+        if f"{name}{WEIGHT}" not in names:
+            found[name] = _ratio(sums[name], sums[f"{name}{COUNT}"])
+            continue
+        nats = -_ratio(sums[name], sums[f"{name}{WEIGHT}"])
+        found[name] = nats / np.log(2) if name.startswith("bits_") else np.exp(nats)
+    return found
+
+
+COUNT, WEIGHT = " count", " weight"
+# of lm-eval's own tasks: whatever columns of numbers there are
+MEANS = Scorer(_means_parts, _means, primary="", columns=())
 
 
 def accuracy_error(rows: pd.DataFrame) -> float:
