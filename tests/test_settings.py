@@ -21,6 +21,7 @@ from lop.settings import Params, params, read, types
 from lop.settings.__main__ import page
 from lop.steps.pruning import FORMATS
 from lop.tasks.benchmarks import BENCHMARKS
+from lop.tasks.forms import FORMS as QUESTION_FORMS
 
 WRONG = [
     ("search: {foo: 1}", "search.foo: unknown; expected one of score, compensate"),
@@ -126,6 +127,7 @@ def test_the_page_of_settings_is_the_models():
         (types.Kind, NETWORKS),
         (types.Weight, WEIGHTS),
         (types.Move, MOVES),
+        (types.Form, QUESTION_FORMS),
         (types.OwnTask, BENCHMARKS),
     ],
 )

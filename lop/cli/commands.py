@@ -20,7 +20,7 @@ def prepare(o: given.Prepare) -> None:
     from lop.tasks.prepare import PURPOSES
 
     sizes = o.model_dump(include=set(PURPOSES))
-    preparing.prepare(o.out, o.source, o.seed, sizes, o.window, o.model)
+    preparing.prepare(o.out, o.source, o.seed, sizes, o.window, o.model, o.forms)
     print(f"{o.out}: " + ", ".join(f"{size} {name}" for name, size in sizes.items()))
 
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from lop.settings.types import (
     Count,
+    Form,
     Format,
     Kind,
     Method,
@@ -53,6 +54,12 @@ class Prepare(Section):
     window: Samples = Field(
         128,
         description="tokens that texts are cut into, by the model's tokenizer; each is a sample",
+    )
+    forms: Several[Form] = Field(
+        ["open"],
+        description="how calibration and reward samples are asked, each in one of them: `open`, as "
+        "they stand; `choices`, with lettered choices; `listed`, with choices a line each; "
+        "`yes_no`, whether an answer is right",
     )
     seed: Seed = Field(0, description="which samples are drawn")
     calibration: Samples = Field(500, description="how many samples neurons are scored on")

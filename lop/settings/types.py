@@ -25,6 +25,7 @@ Text = Annotated[str, Field(min_length=1)]
 # The names that the library knows; a test compares them, since importing it here takes seconds.
 Score = Literal["flap", "activation_l2", "magnitude", "wanda_sp"]
 RewardKind = Literal["loglik", "accuracy"]
+Form = Literal["open", "choices", "listed", "yes_no"]
 Start = Literal["uniform", "knapsack"]
 Method = Literal["lop", "knapsack", "uniform", "random", "magnitude", "wanda_sp", "flap"]
 Format = Literal["per_layer", "padded"]

@@ -6,7 +6,7 @@ the benchmark is for the final numbers alone. No picture and no document is in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,12 @@ import pandas as pd
 from lop.errors import LopError
 from lop.models.checkpoint import load_processor
 from lop.tasks import easyvqa, knowledge
+from lop.tasks.forms import asked_in
 from lop.tasks.samples import document, draw, read_samples, split_by_image, split_with_rest
 from lop.tasks.windows import cut
 
 PURPOSES = ("calibration", "reward", "validation", "benchmark")
+FORMED = ("calibration", "reward")
 REFERENCE = "reference"
 WINDOW = 128  # tokens
 
@@ -28,8 +30,11 @@ def prepare_samples(
     sizes: Mapping[str, int | None],
     window: int = WINDOW,
     model_path: str | None = None,
+    forms: Sequence[str] = ("open",),
 ) -> dict[str, pd.DataFrame]:
     """A table of samples for each of `PURPOSES`, of the given sizes, drawn by `seed`.
+
+    Calibration and reward samples are asked in `forms`, see `lop.tasks.forms`.
 
     `source` is a folder or table of samples (see `read_samples`), or `reference` for the data the
     reference model was trained on: half easy-VQA, half knowledge; its benchmark comes from the
@@ -41,6 +46,13 @@ def prepare_samples(
     Raises LopError for sizes that cannot be, or that are more than there is, and for texts without
     a model.
     """
+    tables = _drawn(source, seed, sizes, window, model_path)
+    return tables | {name: asked_in(tables[name], forms, seed) for name in FORMED if name in tables}
+
+
+def _drawn(
+    source: str, seed: int, sizes: Mapping[str, int | None], window: int, model_path: str | None
+) -> dict[str, pd.DataFrame]:
     if set(sizes) != set(PURPOSES):
         raise LopError(f"prepare: expected sizes for {', '.join(PURPOSES)}, got {', '.join(sizes)}")
     if small := [name for name, size in sizes.items() if size is not None and size < 1]:
