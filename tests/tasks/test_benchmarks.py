@@ -369,7 +369,7 @@ def test_where_data_lie(samples, tmp_path):
     }
     for tasks, said in (
         (["easyvqa_mme"], "easyvqa_mme: no data at .*; prepare writes them when"),
-        (["smell"], "task 'smell': expected one of lop_vqa, mme"),
+        (["smell"], "task 'smell': expected one of lop_vqa, lop_text"),
         (["mme", "mme"], "'mme' is named twice"),
         ([{"pope": "nowhere"}], "pope: no data at nowhere"),
         ([], "no tasks"),
