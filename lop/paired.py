@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lop.errors import LopError, first_line
+from lop.tasks.benchmarks import benchmark
 from lop.tasks.scoring import Scorer, jackknife
 
 
@@ -57,9 +58,10 @@ def read_answers(folder: str | Path, task: str) -> pd.DataFrame:
         table = pd.read_parquet(path)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise LopError(f"{path}: cannot read answers: {first_line(error)}") from error
-    if missing := {"id", "category", "answer", "prediction", "correct"} - set(table):
+    needed = set(benchmark(task).scorer.columns) - {"group", "picture", "prompt_hash"}
+    if missing := needed - set(table):
         raise LopError(f"{path}: not a table of answers, no column {', '.join(sorted(missing))}")
-    if table["correct"].dtype != bool:
+    if "correct" in needed and table["correct"].dtype != bool:
         raise LopError(f"{path}: correct holds {table['correct'].dtype}, expected true or false")
     table = table.assign(id=table["id"].astype(str))
     if "group" not in table:

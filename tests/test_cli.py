@@ -126,7 +126,7 @@ def test_evaluate_takes_tasks_and_keeps_what_is_finished(made, capsys):
     assert main([*command, *samples, "--tasks", "lop_vqa", f"easyvqa_mme={made / 'mme'}"]) == 0
     assert (made / "out" / "easyvqa_mme.parquet").stat().st_mtime_ns == written
     for tasks, message in (
-        (["smell"], "--tasks: expected 'lop_vqa', 'mme', "),
+        (["smell"], "--tasks: expected 'lop_vqa', 'lop_text', "),
         (["easyvqa_pope"], "easyvqa_pope: no data at"),
         ([f"pope={made / 'nowhere'}"], "task pope: no data at"),
         ([f"pope={made / 'mme'}"], "no column 'image_source'"),

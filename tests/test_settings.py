@@ -21,6 +21,7 @@ from lop.settings import Params, params, read, types
 from lop.settings.__main__ import page
 from lop.steps.pruning import FORMATS
 from lop.tasks.benchmarks import BENCHMARKS
+from lop.tasks.forms import FORMS as QUESTION_FORMS
 
 WRONG = [
     ("search: {foo: 1}", "search.foo: unknown; expected one of score, compensate"),
@@ -55,7 +56,7 @@ WRONG = [
     ("prune: {methods: [magic]}", "prune.methods: expected 'lop', 'knapsack'"),
     ("prune: {format: zip}", "prune.format: expected 'per_layer' or 'padded', got 'zip'"),
     ("prune: {multiple_of: 0}", "prune.multiple_of: expected at least 1"),
-    ("evaluate: {tasks: [smell]}", "evaluate.tasks: expected 'lop_vqa', 'mme'"),
+    ("evaluate: {tasks: [smell]}", "evaluate.tasks: expected 'lop_vqa', 'lop_text'"),
     ("evaluate: {tasks: [lop_vqa, {mme: 3}]}", "evaluate.tasks.1.mme: expected a valid string"),
     ("evaluate: {register: maybe}", "evaluate.register: expected a valid boolean"),
     ("profile: {shares: [0]}", "profile.shares: expected greater than 0, got 0"),
@@ -126,7 +127,8 @@ def test_the_page_of_settings_is_the_models():
         (types.Kind, NETWORKS),
         (types.Weight, WEIGHTS),
         (types.Move, MOVES),
-        (types.Task, BENCHMARKS),
+        (types.Form, QUESTION_FORMS),
+        (types.OwnTask, BENCHMARKS),
     ],
 )
 def test_names_are_the_librarys(names, known):

@@ -17,9 +17,10 @@ LATENCY_SAMPLES = Evaluate().latency_samples
 
 def prepare(o: given.Prepare) -> None:
     from lop.steps import preparing
+    from lop.tasks.prepare import PURPOSES
 
-    sizes = o.model_dump(exclude={"source", "out", "seed"})
-    preparing.prepare(o.out, o.source, o.seed, **sizes)
+    sizes = o.model_dump(include=set(PURPOSES))
+    preparing.prepare(o.out, o.source, o.seed, sizes, o.window, o.model, o.forms)
     print(f"{o.out}: " + ", ".join(f"{size} {name}" for name, size in sizes.items()))
 
 

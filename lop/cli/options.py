@@ -122,8 +122,9 @@ class Cutting(OfScores):
 class Prepare(settings.Prepare):
     """draw calibration, reward, validation and benchmark samples"""
 
-    source: Text = Field(description="folder or .parquet/.csv/.jsonl; or `reference`")
+    source: Text = Field(description="folder or .parquet/.csv/.jsonl/.txt; or `reference`")
     out: NewFolder = Field(description="directory to write")
+    model: Text | None = Field(None, description="whose tokenizer cuts texts into windows")
     benchmark: settings.Samples = Field(
         same(settings.Prepare, "benchmark").default, description="how many test questions there are"
     )

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from lop.settings.types import (
     Count,
+    Form,
     Format,
     Kind,
     Method,
@@ -38,7 +39,8 @@ class Model(Section):
 
     path: Text = Field(
         "data/reference",
-        description="directory of a Hugging Face model with its processor, or a hub's name for one",
+        description="directory of a Hugging Face model with its processor, or tokenizer where it "
+        "reads text alone, or a hub's name for one",
     )
 
 
@@ -47,7 +49,18 @@ class Prepare(Section):
 
     source: Text = Field(
         "reference",
-        description="`reference`, or a folder or `.parquet`, `.csv`, `.jsonl` file of your samples",
+        description="`reference`, or a folder or `.parquet`, `.csv`, `.jsonl` or `.txt` file of "
+        "your samples",
+    )
+    window: Samples = Field(
+        128,
+        description="tokens that texts are cut into, by the model's tokenizer; each is a sample",
+    )
+    forms: Several[Form] = Field(
+        ["open"],
+        description="how calibration and reward samples are asked, each in one of them: `open`, as "
+        "they stand; `choices`, with lettered choices; `listed`, with choices a line each; "
+        "`yes_no`, whether an answer is right",
     )
     seed: Seed = Field(0, description="which samples are drawn")
     calibration: Samples = Field(500, description="how many samples neurons are scored on")

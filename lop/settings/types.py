@@ -26,6 +26,7 @@ Text = Annotated[str, Field(min_length=1)]
 # The names that the library knows; a test compares them, since importing it here takes seconds.
 Score = Literal["flap", "activation_l2", "magnitude", "wanda_sp"]
 RewardKind = Literal["loglik", "accuracy", "kl", "kl_text"]
+Form = Literal["open", "choices", "listed", "yes_no"]
 Start = Literal["uniform", "knapsack"]
 Method = Literal["lop", "knapsack", "uniform", "random", "magnitude", "wanda_sp", "flap"]
 Format = Literal["per_layer", "padded"]
@@ -34,8 +35,9 @@ Kind = Literal["transformer", "bilstm", "mlp"]
 Weight = Literal["equal", "reward"]
 Move = Literal["shake", "transfer", "mixed"]
 Runner = Literal["processes", "threads", "dask", "ray"]
-Task = Literal[
+OwnTask = Literal[
     "lop_vqa",
+    "lop_text",
     "mme",
     "mmbench",
     "mmmu_val",
@@ -45,6 +47,7 @@ Task = Literal[
     "easyvqa_mmmu",
     "easyvqa_pope",
 ]
+Task = OwnTask | Annotated[str, Field(pattern=r"^lm_eval\.[\w-]+$")]  # any of lm-eval's own
 
 
 def _distinct(values: list[T]) -> list[T]:
