@@ -23,7 +23,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 
 # The names that the library knows; a test compares them, since importing it here takes seconds.
-Score = Literal["flap", "activation_l2", "magnitude", "wanda_sp"]
+Score = Literal["auto", "flap", "activation_l2", "magnitude", "wanda_sp"]
 RewardKind = Literal["loglik", "accuracy"]
 Start = Literal["uniform", "knapsack"]
 Method = Literal["lop", "knapsack", "uniform", "random", "magnitude", "wanda_sp", "flap"]
