@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -19,8 +19,10 @@ from lop.errors import LopError
 from lop.importance import RANKINGS, check_ranks
 from lop.paired import clustered_error
 from lop.plan import Plan
-from lop.reward import Reward
 from lop.typed import read_typed
+
+if TYPE_CHECKING:
+    from lop.reward import Reward
 
 VERSION = 1  # of the numbers that this code gives: raised when a change of it changes them
 AUTO = "auto"
@@ -66,6 +68,13 @@ class Choice:
     reward: str
     fingerprint: str  # of all that decides it
     table: tuple[Measured, ...]
+
+    def __str__(self) -> str:
+        restored = "with" if self.compensate else "without"
+        return (
+            f"auto is score {self.score} {restored} compensation, by uniform plans at "
+            f"{', '.join(f'{ratio:g}' for ratio in self.ratios)} on {self.samples} reward samples"
+        )
 
     def resolve(self, score: str, compensate: bool | str) -> Candidate:
         """A score and compensation that may each be `auto`, as what they mean."""
@@ -174,7 +183,7 @@ def _values(reward: Reward, ratio: float) -> np.ndarray:
 def relative(
     dense: np.ndarray, rewards: Mapping[Candidate, np.ndarray], clusters: np.ndarray
 ) -> dict[Candidate, np.ndarray]:
-    """What each candidate loses on each sample, in units of the typical loss: mean over ratios, (N,).
+    """Each candidate's loss on each sample in units of the typical loss, mean over ratios, (N,).
 
     The unit of a ratio is the loss of the candidate in the middle. Losses grow many times over from
     the least ratio to the largest: summed up as they are, the largest would decide alone. A ratio
@@ -203,7 +212,9 @@ def simplest(
     et al., Classification and Regression Trees, 1984.) With `score` or `compensate`, among those
     that have it.
     """
-    among = [c for c in CANDIDATES if score in (None, c.score) and compensate in (None, c.compensate)]
+    among = [
+        c for c in CANDIDATES if score in (None, c.score) and compensate in (None, c.compensate)
+    ]
     least = min(among, key=lambda c: losses[c].mean())
 
     def level(candidate: Candidate) -> bool:

@@ -327,7 +327,7 @@ WRONG_OPTIONS = [
     (("prune", "--multiple-of", "0"), "--multiple-of: expected at least 1"),
     (("prune", "--method", "magic"), "--method: expected 'lop', 'knapsack'"),
     (("prune", "--format", "zip"), "--format: expected 'per_layer' or 'padded', got 'zip'"),
-    (("prune", "--score", "mean_activation"), "--score: expected 'flap'"),
+    (("prune", "--score", "mean_activation"), "--score: expected 'auto', 'flap'"),
     (("prune", "--profile", "@folder"), "--profile: expected a file, got"),
     (("prune", "--profile", "@nowhere"), "--profile: expected a file that exists, got"),
     (("prune", "--model", ""), "--model: expected text, got none"),

@@ -44,7 +44,7 @@ WRONG = [
     ("search: {targets: [0.2, 0.2000001]}", "search.targets: 0.2 is there twice"),
     ("search: {seeds: [-1]}", "search.seeds: expected at least 0, got -1"),
     ("search: {seeds: [3, 3]}", "search.seeds: 3 is there twice"),
-    ("search: {score: mean_activation}", "search.score: expected 'flap', 'activation_l2'"),
+    ("search: {score: mean_activation}", "search.score: expected 'auto', 'flap', 'activation_l2'"),
     ("search: {reward: x}", "search.reward: expected 'loglik' or 'accuracy', got 'x'"),
     ("search: {runner: magic}", "search.runner: expected 'processes', 'threads', 'dask' or 'ray'"),
     ("search: {start: random}", "search.start: expected 'uniform' or 'knapsack'"),

@@ -26,8 +26,11 @@ def prepare(o: given.Prepare) -> None:
 def importance(o: given.Importance) -> None:
     from lop.steps import scoring
 
-    scoring.importance(o.out, o.model, o.samples, o.batch_size)
+    judging = (o.reward, o.ratios, o.reward_samples)
+    found = scoring.importance(o.out, o.model, o.samples, o.batch_size, *judging)
     print(f"{o.out}: {', '.join(sorted(path.stem for path in o.out.iterdir()))}")
+    if found:
+        print(found)
 
 
 def profile(o: given.Profile) -> None:

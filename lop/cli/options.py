@@ -132,6 +132,9 @@ class Importance(OfModel, settings.Importance):
     """score every FFN neuron of a model's decoder on calibration samples"""
 
     samples: File = Field(description="calibration samples (Parquet)")
+    reward: File | None = Field(
+        None, description="reward samples (Parquet): choose what `auto` means on them"
+    )
     out: NewFolder = Field(description="directory for the scores")
 
 

@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from lop.errors import LopError
@@ -22,7 +30,14 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 
+
 # The names that the library knows; a test compares them, since importing it here takes seconds.
+def _flag(value: Any) -> Any:
+    """The text of a command line, or YAML's truth values, as a flag; all else as it is."""
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+Compensate = Annotated[bool | Literal["auto"], BeforeValidator(_flag)]
 Score = Literal["auto", "flap", "activation_l2", "magnitude", "wanda_sp"]
 RewardKind = Literal["loglik", "accuracy"]
 Start = Literal["uniform", "knapsack"]
