@@ -13,7 +13,6 @@ from lop.methods import NAMES
 from lop.models import reference
 from lop.models.reference_training import ReferenceParams
 from lop.predictor import NETWORKS
-from lop.predictor.training import WEIGHTS
 from lop.reward import KINDS
 from lop.search import SEARCHERS
 from lop.search.base import MOVES
@@ -50,7 +49,7 @@ WRONG = [
     ("search: {start: random}", "search.start: expected 'uniform' or 'knapsack'"),
     ("train: {fit_options: {epochs: 0}}", "train.fit_options.epochs: expected at least 1"),
     ("train: {fit_options: {lr: .inf}}", "train.fit_options.lr: expected a finite number"),
-    ("train: {samples: {weight: x}}", "train.samples.weight: expected 'equal' or 'reward'"),
+    ("train: {samples: {sure: -1}}", "train.samples.sure: expected at least 0, got -1"),
     ("train: {network: {kind: x}}", "train.network.kind: expected 'transformer', 'bilstm' or"),
     ("prune: {methods: [magic]}", "prune.methods: expected 'lop', 'knapsack'"),
     ("prune: {format: zip}", "prune.format: expected 'per_layer' or 'padded', got 'zip'"),
@@ -118,13 +117,12 @@ def test_the_page_of_settings_is_the_models():
 @pytest.mark.parametrize(
     ("names", "known"),
     [
-        (types.Score, set(SCORES) - {"mean_activation"}),  # which only compensation reads
+        (types.Score, {"auto", *SCORES} - {"mean_activation"}),  # which only compensation reads
         (types.RewardKind, KINDS),
         (types.Method, NAMES),
         (types.Format, FORMATS),
         (types.SearcherName, SEARCHERS),
         (types.Kind, NETWORKS),
-        (types.Weight, WEIGHTS),
         (types.Move, MOVES),
         (types.Task, BENCHMARKS),
     ],
@@ -160,8 +158,9 @@ def test_options_and_settings_share_their_defaults():
         for name in ("score", "compensate", "reward", "batch_size"):
             assert default(command, name) == getattr(settings.search, name)
     assert default("search", "simulations") == settings.search.settings[0].simulations
-    for name in ("top", "weight"):
-        assert default("train", name) == getattr(settings.train.samples, name)
+    assert default("train", "sure") == settings.train.samples.sure
+    for name in ("ratios", "reward_samples"):
+        assert default("importance", name) == getattr(settings.importance, name)
     for name in ("epochs", "smooth"):
         assert default("train", name) == getattr(settings.train.fit_options, name)
     for command in ("evaluate", "compare"):

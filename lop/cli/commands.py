@@ -81,8 +81,7 @@ def train(o: given.Train) -> None:
     from lop.steps import training
 
     curve = Path(f"{o.out}-training")
-    samples = {"top": o.top, "per_seed": not o.together, "weight": o.weight}
-    how = (samples, {"kind": o.kind}, {"epochs": o.epochs, "smooth": o.smooth})
+    how = ({"sure": o.sure}, {"kind": o.kind}, {"epochs": o.epochs, "smooth": o.smooth})
     places = (o.out, curve, o.search, o.scores)
     metrics, _ = training.train(*places, o.seed, *how, _begin(o.profile), o.profile)
     print(f"{o.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))

@@ -19,6 +19,7 @@ from lop.settings.types import (
     Format,
     Kind,
     Method,
+    NotNegative,
     Number,
     Positive,
     Ratio,
@@ -27,7 +28,6 @@ from lop.settings.types import (
     Seed,
     Several,
     Text,
-    Weight,
 )
 
 
@@ -178,9 +178,7 @@ class Train(Section):
     profile: File | None = Field(
         None, description="learn how plans differ from the knapsack's, not uniform ones"
     )
-    top: Count = same(settings.Learned, "top")
-    together: bool = Field(False, description="of each target, not of each search")
-    weight: Weight = same(settings.Learned, "weight")
+    sure: NotNegative = same(settings.Learned, "sure")
     smooth: Number = same(settings.Fit, "smooth")
     kind: Kind = same(settings.Network, "kind")
     epochs: Count = same(settings.Fit, "epochs")

@@ -27,7 +27,6 @@ from lop.settings.types import (
     Start,
     Task,
     Text,
-    Weight,
 )
 
 Samples = Annotated[int, Field(ge=2)]  # fewer have no standard error
@@ -208,14 +207,10 @@ class Search(Judging):
 class Learned(Section):
     """Which of a target's plans the predictor learns from."""
 
-    top: Count = Field(5, description="how many of the best plans it learns from")
-    per_seed: bool = Field(
-        True,
-        description="of each seed's search, which was "
-        "[a little better](results/predictors/predictors.md) than of all of a target's together",
-    )
-    weight: Weight = Field(
-        "equal", description="`equal`, or `reward`: better plans count more, by rank"
+    sure: NotNegative = Field(
+        1.0,
+        description="those whose gain over the search's root, on samples that it did not see, is "
+        "more than so many standard errors; where there is none, the base's own plan",
     )
 
 

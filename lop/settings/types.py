@@ -45,7 +45,6 @@ Method = Literal["lop", "knapsack", "uniform", "random", "magnitude", "wanda_sp"
 Format = Literal["per_layer", "padded"]
 SearcherName = Literal["mcts", "evolution", "random", "uniform", "knapsack"]
 Kind = Literal["transformer", "bilstm", "mlp"]
-Weight = Literal["equal", "reward"]
 Move = Literal["shake", "transfer", "mixed"]
 Runner = Literal["processes", "threads", "dask", "ray"]
 Task = Literal[
