@@ -134,7 +134,8 @@ def choose(
 ) -> Choice:
     """Measure every candidate's uniform plans and choose.
 
-    `reward` is made of reward samples, whose pictures are `pictures` (N,), and is not entered;
+    `reward` is made of reward samples in one part, whose pictures are `pictures` (N,), and is not
+    entered;
     `scores` holds every score of `lop.importance.SCORES`.
     """
     dense, rewards = measure(reward, scores, ratios)
@@ -176,8 +177,7 @@ def measure(
 
 
 def _values(reward: Reward, ratio: float) -> np.ndarray:
-    correct, loglik = reward.per_sample(Plan.uniform(reward.widths, ratio))
-    return (correct if reward.kind == "accuracy" else loglik).astype(float)
+    return reward.values(Plan.uniform(reward.widths, ratio), 0).astype(float)
 
 
 def relative(

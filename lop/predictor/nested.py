@@ -1,7 +1,7 @@
 """Plans that are nested: the less a model keeps, the less each of its layers does.
 
-Known at a grid of budgets, and linear between them. Rounding keeps the order: with its budget a
-layer's share x_l grows, its j-th neuron comes where x_l reaches j - 1/2, and a plan of n neurons has
+Known at a grid of budgets, and linear between them. Rounding keeps the order: a layer's share x_l
+grows with the budget, its j-th neuron comes where x_l reaches j - 1/2, and a plan of n neurons has
 the n that come first. So it is exact, and part of every larger one; rounding by largest remainder
 would not be.
 """

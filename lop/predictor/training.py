@@ -114,8 +114,8 @@ def train(
     bases = network.base_plan(
         torch.tensor(samples["target"].to_numpy(), dtype=torch.float32)
     ).tolist()
-    plans = [b if p is None else p for p, b in zip(samples["plan"], bases, strict=True)]
-    samples = mix_neighbours(samples.assign(plan=plans), smooth)
+    known = [b if p is None else p for p, b in zip(samples["plan"], bases, strict=True)]
+    samples = mix_neighbours(samples.assign(plan=known), smooth)
     budgets = torch.tensor(samples["target"].to_numpy(), dtype=torch.float32)
     plans = torch.tensor(np.stack(samples["plan"].to_list()), dtype=torch.float32)
     weights = torch.tensor(samples["weight"].to_numpy(), dtype=torch.float32)[:, None]
