@@ -28,7 +28,7 @@ def made(model_dir, samples, tmp_path, capsys):
     scores = str(tmp_path / "scores" / "flap.safetensors")
     search = ["--scores", str(tmp_path / "scores")]
     steps = [
-        ["importance", *data, "--out", str(tmp_path / "scores")],
+        ["importance", *data, "--reward", data[-1], "--out", str(tmp_path / "scores")],
         ["profile", *data, *search, "--out", str(tmp_path / "profile.parquet")],
         ["search", *data, *search, "--out", str(tmp_path / "search"), "--target", "0.2", "0.6"]
         + ["--simulations", "6", "--profile", str(tmp_path / "profile.parquet")],

@@ -28,10 +28,10 @@ def good_samples(samples: pd.DataFrame, sure: float = 1.0) -> pd.DataFrame:
     """What a predictor learns from: each target's plans that are surely better than their root.
 
     Those are the plans whose gain, on samples that no search saw, is more than `sure` standard
-    errors. A plan's `weight` is its gain shrunken by its error, g · (1 - e² / g²) (the positive part
-    of James and Stein's estimate): a gain that is mostly noise counts for little. A target without
-    such a plan has its root, whose weight is 1 and whose gain 0, with `plan` None: the plan that the
-    predictor learns to differ from. Every target has the same total weight; weights average 1.
+    errors. A plan's `weight` is its gain shrunken by its error, g · (1 - e² / g²), as James and Stein
+    do: a gain that is mostly noise counts little. A target without such a
+    plan has its root alone, whose gain is 0. Every target has the same total weight; weights
+    average 1.
 
     Raises LopError for samples without gains, or a negative `sure`.
     """
@@ -47,7 +47,7 @@ def good_samples(samples: pd.DataFrame, sure: float = 1.0) -> pd.DataFrame:
         better = better[~better["kept"].map(tuple).duplicated()]
         if better.empty:
             root = rows.sort_values("simulation", kind="stable").iloc[[0]]
-            better = root.assign(plan=None, gain=0.0, gain_error=0.0, weight=1.0)
+            better = root.assign(gain=0.0, gain_error=0.0, weight=1.0)
         else:
             shrunken = better["gain"] - better["gain_error"] ** 2 / better["gain"]
             better = better.assign(weight=shrunken.clip(lower=1e-12))
@@ -94,9 +94,9 @@ def train(
 ) -> Predictor:
     """Fit a predictor to the plans in `samples` by MSE, an autoregressive one with teacher forcing.
 
-    Columns: target, plan (None is the base's own), and weight in the loss (else 1); `smooth` is how many budgets
-    `mix_neighbours` adds. With a `profile` it learns how plans differ from the knapsack's, not from
-    uniform ones. AdamW with a cosine learning rate. `log(name, value, epoch)` is called
+    Columns: target, plan (None is the base's own), and weight in the loss (else 1); `smooth` is how
+    many budgets `mix_neighbours` adds. With a `profile` it learns how plans differ from the
+    knapsack's, not from uniform ones. AdamW with a cosine learning rate. `log(name, value, epoch)` is called
     with `train_mse` once an epoch, and `free_running_mse` (no teacher) every tenth.
 
     Raises LopError for fewer than 1 epoch.

@@ -41,7 +41,7 @@ def train(
     settings that are not known there.
 
     Returns the metrics (among them, by target, the gain over the search's root of what was learned,
-    `gain_0.3`; 0 where nothing was surely better), and the fingerprint of the samples it learned from.
+    `gain_0.3`; 0 where nothing was surely better), and the fingerprint of the samples.
     """
     for place, kind in ((out, PREDICTOR), (curve_out, TRAINING)):
         check_dir(place, kind, (search_dir, scores_path, profile_path))
@@ -55,6 +55,7 @@ def train(
     profile = beginning(base, profile_path)
     if profile:
         _check_roots(searched, profile)
+        good["plan"] = good["plan"].where(good["gain"] > 0, None)  # the base's own, exactly
     config = PredictorConfig(
         widths=widths,
         model_fingerprint=model,

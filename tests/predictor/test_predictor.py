@@ -206,11 +206,11 @@ def test_it_learns_from_what_is_surely_better_by_how_much():
     assert [len(part) for _, part in good_samples(SEARCHED, sure=3).groupby("target")] == [1, 1]
 
 
-def test_where_nothing_is_better_it_has_the_base():
+def test_where_nothing_is_better_it_has_the_root():
     good = good_samples(SEARCHED)
     last = good[good["target"] == 0.5]
     assert last[["simulation", "gain"]].values.tolist() == [[0, 0.0]]
-    assert last["plan"].tolist() == [None]
+    assert last["kept"].tolist() == [[8, 8]]
     assert gains(good)[0.5] == 0
     assert gains(good)[0.2] == pytest.approx((0.1 * 0.075 + 0.2 * 0.1875) / (0.075 + 0.1875))
     np.testing.assert_allclose(good.groupby("target")["weight"].sum(), len(good) / 2)
@@ -291,6 +291,34 @@ def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
     with pytest.raises(LopError, match="search samples of model model-a, .* of model model-b"):
         training.train(out, curve, search, scores, **settings)
     assert Predictor.from_pretrained(out).config.kind == kind
+
+
+def test_gains_over_another_root_are_refused(tmp_path):
+    profile = measure(lambda p: -sum(w * r * r for w, r in enumerate(p.ratios, 1)), (16, 16))
+    profile.save(tmp_path / "profile.parquet")
+    scores = tmp_path / "scores.safetensors"
+    save_scores([torch.ones(16), torch.ones(16)], scores, "model-a")
+
+    def trained(root):
+        rows = pd.DataFrame([(0.5, 0, list(root.kept), 0.0, 0.0, 0.0)], columns=COLUMNS)
+        rows = rows.assign(
+            plan=[list(root.ratios)], searcher="mcts", seed=0, model_fingerprint="model-a",
+            **dict.fromkeys(("depth", "seconds", "fingerprint"), 0),
+        )  # fmt: skip
+        search = tmp_path / "search"
+        search.mkdir(exist_ok=True)
+        rows.to_parquet(search / "shard.parquet")
+        write_index(search, [search / "shard.parquet"])
+        places = (tmp_path / "predictor", tmp_path / "training", search, scores)
+        options = ({}, {}, {"epochs": 1}, "knapsack", tmp_path / "profile.parquet")
+        return training.train(*places, 0, *options)
+
+    root = solve(profile, 0.5)
+    trained(root)
+    predictor = Predictor.from_pretrained(tmp_path / "predictor")
+    assert predictor.plan(0.5).kept == root.kept
+    with pytest.raises(LopError, match="did not begin at this profile's knapsack plan"):
+        trained(Plan.uniform((16, 16), 0.5))
 
 
 @pytest.mark.parametrize("section", ["samples", "network", "fit_options"])
