@@ -28,7 +28,7 @@ def made(model_dir, samples, tmp_path, capsys):
     scores = str(tmp_path / "scores" / "flap.safetensors")
     search = ["--scores", str(tmp_path / "scores")]
     steps = [
-        ["importance", *data, "--out", str(tmp_path / "scores")],
+        ["importance", *data, "--reward", data[-1], "--out", str(tmp_path / "scores")],
         ["profile", *data, *search, "--out", str(tmp_path / "profile.parquet")],
         ["search", *data, *search, "--out", str(tmp_path / "search"), "--target", "0.2", "0.6"]
         + ["--simulations", "6", "--profile", str(tmp_path / "profile.parquet")],
@@ -327,7 +327,7 @@ WRONG_OPTIONS = [
     (("prune", "--multiple-of", "0"), "--multiple-of: expected at least 1"),
     (("prune", "--method", "magic"), "--method: expected 'lop', 'knapsack'"),
     (("prune", "--format", "zip"), "--format: expected 'per_layer' or 'padded', got 'zip'"),
-    (("prune", "--score", "mean_activation"), "--score: expected 'flap'"),
+    (("prune", "--score", "mean_activation"), "--score: expected 'auto', 'flap'"),
     (("prune", "--profile", "@folder"), "--profile: expected a file, got"),
     (("prune", "--profile", "@nowhere"), "--profile: expected a file that exists, got"),
     (("prune", "--model", ""), "--model: expected text, got none"),

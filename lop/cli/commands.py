@@ -27,8 +27,11 @@ def prepare(o: given.Prepare) -> None:
 def importance(o: given.Importance) -> None:
     from lop.steps import scoring
 
-    scoring.importance(o.out, o.model, o.samples, o.batch_size)
+    judging = (o.reward, o.ratios, o.reward_samples)
+    found = scoring.importance(o.out, o.model, o.samples, o.batch_size, *judging)
     print(f"{o.out}: {', '.join(sorted(path.stem for path in o.out.iterdir()))}")
+    if found:
+        print(found)
 
 
 def profile(o: given.Profile) -> None:
@@ -85,8 +88,7 @@ def train(o: given.Train) -> None:
     from lop.steps import training
 
     curve = Path(f"{o.out}-training")
-    samples = {"top": o.top, "per_seed": not o.together, "weight": o.weight}
-    how = (samples, {"kind": o.kind}, {"epochs": o.epochs, "smooth": o.smooth})
+    how = ({"sure": o.sure}, {"kind": o.kind}, {"epochs": o.epochs, "smooth": o.smooth})
     places = (o.out, curve, o.search, o.scores)
     metrics, _ = training.train(*places, o.seed, *how, _begin(o.profile), o.profile)
     print(f"{o.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))

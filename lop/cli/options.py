@@ -19,6 +19,7 @@ from lop.settings.types import (
     Format,
     Kind,
     Method,
+    NotNegative,
     Number,
     Part,
     Positive,
@@ -28,7 +29,6 @@ from lop.settings.types import (
     Seed,
     Several,
     Text,
-    Weight,
 )
 
 
@@ -134,6 +134,9 @@ class Importance(OfModel, settings.Importance):
     """score every FFN neuron of a model's decoder on calibration samples"""
 
     samples: File = Field(description="calibration samples (Parquet)")
+    reward: File | None = Field(
+        None, description="reward samples (Parquet): choose what `auto` means on them"
+    )
     out: NewFolder = Field(description="directory for the scores")
 
 
@@ -180,9 +183,7 @@ class Train(Section):
     profile: File | None = Field(
         None, description="learn how plans differ from the knapsack's, not uniform ones"
     )
-    top: Count = same(settings.Learned, "top")
-    together: bool = Field(False, description="of each target, not of each search")
-    weight: Weight = same(settings.Learned, "weight")
+    sure: NotNegative = same(settings.Learned, "sure")
     smooth: Number = same(settings.Fit, "smooth")
     kind: Kind = same(settings.Network, "kind")
     epochs: Count = same(settings.Fit, "epochs")

@@ -8,6 +8,7 @@ each weight, a view, with nothing copied and really less to compute.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -89,25 +90,38 @@ class Reward:
         self.ffns = find_ffns(model)
         check_in_memory(self.ffns)
         self.widths = tuple(ffn.width for ffn in self.ffns)
-        check_scores(scores, self.widths, "reward")
-        self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]
-        self._means = _in_order(mean_activation, self._orders, self.ffns)
         self._output_biases = [ffn.down.bias for ffn in self.ffns]
         self.model_fingerprint = fingerprints.fingerprint(model)
-        self.fingerprint = fingerprints.digest(
+        self._made_of = (
             VERSION,
             self.model_fingerprint,
             fingerprints.how_asked(model, processor),
             samples_fingerprint(samples),
             kind,
-            *self._orders,
-            *(self._means or []),
         )
+        self._rank(scores, mean_activation)
         check_logits(model, processor, samples)
         self.parts = [
             _part(model, processor, samples, numbers, kind, batch_size)
             for numbers in _dealt(samples["image_id"], parts)
         ]
+
+    def ranked(
+        self, scores: Sequence[Tensor], mean_activation: Sequence[Tensor] | None = None
+    ) -> Reward:
+        """The same with neurons ranked by other `scores`, as the constructor takes them.
+
+        Nothing is captured again. Use one of them at a time: they reorder the same model.
+        """
+        other = copy.copy(self)
+        other._rank(scores, mean_activation)
+        return other
+
+    def _rank(self, scores: Sequence[Tensor], mean_activation: Sequence[Tensor] | None) -> None:
+        check_scores(scores, self.widths, "reward")
+        self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]
+        self._means = _in_order(mean_activation, self._orders, self.ffns)
+        self.fingerprint = fingerprints.digest(*self._made_of, *self._orders, *(self._means or []))
         self._full: list[dict[str, Tensor]] = []
         self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
 

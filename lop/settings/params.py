@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from lop.settings.types import (
+    Compensate,
     Count,
     Form,
     Format,
@@ -28,7 +29,6 @@ from lop.settings.types import (
     Start,
     Task,
     Text,
-    Weight,
 )
 
 Samples = Annotated[int, Field(ge=2)]  # fewer have no standard error
@@ -81,6 +81,12 @@ class Importance(Section):
     """How neurons are scored."""
 
     batch_size: Count = Field(100, description="samples at once")
+    ratios: Several[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.2, 0.3, 0.5],
+        description="at which uniform plans of every score are judged on reward samples, for "
+        "`score: auto` and `compensate: auto`",
+    )
+    reward_samples: Samples = Field(200, description="how many reward samples they are judged on")
 
 
 class Profile(Section):
@@ -186,14 +192,14 @@ class Scored(Section):
     """Which neurons go when a layer is cut, and what is put in their place."""
 
     score: Score = Field(
-        "flap",
-        description="which neurons go: `flap`, `activation_l2` (the paper's), `magnitude` or "
-        "`wanda_sp`",
+        "auto",
+        description="which neurons go: `activation_l2` (the paper's), `flap`, `magnitude`, "
+        "`wanda_sp`, or `auto`: the one whose uniform plans lose least on reward samples",
     )
-    compensate: bool = Field(
-        False,
+    compensate: Compensate = Field(
+        "auto",
         description="restore the pruned neurons' mean output by a bias on `down_proj`, as FLAP "
-        "does",
+        "does: `true`, `false`, or `auto`: where uniform plans then lose less",
     )
 
 
@@ -242,14 +248,10 @@ class Search(Judging):
 class Learned(Section):
     """Which of a target's plans the predictor learns from."""
 
-    top: Count = Field(5, description="how many of the best plans it learns from")
-    per_seed: bool = Field(
-        True,
-        description="of each seed's search, which was "
-        "[a little better](results/predictors/predictors.md) than of all of a target's together",
-    )
-    weight: Weight = Field(
-        "equal", description="`equal`, or `reward`: better plans count more, by rank"
+    sure: NotNegative = Field(
+        1.0,
+        description="those whose gain over the search's root, on samples that it did not see, is "
+        "more than so many standard errors; where there is none, the base's own plan",
     )
 
 

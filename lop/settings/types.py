@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from lop.errors import LopError
@@ -23,8 +31,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 
+
 # The names that the library knows; a test compares them, since importing it here takes seconds.
-Score = Literal["flap", "activation_l2", "magnitude", "wanda_sp"]
+def _flag(value: Any) -> Any:
+    """The text of a command line, or YAML's truth values, as a flag; all else as it is."""
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+Compensate = Annotated[bool | Literal["auto"], BeforeValidator(_flag)]
+Score = Literal["auto", "flap", "activation_l2", "magnitude", "wanda_sp"]
 RewardKind = Literal["loglik", "accuracy", "kl", "kl_text"]
 Form = Literal["open", "choices", "listed", "yes_no"]
 Start = Literal["uniform", "knapsack"]
@@ -32,7 +47,6 @@ Method = Literal["lop", "knapsack", "uniform", "random", "magnitude", "wanda_sp"
 Format = Literal["per_layer", "padded"]
 SearcherName = Literal["surrogate", "local", "mcts", "evolution", "random", "uniform", "knapsack"]
 Kind = Literal["transformer", "bilstm", "mlp"]
-Weight = Literal["equal", "reward"]
 Move = Literal["shake", "transfer", "mixed"]
 Runner = Literal["processes", "threads", "dask", "ray"]
 OwnTask = Literal[

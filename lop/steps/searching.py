@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from lop.choice import chosen
 from lop.errors import LopError
 from lop.files import check_file
 from lop.importance import (
-    check_ranks,
     load_all_scores,
     load_scores,
 )
@@ -39,7 +39,7 @@ def profile(
     scores_dir: Path,
     score: str,
     shares: Sequence[float] = SHARES,
-    compensate: bool = False,
+    compensate: bool | str = False,
     reward: str = "loglik",
     batch_size: int = 100,
     workers: int = 1,
@@ -76,7 +76,7 @@ def search(
     settings: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     start: str = "uniform",
     profile_path: Path | None = None,
-    compensate: bool = False,
+    compensate: bool | str = False,
     reward: str = "loglik",
     batch_size: int = 100,
     parts: int = PARTS,
@@ -140,7 +140,7 @@ def reward_of(
     samples_path: Path,
     scores_dir: Path,
     score: str,
-    compensate: bool,
+    compensate: bool | str,
     kind: str,
     batch_size: int,
     parts: int = 1,
@@ -149,9 +149,9 @@ def reward_of(
 
     Of samples with fewer pictures than `parts`, each picture is a part.
 
-    Raises LopError when there is no such score.
+    Raises LopError when there is no such score, or `auto` is open.
     """
-    check_ranks(score)
+    score, compensate = chosen(scores_dir, score, compensate)
     model, processor = load_spread(model_path), load_processor(model_path)
     scores = load_all_scores(scores_dir, Stored(model_path).fingerprint)
     means = scores["mean_activation"] if compensate else None
