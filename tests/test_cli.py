@@ -64,9 +64,9 @@ def test_samples_lists_what_was_searched(made, capsys):
     capsys.readouterr()
     assert main(["samples", "--search", str(made / "search")]) == 0
     _, first, *_, last = capsys.readouterr().out.splitlines()
-    assert first.split()[:4] == ["mcts", "0.2", "7", "3"]
+    assert first.split()[:3] == ["surrogate", "0.2", "7"]
     assert first.split()[-1] == "current"
-    assert last.startswith("3 searches, 15 plans")
+    assert last.startswith("3 searches, ")
     assert main(["samples", "--search", str(made / "search"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["current"] for row in rows] == [True, False, False]
@@ -343,8 +343,8 @@ WRONG_OPTIONS = [
     (("search", "--target", "0.2", "--seed", "-1"), "--seed: expected at least 0, got '-1'"),
     (("search", "--target", "inf"), "--target: expected a finite number"),
     (("search", "--simulations", "0"), "--simulations: expected at least 1"),
-    (("search", "--searcher", "x"), "--searcher: expected 'mcts'"),
-    (("search", "--reward", "x"), "--reward: expected 'loglik' or 'accuracy'"),
+    (("search", "--searcher", "x"), "--searcher: expected 'surrogate'"),
+    (("search", "--reward", "x"), "--reward: expected 'loglik', 'accuracy', 'kl' or 'kl_text'"),
     (("train", "--epochs", "0"), "--epochs: expected at least 1"),
     (("train", "--top", "0"), "--top: expected at least 1"),
     (("train", "--smooth", "-1"), "--smooth: expected at least 0"),

@@ -29,8 +29,8 @@ def good_samples(samples: pd.DataFrame, sure: float = 1.0) -> pd.DataFrame:
 
     Those are the plans whose gain, on samples that no search saw, is more than `sure` standard
     errors. A plan's `weight` is its gain shrunken by its error, g · (1 - e² / g²), as James and
-    Stein do: a gain that is mostly noise counts little. A target without such a plan has its root alone, whose gain is 0. Every target has the same total weight; weights
-    average 1.
+    Stein do: a gain that is mostly noise counts little. A target without such a plan has its root
+    alone, whose gain is 0. Every target has the same total weight; weights average 1.
 
     Raises LopError for samples without gains, or a negative `sure`.
     """

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lop.paired import clustered_error
 from lop.plan import Plan
 
 
@@ -54,7 +55,11 @@ class Drawn:
         chosen = self.parts if parts is None else parts
         gaps = [self.reward.values(plan, p) - self.reward.values(root, p) for p in chosen]
         pictures = [np.asarray(self.reward.parts[p].pictures) for p in chosen]
-        return clustered(np.concatenate(gaps), np.concatenate(pictures))
+        found, clusters = (
+            np.concatenate(gaps),
+            np.unique(np.concatenate(pictures), return_inverse=True)[1],
+        )
+        return float(found.mean(dtype=float)), clustered_error(found, clusters)
 
 
 def held_out(parts: int, share: float) -> tuple[list[int], list[int]]:
@@ -64,16 +69,3 @@ def held_out(parts: int, share: float) -> tuple[list[int], list[int]]:
     """
     held = min(parts - 1, max(1, round(share * parts))) if share else 0
     return list(range(parts - held)), list(range(parts - held, parts))
-
-
-def clustered(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """The mean of values (n,), and its standard error where they come in clusters (n,).
-
-    The error is nan for a single cluster; with one value a cluster it is s/√n.
-    """
-    mean = float(values.mean(dtype=float))
-    sums = np.bincount(np.unique(clusters, return_inverse=True)[1], values - mean)
-    n = len(sums)
-    if n < 2:
-        return mean, float("nan")
-    return mean, float(np.sqrt(n / (n - 1) * np.square(sums).sum()) / len(values))

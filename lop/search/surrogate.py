@@ -99,7 +99,7 @@ def surrogate(
     beliefs, plans, seen = Surrogate(), [root], {root.kept}
     centre, depth = root, 0
     parts = len(reward.parts)
-    favourites = min(FAVOURITES, simulations - 1)
+    favourites = min(FAVOURITES, (simulations - 1) // 2)
     for trial in range(parts * (simulations - 1 - favourites)):
         options = _options(centre, step, move, rng, min_keep, seen)
         chosen = options[0]
