@@ -346,7 +346,7 @@ WRONG_OPTIONS = [
     (("search", "--searcher", "x"), "--searcher: expected 'surrogate'"),
     (("search", "--reward", "x"), "--reward: expected 'loglik', 'accuracy', 'kl' or 'kl_text'"),
     (("train", "--epochs", "0"), "--epochs: expected at least 1"),
-    (("train", "--top", "0"), "--top: expected at least 1"),
+    (("train", "--sure", "-1"), "--sure: expected at least 0"),
     (("train", "--smooth", "-1"), "--smooth: expected at least 0"),
     (("train", "--kind", "rnn"), "--kind: expected 'transformer', 'bilstm' or 'mlp'"),
     (("train", "--scores", "@folder"), "--scores: expected a file, got"),
