@@ -233,11 +233,12 @@ class Evaluate(OfModel):
     """ask a dense or pruned model benchmarks, and measure it"""
 
     samples: File | None = Field(
-        None, description="samples (Parquet): lop_vqa's questions, and to time it on"
+        None, description="samples (Parquet): lop_vqa's questions, lop_text's texts, to time it on"
     )
     tasks: Several[Annotated[settings.TaskAt, BeforeValidator(_task)]] = Field(
         ["lop_vqa"],
-        description="lop_vqa, easyvqa_mme, …, or mme, mmbench, mmmu_val, pope; name=PATH: its data",
+        description="lop_vqa, lop_text, easyvqa_mme, …, mme, mmbench, mmmu_val, pope, or "
+        "lm_eval.TASK; name=PATH: its data",
     )
     out: NewFolder | None = Field(
         None, description="directory to keep answers and figures in; finished ones stay"

@@ -324,7 +324,7 @@ class Evaluate(Section):
     tasks: Several[TaskAt] = Field(
         ["lop_vqa"],
         description="what is asked: names, or `name: path` ([benchmarks](benchmarks.md)); methods "
-        "are compared by `lop_vqa`",
+        "are compared by `lop_vqa`, or where samples are texts by `lop_text`",
     )
     batch_size: Count = Field(64, description="questions at once")
     latency_samples: Count = Field(20, description="single questions that are timed")
