@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -52,7 +53,7 @@ def write(out: Path = MODEL) -> None:
         if (found := digest(joined)) != JOINED:
             raise LopError(f"{NAME}: its parts joined have sha256 {found}, expected {JOINED}")
         AutoTokenizer.from_pretrained(folder, gguf_file=joined.name).save_pretrained(tmp)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=joined.name, dtype=torch.float32
         )
         model.hf_quantizer = None  # the weights are plain numbers now
