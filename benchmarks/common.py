@@ -22,7 +22,7 @@ def place(samples: str = "reward", score: str = "flap", kind: str = "loglik") ->
     Benchmark samples are never used here: nothing is chosen by them.
     """
     if not (DATA / "samples").exists():
-        preparing.prepare(DATA / "samples", "reference", seed=0, **SIZES)
+        preparing.prepare(DATA / "samples", "reference", 0, SIZES)
     if not (DATA / "importance").exists():
         scoring.importance(DATA / "importance", MODEL, DATA / "samples/calibration.parquet", 100)
     return (

@@ -67,7 +67,7 @@ def prepare(place: Path, draw: int) -> None:
     if (place / "importance").exists():
         return
     sizes = {"calibration": 500, "reward": SIZES[-1], "validation": VALIDATION, "benchmark": 2}
-    preparing.prepare(place / "samples", "reference", draw, **sizes)
+    preparing.prepare(place / "samples", "reference", draw, sizes)
     samples = read_samples(place / "samples/reward.parquet")
     for i, (size, end) in enumerate(zip(PARTS, SIZES, strict=True)):
         write_samples(samples[end - size : end], place / f"samples/part-{i}.parquet")

@@ -28,7 +28,8 @@ SMALL = {"calibration": 20, "reward": 20, "validation": 20, "benchmark": 20}
 
 # each stage as the library does it, with the same files
 CALLS = {
-    "prepare": "preparing.prepare(Path('data/samples'), **params('prepare'))",
+    "prepare": "given = params('prepare'); preparing.prepare(Path('data/samples'), "
+    "given['source'], given['seed'], {name: given[name] for name in PURPOSES})",
     "importance": "scoring.importance(Path('data/importance'), 'data/reference', "
     "Path('data/samples/calibration.parquet'), **params('importance'))",
     "train": "training.train(Path('data/predictor'), Path('data/training'), Path('data/search'), "
@@ -39,6 +40,7 @@ PRELUDE = """
 from pathlib import Path
 import yaml
 from lop.steps import preparing, scoring, training
+from lop.tasks.prepare import PURPOSES
 def params(section): return yaml.safe_load(Path("params.yaml").read_text())[section]
 """
 

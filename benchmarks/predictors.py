@@ -32,7 +32,7 @@ from lop.errors import LopError
 from lop.importance import load_scores, made_for
 from lop.plan import Plan
 from lop.predictor import NETWORKS, PredictorConfig
-from lop.predictor.training import good_samples, train
+from lop.predictor.training import train
 from lop.search import best_plan
 from lop.search.knapsack import Profile, solve
 from lop.steps import preparing, scoring, searching
@@ -80,7 +80,7 @@ QUICK = replace(
 
 @dataclass(frozen=True)
 class Choice:
-    """Which samples are learned from: of one search seed or of all, and `good_samples`' options."""
+    """Which samples are learned from: of one search seed or of all, and `best_samples`' options."""
 
     top: int
     per_seed: bool = False
@@ -102,6 +102,40 @@ CHOICES = {
     "all seeds, top 5 of each": Choice(5, all_seeds=True, per_seed=True),
     "top 10, uniform base": Choice(10, base="uniform"),
 }
+
+
+# a sample's weight by its rank 1 … count among its target's good samples
+WEIGHTS: Mapping[str, Callable[[pd.Series, pd.Series], pd.Series]] = {
+    "equal": lambda rank, count: rank * 0 + 1.0,
+    # the recombination weights of CMA-ES: they need no temperature and no unit of reward
+    "reward": lambda rank, count: np.log(count + 0.5) - np.log(rank),
+}
+
+
+def best_samples(
+    samples: pd.DataFrame, top: int, per_seed: bool = False, weight: str = "equal"
+) -> pd.DataFrame:
+    """The `top` distinct plans of highest reward for each target, best first, with a weight each.
+
+    They are the best of all the target's searches together; with `per_seed`, of each search.
+    `weight` is `equal` or `reward`: ln(top + ½) − ln(rank). Every target has the same total weight,
+    whatever its rewards: those of large ratios are low, and would vanish. Weights average 1.
+
+    Raises LopError for a `top` below 1 or an unknown `weight`.
+    """
+    if top < 1:
+        raise LopError(f"top {top}: expected at least 1")
+    if weight not in WEIGHTS:
+        raise LopError(f"weight {weight!r}: expected one of {', '.join(WEIGHTS)}")
+    # a search is told by what finds plans, too: two searchers may have the same seed
+    search = ["searcher", "target", "seed"] if per_seed else ["target"]
+    unique = samples.assign(key=samples["kept"].map(tuple)).drop_duplicates([*search, "key"])
+    ranked = unique.drop(columns="key").sort_values("reward", ascending=False, kind="stable")
+    good = ranked.groupby(search).head(top).sort_values("target", kind="stable")
+    peers = good.groupby(search)["reward"]
+    weights = WEIGHTS[weight](peers.cumcount() + 1, peers.transform("size"))
+    totals = weights.groupby(good["target"]).transform("sum")
+    return good.assign(weight=weights / totals * len(good) / good["target"].nunique())
 
 
 @dataclass(frozen=True)
@@ -144,7 +178,7 @@ def select(searched: pd.DataFrame, case: Case, scale: Scale) -> pd.DataFrame:
     rows = rows[rows["simulation"] < case.simulations]
     if not case.choice.all_seeds:
         rows = rows[rows["seed"] == case.seed]
-    return good_samples(rows, case.choice.top, case.choice.per_seed, case.choice.weight)
+    return best_samples(rows, case.choice.top, case.choice.per_seed, case.choice.weight)
 
 
 @dataclass(frozen=True)
@@ -170,7 +204,7 @@ class Place:
 
 def prepare(place: Place, scale: Scale, seed: int) -> None:
     """Draw the samples and score the neurons; seconds, so they are not looked for first."""
-    preparing.prepare(place.root / "samples", "reference", seed, **scale.sizes)
+    preparing.prepare(place.root / "samples", "reference", seed, scale.sizes)
     scoring.importance(place.scores, MODEL, place.samples("calibration"), place.batch_size)
 
 

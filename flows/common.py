@@ -39,11 +39,6 @@ def params() -> settings.Params:
     return settings.read("params.yaml")
 
 
-def scores_file() -> Path:
-    """The score that decides which neurons go (params: search.score)."""
-    return IMPORTANCE / f"{params().search.score}.safetensors"
-
-
 def searches() -> Place:
     """What runs searches, and what is like them (params: search)."""
     search = params().search

@@ -8,9 +8,12 @@ from lop.steps import scoring
 
 @flow
 def importance() -> None:
-    """Write one safetensors file a score to data/importance."""
-    calibration = SAMPLES / "calibration.parquet"
-    scoring.importance(IMPORTANCE, params().model.path, calibration, params().importance.batch_size)
+    """Write one safetensors file a score to data/importance, and choice.json: what `auto` means."""
+    calibration, reward = SAMPLES / "calibration.parquet", SAMPLES / "reward.parquet"
+    chosen = params()
+    options = chosen.importance.model_dump() | {"kind": chosen.search.reward}
+    places = (IMPORTANCE, chosen.model.path, calibration)
+    print(scoring.importance(*places, reward_path=reward, **options))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,16 @@ from prefect import flow
 
 from flows.common import SAMPLES, params, run_stage
 from lop.steps import preparing
+from lop.tasks.prepare import PURPOSES
 
 
 @flow
 def prepare() -> None:
     """Write one Parquet table a purpose to data/samples."""
-    preparing.prepare(SAMPLES, **params().prepare.model_dump())
+    chosen = params()
+    sizes = chosen.prepare.model_dump(include=set(PURPOSES))
+    rest = chosen.prepare.model_dump(exclude=set(PURPOSES))
+    preparing.prepare(SAMPLES, sizes=sizes, model_path=chosen.model.path, **rest)
 
 
 if __name__ == "__main__":

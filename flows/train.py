@@ -4,6 +4,7 @@ import pandas as pd
 from prefect import flow
 
 from flows.common import (
+    IMPORTANCE,
     PREDICTOR,
     PROFILE,
     SEARCH,
@@ -12,7 +13,6 @@ from flows.common import (
     origin,
     params,
     run_stage,
-    scores_file,
 )
 from lop import tracking
 from lop.steps import training
@@ -22,7 +22,7 @@ from lop.steps import training
 def train_predictor() -> None:
     """Write data/predictor and data/training; log and register the predictor."""
     settings = params().train.model_dump()
-    places = (PREDICTOR, TRAINING, SEARCH, scores_file())
+    places = (PREDICTOR, TRAINING, SEARCH, IMPORTANCE / "mean_activation.safetensors")
     metrics, fingerprint = training.train(*places, profile_path=PROFILE, **settings)
     flat = settings["network"] | settings["fit_options"] | settings["samples"]
     flat |= {"base": settings["base"]}

@@ -17,6 +17,33 @@ from lop.plan import check_once, checkpoint_name, per_cent
 from lop.tasks.benchmarks import benchmark
 
 TASK = "lop_vqa"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The figure that methods are compared by: a metric of a task, and how it is printed.
+
+    `scale` makes of it what is printed, in units of `unit`, with so many `digits`.
+    """
+
+    task: str
+    metric: str
+    title: str
+    unit: str
+    scale: float
+    digits: int = 2
+
+    @property
+    def lower(self) -> bool:
+        """Whether less is better."""
+        return self.metric in benchmark(self.task).scorer.lower
+
+
+# the first that the models were asked
+HEADLINES = (
+    Headline(TASK, "accuracy", "Accuracy", "points", 100),
+    Headline("lop_text", "perplexity", "Perplexity", "perplexity", 1),
+)
 TITLES = {
     "lop": "LOP",
     "knapsack": "Knapsack",
@@ -32,14 +59,16 @@ TITLES = {
 class Comparison:
     """What every method made of every ratio.
 
-    `table` has a row a (method, ratio): name, kept, plan, accuracy, stderr, parameters, latency …
-    `scores` has a row a (model, task, metric): name, task, metric, value, stderr (nan: none).
+    `table` has a row a (method, ratio): name, kept, plan, stderr, parameters, latency … and the
+    figure that methods are compared `by`. `scores` has a row a (model, task, metric): name, task,
+    metric, value, stderr (nan: none).
     """
 
     table: pd.DataFrame
     dense: dict[str, Any]
     scores: pd.DataFrame
     evaluation: Path
+    by: Headline = HEADLINES[0]
     _answers: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
     _groups: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
 
@@ -53,7 +82,7 @@ class Comparison:
         scores = pd.DataFrame([row for name in ["dense", *names] for row in _scores(name, metrics)])
         rows = [{"name": n, **plan, **metrics[n]} for n, plan in zip(names, plans, strict=True)]
         table = pd.DataFrame(rows).sort_values(["ratio", "method"])
-        return cls(table, metrics["dense"], scores, evaluation)
+        return cls(table, metrics["dense"], scores, evaluation, _headline(metrics["dense"]))
 
     @property
     def methods(self) -> list[str]:
@@ -104,31 +133,38 @@ class Comparison:
         return self._groups[name, task]
 
     def differences(self, ours: str) -> pd.DataFrame:
-        """`ours` minus each other method at each ratio, in points, with paired standard error."""
+        """`ours` minus each other method at each ratio, as printed, with paired standard error."""
         rows = []
         for row in self.table[self.table["method"] != ours].to_dict("records"):
             pair = (checkpoint_name(ours, row["ratio"]), row["name"])
-            difference, error = self.difference(*pair, TASK, "accuracy")
+            difference, error = self.difference(*pair, self.by.task, self.by.metric)
             rows.append(
                 {
                     "ratio": row["ratio"],
                     "baseline": row["method"],
-                    "difference": 100 * difference,
-                    "stderr": 100 * error,
+                    "difference": self.by.scale * difference,
+                    "stderr": self.by.scale * error,
                 }
             )
         return pd.DataFrame(rows, columns=["ratio", "baseline", "difference", "stderr"])
 
-    def accuracy_markdown(self) -> str:
-        """A row a ratio, a column a method: per cent ± standard error, the best in bold."""
+    def shown(self, row: Mapping[str, Any]) -> str:
+        """The headline figure of a row of `table`, ± standard error; one sample has no error."""
+        scale, digits = self.by.scale, self.by.digits
+        error = "" if (e := row["stderr"]) is None else f" ± {scale * e:.{digits}f}"
+        return f"{scale * row[self.by.metric]:.{digits}f}{error}"
+
+    def markdown(self) -> str:
+        """A row a ratio, a column a method: the figure ± standard error, the best in bold."""
         titles = [TITLES[m] for m in self.methods]
         lines = [["FFN", "model", *titles], ["---"] * (2 + len(titles))]
-        lines.append(["0 %", "0 %", *[percent(self.dense)] * len(titles)])
+        lines.append(["0 %", "0 %", *[self.shown(self.dense)] * len(titles)])
+        metric = self.by.metric
         for ratio, rows in self.table.groupby("ratio"):
-            best = rows["accuracy"].max()
+            best = rows[metric].min() if self.by.lower else rows[metric].max()
             by_method = rows.set_index("method").to_dict("index")
             cells = [
-                bold(percent(r), r["accuracy"] == best) for r in map(by_method.get, self.methods)
+                bold(self.shown(r), r[metric] == best) for r in map(by_method.get, self.methods)
             ]
             smaller = 1 - rows["parameters"].mean() / self.dense["parameters"]
             lines.append([per_cent(ratio), f"{100 * smaller:.1f} %", *cells])
@@ -139,7 +175,7 @@ _NUMBER = (int, float)
 _OR_NONE = (int, float, type(None))
 _PLAN = {"method": str, "ratio": _NUMBER, "kept": list, "plan": list}
 _COSTS = dict.fromkeys(("parameters", "disk_bytes", "peak_bytes", "latency_ms"), _NUMBER)
-_METRICS = {"accuracy": _NUMBER, "stderr": _OR_NONE, "count": int, "peak_of": str, **_COSTS}
+_METRICS = {"stderr": _OR_NONE, "count": int, "peak_of": str, **_COSTS}
 _SUMMARY = {"count": int, "primary": str, "metrics": dict}
 _FIGURE = {"value": _NUMBER, "stderr": _OR_NONE}
 
@@ -176,9 +212,12 @@ def _metrics(path: Path) -> dict[str, dict[str, Any]]:
     check_keys(metrics, {}, str(path))
     for name, of in metrics.items():
         check_keys(of, {}, f"{path}, {name}")
-        if "accuracy" not in of:
-            raise LopError(f"{path}: methods are compared by {TASK}, which {name} was not asked")
-        check_keys(of, _METRICS, f"{path}, {name}")
+    asked = [by for by in HEADLINES if any(by.metric in of for of in metrics.values())]
+    by = asked[0] if asked else HEADLINES[0]
+    for name, of in metrics.items():
+        if by.metric not in of:
+            raise LopError(f"{path}: methods are compared by {by.task}, which {name} was not asked")
+        check_keys(of, {by.metric: _NUMBER, **_METRICS}, f"{path}, {name}")
         for task, summary in tasks_of(of).items():
             check_keys(summary, _SUMMARY, f"{path}, {name}, {task}")
             for metric, figure in summary["metrics"].items():
@@ -186,11 +225,16 @@ def _metrics(path: Path) -> dict[str, dict[str, Any]]:
     return metrics
 
 
+def _headline(metrics: Mapping[str, Any]) -> Headline:
+    return next(by for by in HEADLINES if by.metric in metrics)
+
+
 def tasks_of(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tasks in a model's metrics; where only `lop_vqa` was asked, its figures stand on top."""
-    own = {"accuracy": {"value": metrics["accuracy"], "stderr": metrics["stderr"]}}
-    first = {"count": metrics["count"], "primary": "accuracy", "metrics": own}
-    return {TASK: first} | metrics.get("tasks", {})
+    """The tasks in a model's metrics; those of the headline's task stand on top, too."""
+    by = _headline(metrics)
+    own = {by.metric: {"value": metrics[by.metric], "stderr": metrics["stderr"]}}
+    first = {"count": metrics["count"], "primary": by.metric, "metrics": own}
+    return {by.task: first} | metrics.get("tasks", {})
 
 
 def _scores(name: str, metrics: dict[str, Any]) -> list[dict[str, Any]]:
@@ -220,12 +264,6 @@ def differences_markdown(differences: pd.DataFrame, searched: list[float] | None
 def markdown(lines: list[list[str]]) -> str:
     """Rows of cells as a Markdown table; the second row holds the rule."""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def percent(row: dict[str, Any]) -> str:
-    """Accuracy ± standard error in per cent; one sample has no error."""
-    error = row["stderr"]
-    return f"{100 * row['accuracy']:.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
 
 
 def bold(text: str, on: bool) -> str:

@@ -34,6 +34,8 @@ class Diff:
         Raises LopError when there are none, or they are not to the same questions.
         """
         one, other = (read_answers(_folder(name, evaluation), task) for name in (a, b))
+        if "correct" not in one:
+            raise LopError(f"{task}: has no answers that are right or wrong to set side by side")
         check_pairs(one, other)
         return cls(task, (Path(a).name, Path(b).name), one, other)
 

@@ -13,7 +13,9 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,9 @@ from lop.errors import LopError, first_line
 from lop.files import content_digest, read_json, replacing
 from lop.footprint import load_to_ask
 from lop.progress import quiet_libraries
-from lop.tasks import scoring
+from lop.tasks import harness, scoring
 from lop.tasks.benchmarks import FOLDER, HEADLINE, benchmark
+from lop.tasks.harness import PREFIX
 from lop.tasks.scoring import COLUMNS
 
 __all__ = [
@@ -43,11 +46,15 @@ NOT_ASKED = ("README.md", "pruning.json", "training.json")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's answers to one task: `samples` has the columns of `COLUMNS`, a row a question."""
+    """One model's answers to one task: `samples` has its scorer's columns, a row a question.
+
+    `figures` are lm-eval's own of its tasks; for all others the scorer makes them.
+    """
 
     samples: pd.DataFrame
     task: str = HEADLINE
     fingerprint: str = ""
+    figures: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -64,29 +71,50 @@ class Evaluation:
         """Standard error of the accuracy, clustered by picture; nan for a single picture."""
         return scoring.accuracy_error(self.samples)
 
+    @cached_property
+    def metrics(self) -> dict[str, dict[str, float | None]]:
+        """Every figure as {"value", "stderr"}; lm-eval's own have the error of a like mean."""
+        ours = scoring.score(benchmark(self.task).scorer, self.samples)
+        found = {}
+        for name, figure in self.figures.items():
+            value, own = figure["value"], ours.get(name, {"value": None, "stderr": None})
+            like = None not in (value, own["value"]) and math.isclose(value, own["value"])  # type: ignore[arg-type]
+            found[name] = {"value": value, "stderr": own["stderr"] if like else None}
+        return found or ours
+
+    @property
+    def primary(self) -> str:
+        """The figure to compare models by."""
+        return benchmark(self.task).scorer.primary or next(iter(self.metrics))
+
     @property
     def by_category(self) -> dict[str, float]:
-        """Accuracy of each category."""
-        return self.samples.groupby("category")["correct"].mean().to_dict()
+        """Accuracy of each category, or the primary figure where no answer is right or wrong."""
+        categories = self.samples.groupby("category")
+        if "correct" in self.samples:
+            return categories["correct"].mean().to_dict()
+        scorer = benchmark(self.task).scorer
+        sums = {str(name): scorer.figures(scorer.parts(rows).sum()) for name, rows in categories}
+        return {name: float(of[self.primary]) for name, of in sums.items() if self.primary in of}
 
     def headline(self) -> dict[str, Any]:
-        """Accuracy as plain values; a standard error that does not exist is None."""
+        """The primary figure as plain values; a standard error that does not exist is None."""
+        figure = self.metrics[self.primary]
         return {
-            "accuracy": self.accuracy,
-            "stderr": None if math.isnan(self.stderr) else self.stderr,
+            self.primary: figure["value"],
+            "stderr": figure["stderr"],
             "count": self.count,
             "by_category": self.by_category,
         }
 
     def summary(self) -> dict[str, Any]:
         """The task's official figures as plain values: what stands in `<task>.json`."""
-        scorer = benchmark(self.task).scorer
         return {
             "task": self.task,
             "fingerprint": self.fingerprint,
             "count": self.count,
-            "primary": scorer.primary,
-            "metrics": scoring.score(scorer, self.samples),
+            "primary": self.primary,
+            "metrics": self.metrics,
             "by_category": self.by_category,
         }
 
@@ -101,13 +129,16 @@ class Evaluation:
     def load(cls, path: str | Path) -> Evaluation:
         """Read what `save(path)` wrote, or raise LopError."""
         try:
-            samples = pd.read_parquet(f"{path}.parquet", columns=COLUMNS)
+            said = read_json(Path(f"{path}.json"))
+            task = said.get("task", HEADLINE)
+            columns = list(benchmark(task).scorer.columns) or None
+            samples = pd.read_parquet(f"{path}.parquet", columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise LopError(
                 f"{path}.parquet: cannot read an evaluation: {first_line(error)}"
             ) from error
-        said = read_json(Path(f"{path}.json"))
-        return cls(samples, said.get("task", HEADLINE), said.get("fingerprint", ""))
+        figures = said["metrics"] if columns is None else {}
+        return cls(samples, task, said.get("fingerprint", ""), figures)
 
 
 def evaluate(
@@ -147,7 +178,7 @@ def evaluate_all(
     with asking(model_dir, batch_size, device) as ask:
         for name in [name for name in tasks if name not in found]:
             asked = ask(name, tasks[name])
-            found[name] = Evaluation(asked.samples, name, marks[name])
+            found[name] = replace(asked, fingerprint=marks[name])
             if out:
                 found[name].save(out / name)
     return {name: found[name] for name in tasks}
@@ -174,6 +205,8 @@ def shard_fingerprint(model_dir: str | Path, task: str, data: str | Path) -> str
     parts = [task, content_digest(model_dir, NOT_ASKED) if on_disk else str(model_dir)]
     parts.append(content_digest(data) if Path(data).exists() else str(data))
     parts += [content_digest(path) for path in known.code]
+    if task.startswith(PREFIX):
+        parts.append(version("lm_eval"))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -191,12 +224,22 @@ def asking(
         from lop.lm import LikelihoodLM, light, seeing_once
     except ImportError as error:
         raise LopError(f"cannot run lm-eval: {error}; pip install 'lop[pipeline]'") from error
-    model, _ = load_to_ask(model_dir, device)
+    model, processor = load_to_ask(model_dir, device)
     # a model in memory, as the stock loader of `hf-multimodal` refuses a pruned checkpoint; it
     # finds the processor through the model's path
     lm = LikelihoodLM(pretrained=model, batch_size=batch_size)
+
+    def ask(task: str, data: str) -> Evaluation:
+        if task.startswith(PREFIX):
+            name = task.removeprefix(PREFIX)
+            samples, figures = harness.ask(model, processor, name, data, batch_size)
+            return Evaluation(samples, task, figures=figures)
+        own = getattr(benchmark(task).utils, "ask", None)
+        answers = own(model, processor, data, batch_size) if own else _answers(lm, task, data)
+        return Evaluation(answers, task)
+
     with light(), seeing_once(model):
-        yield lambda task, data: Evaluation(_answers(lm, task, data), task)
+        yield ask
 
 
 def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:

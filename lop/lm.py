@@ -1,5 +1,5 @@
-"""lm-eval's model class for images and text, which here also tells likelihoods, and sees each
-picture once.
+"""lm-eval's model class for images and text, which here also tells likelihoods, takes models and
+questions without pictures, and sees each picture once.
 
 What is wrong with `hf-multimodal` upstream (lm-eval 0.4.13, lm_eval/models/hf_vlms.py):
 
@@ -14,6 +14,7 @@ What is wrong with `hf-multimodal` upstream (lm-eval 0.4.13, lm_eval/models/hf_v
 - A full garbage collection runs after each batch, over everything ever imported: 2.4 of 6.2 s for
   640 samples of a 2 M-parameter model on one thread.
 - Progress bars have no switch.
+- It wants a processor, and a picture with every question.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lop.errors import LopError
-from lop.tasks.chat import IMAGE, answer_ids, ask, chat, stop_tokens, tokenize
+from lop.models.checkpoint import load_processor
+from lop.tasks.chat import IMAGE, answer_ids, ask, chat, stop_tokens, tokenize, tokenizer_of
 from lop.tasks.encoding import append_tokens
 
 FEATURE_BYTES = 2 << 30  # of remembered vision features; beyond, the longest unused go
@@ -45,13 +47,21 @@ _Pass = tuple[_Prompt, tuple[int, ...]]  # and the tokens of answers behind it
 class LikelihoodLM(HFMultimodalLM):
     """`hf-multimodal` with `loglikelihood`, and with lop's own way of asking (`lop.tasks.chat`).
 
-    Raises LopError, naming the row, where a question is longer than the model takes.
+    Models of text alone are taken, too. Raises LopError, naming the row, where a question is longer
+    than the model takes.
     """
 
+    processor: Any
+
     def __init__(self, pretrained: PreTrainedModel, **options: Any) -> None:
-        super().__init__(pretrained, **options)
+        # what stands for a picture in a prompt; by itself upstream takes it from the config
+        super().__init__(pretrained, image_string=IMAGE, **options)
         self.stops = stop_tokens(self.model, self.processor)
         self._rows: dict[str, Any] = {}  # question -> its row in the task's data
+
+    def _create_tokenizer(self, pretrained: PreTrainedModel, *_: Any, **__: Any) -> None:
+        self.processor = load_processor(str(pretrained.name_or_path))
+        self.tokenizer = tokenizer_of(self.processor)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -75,9 +85,16 @@ class LikelihoodLM(HFMultimodalLM):
         return encoding.to(self.device, self.model.dtype)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """The generated answers, upstream's way."""
+        """The generated answers, upstream's way; those about pictures and the others apart."""
         self._know(requests)
-        return super().generate_until(requests, disable_tqdm=disable_tqdm)
+        answers = [""] * len(requests)
+        for seeing in (True, False):
+            of = [i for i, each in enumerate(requests) if bool(each.args[2]["visual"]) == seeing]
+            some = [requests[i] for i in of]
+            found = super().generate_until(some, disable_tqdm=disable_tqdm) if some else []
+            for i, answer in zip(of, found, strict=True):
+                answers[i] = answer
+        return answers
 
     def _model_multimodal_generate(
         self, inputs: Any, max_length: int, stop: list[str], **options: Any
@@ -103,8 +120,6 @@ class LikelihoodLM(HFMultimodalLM):
         Answers to a question share a forward pass where one begins as another: all of a single
         token, such as letters, need one pass together.
         """
-        if requests and len(requests[0].args) < 3:
-            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         self._know(requests)
         asked: dict[_Prompt, list[tuple[int, list[int]]]] = {}  # -> (request, its tokens)
         pictures: dict[_Prompt, list[Any]] = {}
@@ -258,8 +273,9 @@ def light() -> Iterator[None]:
     """
     import lm_eval.api.task
     import lm_eval.models.hf_vlms
+    import lm_eval.models.huggingface
 
-    for module in (lm_eval.api.task, lm_eval.models.hf_vlms):
+    for module in (lm_eval.api.task, lm_eval.models.hf_vlms, lm_eval.models.huggingface):
         vars(module)["tqdm"] = _bar
     gc.freeze()
     try:

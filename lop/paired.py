@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from lop.errors import LopError, first_line
+from lop.tasks.benchmarks import benchmark
 from lop.tasks.scoring import Scorer, jackknife
 
 
@@ -23,6 +25,16 @@ def paired(scorer: Scorer, a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tup
     """
     difference = scorer.figure(a.sum(), metric) - scorer.figure(b.sum(), metric)
     return float(difference), jackknife(scorer.without(a)[metric] - scorer.without(b)[metric])
+
+
+def clustered_error(values: np.ndarray, clusters: np.ndarray) -> float:
+    """Standard error of the mean of values (N,) that come in clusters (N,), numbered from 0.
+
+    It is s/√n for single samples, and nan for one cluster.
+    """
+    sums = np.bincount(clusters, values - values.mean(dtype=float))
+    n = len(sums)
+    return float(np.sqrt(n / (n - 1) * np.square(sums).sum()) / len(values)) if n > 1 else np.nan
 
 
 def check_pairs(a: pd.DataFrame, b: pd.DataFrame) -> None:
@@ -57,9 +69,10 @@ def read_answers(folder: str | Path, task: str) -> pd.DataFrame:
         table = pd.read_parquet(path)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise LopError(f"{path}: cannot read answers: {first_line(error)}") from error
-    if missing := {"id", "category", "answer", "prediction", "correct"} - set(table):
+    needed = set(benchmark(task).scorer.columns) - {"group", "picture", "prompt_hash"}
+    if missing := needed - set(table):
         raise LopError(f"{path}: not a table of answers, no column {', '.join(sorted(missing))}")
-    if table["correct"].dtype != bool:
+    if "correct" in needed and table["correct"].dtype != bool:
         raise LopError(f"{path}: correct holds {table['correct'].dtype}, expected true or false")
     table = table.assign(id=table["id"].astype(str))
     if "group" not in table:

@@ -86,7 +86,7 @@ class Plan:
         if not np.isfinite(theta).all():
             raise LopError(f"layer-wise ratios must be finite numbers, got {theta.tolist()}")
         low, total = min_kept(widths, min_keep), budget(widths, target)
-        keep = _shift_to_sum((1 - theta) * d, d, low, total)
+        keep = shift_to_sum((1 - theta) * d, d, low, total)
         return cls(tuple(int(x) for x in widths), tuple(_round_to_sum(keep, low, d, total)))
 
     def rounded(self, multiple: int) -> Plan:
@@ -145,7 +145,7 @@ def check_once(kind: str, values: Sequence[object]) -> None:
         raise LopError(f"{kind} {twice[0]!r} is named twice")
 
 
-def _shift_to_sum(keep: np.ndarray, high: np.ndarray, low: np.ndarray, total: int) -> np.ndarray:
+def shift_to_sum(keep: np.ndarray, high: np.ndarray, low: np.ndarray, total: int) -> np.ndarray:
     """Find s with Σ clip(keep + s·high, low, high) = total, and return the clip.
 
     The sum is linear in s between the shifts at which a layer meets a bound.

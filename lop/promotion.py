@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lop.errors import LopError
+from lop.paired import clustered_error
 from lop.predictor import Predictor
 from lop.reward import Reward
 
@@ -68,7 +69,7 @@ def judge(
             "champion": old.mean(1),
             "challenger": new.mean(1),
             "difference": gaps.mean(1),
-            "stderr": [_stderr(gap, clusters) for gap in gaps],
+            "stderr": [clustered_error(gap, clusters) for gap in gaps],
         }
     )
     return Verdict(*decide(ratios, gaps, pictures), table)
@@ -90,10 +91,10 @@ def decide(
         raise LopError("promotion: all samples are about one picture; expected at least two")
     width, apart = stdtrit(len(names) - 1, [1 - LEVEL, 1 - LEVEL / len(ratios)])
     for ratio, gap in zip(ratios, gaps, strict=True):
-        error = _stderr(gap, clusters)
+        error = clustered_error(gap, clusters)
         if gap.mean() + apart * error < 0:
             return False, f"worse at ratio {ratio:g}: {gap.mean():+.4g} ± {error:.2g}"
-    mean, error = gaps.mean(), _stderr(gaps.mean(0), clusters)
+    mean, error = gaps.mean(), clustered_error(gaps.mean(0), clusters)
     bound = mean - width * error
     figures = f"{mean:+.4g} ± {error:.2g} on average, lower bound {bound:+.4g}"
     if bound <= 0:
@@ -114,11 +115,3 @@ def check_same_model(champion: Predictor, challenger: Predictor) -> None:
 def _values(reward: Reward, predictor: Predictor, ratio: float) -> np.ndarray:
     correct, loglik = reward.per_sample(predictor.plan(ratio))
     return correct if reward.kind == "accuracy" else loglik
-
-
-def _stderr(values: np.ndarray, clusters: np.ndarray) -> float:
-    """Standard error of a mean whose samples come in clusters, numbered from 0; s/√n for single
-    samples. It is nan for one cluster."""
-    sums = np.bincount(clusters, values - values.mean(dtype=float))
-    n = len(sums)
-    return float(np.sqrt(n / (n - 1) * np.square(sums).sum()) / len(values)) if n > 1 else np.nan

@@ -28,7 +28,7 @@ def made(model_dir, samples, tmp_path, capsys):
     scores = str(tmp_path / "scores" / "flap.safetensors")
     search = ["--scores", str(tmp_path / "scores")]
     steps = [
-        ["importance", *data, "--out", str(tmp_path / "scores")],
+        ["importance", *data, "--reward", data[-1], "--out", str(tmp_path / "scores")],
         ["profile", *data, *search, "--out", str(tmp_path / "profile.parquet")],
         ["search", *data, *search, "--out", str(tmp_path / "search"), "--target", "0.2", "0.6"]
         + ["--simulations", "6", "--profile", str(tmp_path / "profile.parquet")],
@@ -64,9 +64,9 @@ def test_samples_lists_what_was_searched(made, capsys):
     capsys.readouterr()
     assert main(["samples", "--search", str(made / "search")]) == 0
     _, first, *_, last = capsys.readouterr().out.splitlines()
-    assert first.split()[:4] == ["mcts", "0.2", "7", "3"]
+    assert first.split()[:3] == ["surrogate", "0.2", "7"]
     assert first.split()[-1] == "current"
-    assert last.startswith("3 searches, 15 plans")
+    assert last.startswith("3 searches, ")
     assert main(["samples", "--search", str(made / "search"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["current"] for row in rows] == [True, False, False]
@@ -126,7 +126,7 @@ def test_evaluate_takes_tasks_and_keeps_what_is_finished(made, capsys):
     assert main([*command, *samples, "--tasks", "lop_vqa", f"easyvqa_mme={made / 'mme'}"]) == 0
     assert (made / "out" / "easyvqa_mme.parquet").stat().st_mtime_ns == written
     for tasks, message in (
-        (["smell"], "--tasks: expected 'lop_vqa', 'mme', "),
+        (["smell"], "--tasks: expected 'lop_vqa', 'lop_text', "),
         (["easyvqa_pope"], "easyvqa_pope: no data at"),
         ([f"pope={made / 'nowhere'}"], "task pope: no data at"),
         ([f"pope={made / 'mme'}"], "no column 'image_source'"),
@@ -327,7 +327,7 @@ WRONG_OPTIONS = [
     (("prune", "--multiple-of", "0"), "--multiple-of: expected at least 1"),
     (("prune", "--method", "magic"), "--method: expected 'lop', 'knapsack'"),
     (("prune", "--format", "zip"), "--format: expected 'per_layer' or 'padded', got 'zip'"),
-    (("prune", "--score", "mean_activation"), "--score: expected 'flap'"),
+    (("prune", "--score", "mean_activation"), "--score: expected 'auto', 'flap'"),
     (("prune", "--profile", "@folder"), "--profile: expected a file, got"),
     (("prune", "--profile", "@nowhere"), "--profile: expected a file that exists, got"),
     (("prune", "--model", ""), "--model: expected text, got none"),
@@ -343,10 +343,10 @@ WRONG_OPTIONS = [
     (("search", "--target", "0.2", "--seed", "-1"), "--seed: expected at least 0, got '-1'"),
     (("search", "--target", "inf"), "--target: expected a finite number"),
     (("search", "--simulations", "0"), "--simulations: expected at least 1"),
-    (("search", "--searcher", "x"), "--searcher: expected 'mcts'"),
-    (("search", "--reward", "x"), "--reward: expected 'loglik' or 'accuracy'"),
+    (("search", "--searcher", "x"), "--searcher: expected 'surrogate'"),
+    (("search", "--reward", "x"), "--reward: expected 'loglik', 'accuracy', 'kl' or 'kl_text'"),
     (("train", "--epochs", "0"), "--epochs: expected at least 1"),
-    (("train", "--top", "0"), "--top: expected at least 1"),
+    (("train", "--sure", "-1"), "--sure: expected at least 0"),
     (("train", "--smooth", "-1"), "--smooth: expected at least 0"),
     (("train", "--kind", "rnn"), "--kind: expected 'transformer', 'bilstm' or 'mlp'"),
     (("train", "--scores", "@folder"), "--scores: expected a file, got"),

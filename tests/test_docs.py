@@ -29,6 +29,9 @@ def test_the_steps_by_hand_are_as_described(model_dir, samples, tmp_path, monkey
     model_dir.rename("my-model")
     Path("my-data").mkdir()
     write_samples(many(samples), Path("my-data/samples.parquet"))
+    Path("my-texts").mkdir()
+    for i in range(40):
+        Path(f"my-texts/{i}.txt").write_text(f"What is it? It is a red shape, said {i}.\n")
     fewer = {"500": "6", "1500": "6", "50": "4"}
     for command in commands("your-model.md"):
         assert main([fewer.get(word, word) for word in command[1:]]) == 0, command

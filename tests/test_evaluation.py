@@ -204,7 +204,7 @@ def test_reload_equals_memory(tmp_path):
     result.save(tmp_path / "dense-0.5")
     pd.testing.assert_frame_equal(Evaluation.load(tmp_path / "dense-0.5").samples, result.samples)
     assert {f.name for f in tmp_path.iterdir()} == {"dense-0.5.json", "dense-0.5.parquet"}
-    with pytest.raises(LopError, match=r"none\.parquet"):
+    with pytest.raises(LopError, match=r"none\.json"):
         Evaluation.load(tmp_path / "none")
 
 

@@ -10,7 +10,6 @@ from lop.models.ffn import ffn_widths
 from lop.plan import Plan
 from lop.pruning import masked, prune
 from lop.reward import Reward
-from lop.reward.kinds import Expected
 from lop.tasks.encoding import IGNORE, encode, prompt
 from lop.tasks.samples import decode_images
 
@@ -75,7 +74,7 @@ def test_the_model_is_as_before_on_exit(model, processor, samples, scores):
 def test_a_plan_is_evaluated_once(model, processor, samples, scores, monkeypatch):
     with Reward(model, processor, samples, scores) as reward:
         first = reward(PLAN)
-        monkeypatch.setattr(reward, "_judge", lambda plan, part: pytest.fail("evaluated again"))
+        monkeypatch.setattr(reward, "_answers", lambda plan, part: pytest.fail("evaluated again"))
         assert reward(Plan(PLAN.widths, PLAN.kept)) == first
 
 
@@ -129,14 +128,22 @@ def test_divergence_needs_no_answers(model, processor, samples, scores):
         Reward(model, processor, asked, scores, "loglik")
 
 
-def test_a_large_vocabulary_is_compared_on_its_likeliest_tokens():
-    p, q = torch.randn(2, 5, 4000, generator=torch.Generator().manual_seed(0)) * 4
-    exact = torch.nn.functional.kl_div(
-        q.log_softmax(1), p.log_softmax(1), log_target=True, reduction="none"
-    ).sum(1)
-    found = Expected.of(p).divergence(q, q.logsumexp(1))
-    assert (found <= exact + 1e-5).all()
-    torch.testing.assert_close(found, exact, rtol=0.02, atol=0.02)
+def test_a_large_vocabulary_is_compared_on_its_likely_tokens(
+    model, processor, samples, scores, monkeypatch
+):
+    def rewards():
+        with Reward(model, processor, samples, scores, "kl_text") as reward:
+            return reward.values(PLAN, 0), reward.parts[0].expected[0][0]
+
+    exact, whole = rewards()
+    monkeypatch.setattr("lop.reward.kinds.LARGE", 10)
+    narrowed, likely = rewards()
+    assert whole.tokens is None
+    assert likely.narrow
+    assert len(likely.tokens) < whole.loglik.shape[1]
+    np.testing.assert_allclose(narrowed, exact, rtol=0.5)
+    monkeypatch.setattr("lop.reward.kinds._can_narrow", lambda *_: False)
+    np.testing.assert_allclose(rewards()[0], narrowed, rtol=1e-3, atol=1e-5)
 
 
 def test_parts_hold_whole_pictures_and_give_the_same_values(model, processor, samples, scores):

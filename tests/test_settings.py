@@ -13,7 +13,6 @@ from lop.methods import NAMES
 from lop.models import reference
 from lop.models.reference_training import ReferenceParams
 from lop.predictor import NETWORKS
-from lop.predictor.training import WEIGHTS
 from lop.reward import KINDS
 from lop.search import SEARCHERS
 from lop.search.base import MOVES
@@ -21,6 +20,7 @@ from lop.settings import Params, params, read, types
 from lop.settings.__main__ import page
 from lop.steps.pruning import FORMATS
 from lop.tasks.benchmarks import BENCHMARKS
+from lop.tasks.forms import FORMS as QUESTION_FORMS
 
 WRONG = [
     ("search: {foo: 1}", "search.foo: unknown; expected one of score, compensate"),
@@ -29,7 +29,7 @@ WRONG = [
     ("search: {settings: {searcher: mcts}}", "search.settings.simulations: missing"),
     ("search: {settings: {simulations: 0}}", "search.settings.simulations: expected at least 1"),
     ("search: {settings: {simulations: 5, sped: 1}}", "search.settings.sped: unknown"),
-    ("search: {settings: {simulations: 5, searcher: x}}", "searcher: expected 'mcts', 'evol"),
+    ("search: {settings: {simulations: 5, searcher: x}}", "searcher: expected 'surrogate'"),
     ("search: {settings: []}", "search.settings: expected at least one value"),
     ("search: {settings: [{simulations: 1}, {simulations: .nan}]}", "settings.1.simulations: exp"),
     ("search: {workers: 0}", "search.workers: expected at least 1, got 0"),
@@ -44,18 +44,18 @@ WRONG = [
     ("search: {targets: [0.2, 0.2000001]}", "search.targets: 0.2 is there twice"),
     ("search: {seeds: [-1]}", "search.seeds: expected at least 0, got -1"),
     ("search: {seeds: [3, 3]}", "search.seeds: 3 is there twice"),
-    ("search: {score: mean_activation}", "search.score: expected 'flap', 'activation_l2'"),
+    ("search: {score: mean_activation}", "search.score: expected 'auto', 'flap', 'activation_l2'"),
     ("search: {reward: x}", "search.reward: expected 'loglik' or 'accuracy', got 'x'"),
     ("search: {runner: magic}", "search.runner: expected 'processes', 'threads', 'dask' or 'ray'"),
     ("search: {start: random}", "search.start: expected 'uniform' or 'knapsack'"),
     ("train: {fit_options: {epochs: 0}}", "train.fit_options.epochs: expected at least 1"),
     ("train: {fit_options: {lr: .inf}}", "train.fit_options.lr: expected a finite number"),
-    ("train: {samples: {weight: x}}", "train.samples.weight: expected 'equal' or 'reward'"),
+    ("train: {samples: {sure: -1}}", "train.samples.sure: expected at least 0, got -1"),
     ("train: {network: {kind: x}}", "train.network.kind: expected 'transformer', 'bilstm' or"),
     ("prune: {methods: [magic]}", "prune.methods: expected 'lop', 'knapsack'"),
     ("prune: {format: zip}", "prune.format: expected 'per_layer' or 'padded', got 'zip'"),
     ("prune: {multiple_of: 0}", "prune.multiple_of: expected at least 1"),
-    ("evaluate: {tasks: [smell]}", "evaluate.tasks: expected 'lop_vqa', 'mme'"),
+    ("evaluate: {tasks: [smell]}", "evaluate.tasks: expected 'lop_vqa', 'lop_text'"),
     ("evaluate: {tasks: [lop_vqa, {mme: 3}]}", "evaluate.tasks.1.mme: expected a valid string"),
     ("evaluate: {register: maybe}", "evaluate.register: expected a valid boolean"),
     ("profile: {shares: [0]}", "profile.shares: expected greater than 0, got 0"),
@@ -118,15 +118,15 @@ def test_the_page_of_settings_is_the_models():
 @pytest.mark.parametrize(
     ("names", "known"),
     [
-        (types.Score, set(SCORES) - {"mean_activation"}),  # which only compensation reads
+        (types.Score, {"auto", *SCORES} - {"mean_activation"}),  # which only compensation reads
         (types.RewardKind, KINDS),
         (types.Method, NAMES),
         (types.Format, FORMATS),
         (types.SearcherName, SEARCHERS),
         (types.Kind, NETWORKS),
-        (types.Weight, WEIGHTS),
         (types.Move, MOVES),
-        (types.Task, BENCHMARKS),
+        (types.Form, QUESTION_FORMS),
+        (types.OwnTask, BENCHMARKS),
     ],
 )
 def test_names_are_the_librarys(names, known):
@@ -160,8 +160,9 @@ def test_options_and_settings_share_their_defaults():
         for name in ("score", "compensate", "reward", "batch_size"):
             assert default(command, name) == getattr(settings.search, name)
     assert default("search", "simulations") == settings.search.settings[0].simulations
-    for name in ("top", "weight"):
-        assert default("train", name) == getattr(settings.train.samples, name)
+    assert default("train", "sure") == settings.train.samples.sure
+    for name in ("ratios", "reward_samples"):
+        assert default("importance", name) == getattr(settings.importance, name)
     for name in ("epochs", "smooth"):
         assert default("train", name) == getattr(settings.train.fit_options, name)
     for command in ("evaluate", "compare"):

@@ -17,17 +17,21 @@ LATENCY_SAMPLES = Evaluate().latency_samples
 
 def prepare(o: given.Prepare) -> None:
     from lop.steps import preparing
+    from lop.tasks.prepare import PURPOSES
 
-    sizes = o.model_dump(exclude={"source", "out", "seed"})
-    preparing.prepare(o.out, o.source, o.seed, **sizes)
+    sizes = o.model_dump(include=set(PURPOSES))
+    preparing.prepare(o.out, o.source, o.seed, sizes, o.window, o.model, o.forms)
     print(f"{o.out}: " + ", ".join(f"{size} {name}" for name, size in sizes.items()))
 
 
 def importance(o: given.Importance) -> None:
     from lop.steps import scoring
 
-    scoring.importance(o.out, o.model, o.samples, o.batch_size)
+    judging = (o.reward, o.ratios, o.reward_samples)
+    found = scoring.importance(o.out, o.model, o.samples, o.batch_size, *judging)
     print(f"{o.out}: {', '.join(sorted(path.stem for path in o.out.iterdir()))}")
+    if found:
+        print(found)
 
 
 def profile(o: given.Profile) -> None:
@@ -46,10 +50,16 @@ def search(o: given.Search) -> None:
         o.out, *_judging(o), o.target, o.seed, settings,
         start=_begin(o.profile), profile_path=o.profile,
         compensate=o.compensate, reward=o.reward, batch_size=o.batch_size,
+        parts=o.parts, hold_out=o.hold_out,
     )  # fmt: skip
     for key, rows in read_search(o.out).groupby(["target", "seed"]):
-        best, first = rows["reward"].max(), rows["reward"].iloc[0]
-        print(f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})")
+        whole = rows[rows["share"] == 1]
+        best, first = whole["reward"].max(), whole["reward"].iloc[0]
+        line = f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})"
+        if len(checked := rows.dropna(subset="gain")):
+            row = checked.loc[checked["gain"].idxmax()]
+            line += f"; on samples held out {row['gain']:+.4f} ± {row['gain_error']:.4f}"
+        print(line)
 
 
 def _judging(o: given.OfJudging) -> tuple[str, Path, Path, str]:
@@ -78,8 +88,7 @@ def train(o: given.Train) -> None:
     from lop.steps import training
 
     curve = Path(f"{o.out}-training")
-    samples = {"top": o.top, "per_seed": not o.together, "weight": o.weight}
-    how = (samples, {"kind": o.kind}, {"epochs": o.epochs, "smooth": o.smooth})
+    how = ({"sure": o.sure}, {"kind": o.kind}, {"epochs": o.epochs, "smooth": o.smooth})
     places = (o.out, curve, o.search, o.scores)
     metrics, _ = training.train(*places, o.seed, *how, _begin(o.profile), o.profile)
     print(f"{o.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))

@@ -19,7 +19,9 @@ from lop.settings.types import (
     Format,
     Kind,
     Method,
+    NotNegative,
     Number,
+    Part,
     Positive,
     Ratio,
     SearcherName,
@@ -27,7 +29,6 @@ from lop.settings.types import (
     Seed,
     Several,
     Text,
-    Weight,
 )
 
 
@@ -121,8 +122,9 @@ class Cutting(OfScores):
 class Prepare(settings.Prepare):
     """draw calibration, reward, validation and benchmark samples"""
 
-    source: Text = Field(description="folder or .parquet/.csv/.jsonl; or `reference`")
+    source: Text = Field(description="folder or .parquet/.csv/.jsonl/.txt; or `reference`")
     out: NewFolder = Field(description="directory to write")
+    model: Text | None = Field(None, description="whose tokenizer cuts texts into windows")
     benchmark: settings.Samples = Field(
         same(settings.Prepare, "benchmark").default, description="how many test questions there are"
     )
@@ -132,6 +134,9 @@ class Importance(OfModel, settings.Importance):
     """score every FFN neuron of a model's decoder on calibration samples"""
 
     samples: File = Field(description="calibration samples (Parquet)")
+    reward: File | None = Field(
+        None, description="reward samples (Parquet): choose what `auto` means on them"
+    )
     out: NewFolder = Field(description="directory for the scores")
 
 
@@ -151,12 +156,15 @@ class Search(OfJudging):
         None, description="start from the knapsack's plans, not from uniform ones"
     )
     searcher: SearcherName = Field(
-        "mcts", description="mcts, evolution, random, uniform or knapsack"
+        "surrogate",
+        description="surrogate, local, mcts, evolution, random, uniform or knapsack",
     )
     simulations: Count = Field(
         settings.Search().settings[0].simulations,
         description=same(settings.Searching, "simulations").description,
     )
+    parts: Count = same(settings.Search, "parts")
+    hold_out: Part = same(settings.Search, "hold_out")
 
 
 class Samples(Section):
@@ -175,9 +183,7 @@ class Train(Section):
     profile: File | None = Field(
         None, description="learn how plans differ from the knapsack's, not uniform ones"
     )
-    top: Count = same(settings.Learned, "top")
-    together: bool = Field(False, description="of each target, not of each search")
-    weight: Weight = same(settings.Learned, "weight")
+    sure: NotNegative = same(settings.Learned, "sure")
     smooth: Number = same(settings.Fit, "smooth")
     kind: Kind = same(settings.Network, "kind")
     epochs: Count = same(settings.Fit, "epochs")
@@ -227,11 +233,12 @@ class Evaluate(OfModel):
     """ask a dense or pruned model benchmarks, and measure it"""
 
     samples: File | None = Field(
-        None, description="samples (Parquet): lop_vqa's questions, and to time it on"
+        None, description="samples (Parquet): lop_vqa's questions, lop_text's texts, to time it on"
     )
     tasks: Several[Annotated[settings.TaskAt, BeforeValidator(_task)]] = Field(
         ["lop_vqa"],
-        description="lop_vqa, easyvqa_mme, …, or mme, mmbench, mmmu_val, pope; name=PATH: its data",
+        description="lop_vqa, lop_text, easyvqa_mme, …, mme, mmbench, mmmu_val, pope, or "
+        "lm_eval.TASK; name=PATH: its data",
     )
     out: NewFolder | None = Field(
         None, description="directory to keep answers and figures in; finished ones stay"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -19,13 +19,14 @@ MARKDOWN = re.compile(r"\[(.+?)\]\(.+?\)")  # a link of the page docs/params.md
 EPILOG = """\
 a whole run by hand:
   lop prepare    --source DIR --out samples
-  lop importance --model M --samples samples/calibration.parquet --out scores
+  lop importance --model M --samples samples/calibration.parquet
+                 --reward samples/reward.parquet --out scores
   lop profile    --model M --samples samples/reward.parquet --scores scores
                  --out profile.parquet
   lop search     --model M --samples samples/reward.parquet --target 0.2 0.5
                  --scores scores --profile profile.parquet --out search
   lop samples    --search search
-  lop train      --search search --scores scores/flap.safetensors --out predictor
+  lop train      --search search --scores scores/activation_l2.safetensors --out predictor
   lop predict    --predictor predictor --model M --ratio 0.37
   lop prune      --model M --predictor predictor --scores scores --ratio 0.37 --out small
   lop evaluate   --model small --samples samples/benchmark.parquet
@@ -112,4 +113,6 @@ def _argument(name: str, field: FieldInfo) -> dict[str, Any]:
         return {"help": text, "action": "store_true", "dest": field.alias or name}
     shown = f"{text} (default {default(field)})" if default(field) else text
     given: dict[str, Any] = {"nargs": "+"} if several(field) else {}
+    if bool in get_args(field.annotation):  # or a word, such as auto; the bare flag is true
+        given = {"nargs": "?", "const": "true"}
     return given | {"help": shown, "required": field.is_required(), "dest": field.alias or name}

@@ -14,7 +14,7 @@ from lop.tasks.encoding import prompt_tensors
 
 
 class AnswerModel(PythonModel):
-    """Columns `image` (bytes), `question` and, if there are any, `choices` in; `answer` out.
+    """Columns `question` and, if there are any, `image` (bytes) and `choices` in; `answer` out.
 
     The parameter `max_new_tokens` bounds an answer that does not end.
     """
@@ -34,19 +34,19 @@ class AnswerModel(PythonModel):
     @torch.no_grad()
     def _answer(self, row: dict[str, Any], longest: int) -> str:
         """The greedy answer to one question, as lm-eval would have it."""
-        choices = row.get("choices")
-        none = choices is None or isinstance(choices, float)
-        sample = row | {"images": [{"bytes": row["image"]}], "choices": None if none else choices}
+        given = {k: v for k, v in row.items() if v is not None and not isinstance(v, float)}
+        images = [{"bytes": given["image"]}] if "image" in given else []
+        sample = row | {"images": images, "choices": given.get("choices")}
         inputs = prompt_tensors(self.processor, [sample], padding_side="left")
-        given = inputs.to(self.model.device, self.model.dtype)
+        inputs = inputs.to(self.model.device, self.model.dtype)
         output = self.model.generate(
-            **given,
+            **inputs,
             do_sample=False,
             repetition_penalty=1.0,
             max_new_tokens=longest,
             eos_token_id=self.stops,
         )
-        new = output[:, given["input_ids"].shape[1] :]
+        new = output[:, inputs["input_ids"].shape[1] :]
         (answer,) = self.processor.batch_decode(new, skip_special_tokens=True)
         return str(answer).strip()
 

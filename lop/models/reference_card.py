@@ -80,7 +80,7 @@ def curves(model: Any, processor: Any) -> dict[str, dict[str, float]]:
     Teacher-forced, which gives the same right and wrong as greedy generation.
     """
     sizes = {"calibration": CALIBRATION, "reward": None, "validation": None, "benchmark": CURVE}
-    samples = prepare_samples("reference", 0, **sizes)
+    samples = prepare_samples("reference", 0, sizes)
     scores = collect(model, encode(samples["calibration"], model, processor, 100))
     test, every, curve = samples["benchmark"], list(plans(ffn_widths(model))), {}
     with Reward(model, processor, test, scores["activation_l2"]) as reward:

@@ -12,6 +12,7 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from safetensors import SafetensorError, safe_open
@@ -20,11 +21,12 @@ from torch import Tensor
 
 from lop.errors import LopError
 from lop.files import Kind, replacing_dir
-from lop.plan import MIN_KEEP, Plan
+from lop.plan import MIN_KEEP, Plan, budget
 from lop.plan import check_ratio as check_reachable
-from lop.predictor.base import PlanNetwork
+from lop.predictor.base import GRID, PlanNetwork
 from lop.predictor.bilstm import PlanBiLSTM
 from lop.predictor.mlp import PlanMLP
+from lop.predictor.nested import Nested
 from lop.predictor.transformer import PlanTransformer
 from lop.typed import read_typed
 
@@ -84,20 +86,19 @@ class Predictor:
         return self.plans([ratio])[0]
 
     def plans(self, ratios: Sequence[float]) -> list[Plan]:
-        """A plan a ratio, the same as `plan` gives; many at once take little longer than one."""
+        """A plan a ratio. They are nested: no layer gets more neurons at a higher ratio."""
         for ratio in ratios:
             self.check_ratio(ratio)
-        layers = self._precise.generate(torch.tensor(ratios, dtype=torch.float64)).tolist()
-        return [
-            Plan.from_ratios(theta, self.config.widths, ratio, self.config.min_keep)
-            for theta, ratio in zip(layers, ratios, strict=True)
-        ]
+        widths = self.config.widths
+        return [self._nested.plan(budget(widths, ratio)) for ratio in ratios]
 
     @cached_property
-    def _precise(self) -> PlanNetwork:
-        """The trained network in float64. In float32 rounding differs with the size of a batch,
-        and a plan of wide layers would, by a neuron, depend on what else was asked for."""
-        return copy.deepcopy(self.network).double().eval()
+    def _nested(self) -> Nested:
+        """The network's plans over its range, once, in float64."""
+        ratios = np.linspace(self.config.min_ratio, self.config.max_ratio, GRID)
+        network = copy.deepcopy(self.network).double().eval()
+        plans = network.generate(torch.tensor(ratios)).numpy()
+        return Nested.of(plans, ratios, self.config.widths, self.config.min_keep)
 
     def check_ratio(self, ratio: float) -> None:
         """Raise LopError outside the range of ratios that were searched."""

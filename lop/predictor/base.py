@@ -1,7 +1,7 @@
 """What every predictor network shares: it learns only how a plan differs from a known one.
 
-θ = sigmoid(logit(base(b)) + f) with f zero at first: an untrained predictor says the base plan,
-and what it learns on top of that carries over to budgets between those searched.
+θ = base(b) + f with f zero at first: an untrained predictor says the base plan, and so does one
+that was shown nothing better. What it learns on top carries over to budgets between those searched.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 GRID = 101  # budgets 0, 0.01 … 1, between which a base is linear
-EDGE = 0.03  # base ratios stay so far from 0 and 1, where the sigmoid would not let f move them
 
 
 class PlanNetwork(nn.Module):
@@ -33,12 +32,11 @@ class PlanNetwork(nn.Module):
         """From the budget alone: (B,) -> ratios (B, L)."""
         raise NotImplementedError
 
-    def base_logits(self, budget: Tensor) -> Tensor:
-        """logit(base(b)): (B,) -> (B, L). A budget is linear in its plan, so mixes meet theirs."""
+    def base_plan(self, budget: Tensor) -> Tensor:
+        """base(b): (B,) -> (B, L). A budget is linear in its plan, so mixes meet theirs."""
         place = budget.clamp(0, 1) * (GRID - 1)
         low = place.long().clamp(max=GRID - 2)
-        plan = torch.lerp(self.base[low], self.base[low + 1], (place - low)[:, None])
-        return torch.logit(plan.clamp(EDGE, 1 - EDGE))
+        return torch.lerp(self.base[low], self.base[low + 1], (place - low)[:, None])
 
 
 class ParallelNetwork(PlanNetwork):
@@ -50,7 +48,7 @@ class ParallelNetwork(PlanNetwork):
 
     def forward(self, budget: Tensor, plans: Tensor) -> Tensor:
         """budget (B,) -> ratios (B, L), whatever the true plans are."""
-        return torch.sigmoid(self.base_logits(budget) + self.difference(budget))
+        return self.base_plan(budget) + self.difference(budget)
 
     @torch.inference_mode()
     def generate(self, budget: Tensor) -> Tensor:

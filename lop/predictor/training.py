@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -23,38 +23,42 @@ from lop.predictor.base import GRID
 from lop.progress import progress
 from lop.search.knapsack import Profile, solve
 
-# a sample's weight by its rank 1 … count among its target's good samples
-WEIGHTS: Mapping[str, Callable[[pd.Series, pd.Series], pd.Series]] = {
-    "equal": lambda rank, count: rank * 0 + 1.0,
-    # the recombination weights of CMA-ES: they need no temperature and no unit of reward
-    "reward": lambda rank, count: np.log(count + 0.5) - np.log(rank),
-}
 
+def good_samples(samples: pd.DataFrame, sure: float = 1.0) -> pd.DataFrame:
+    """What a predictor learns from: each target's plans that are surely better than their root.
 
-def good_samples(
-    samples: pd.DataFrame, top: int, per_seed: bool = False, weight: str = "equal"
-) -> pd.DataFrame:
-    """The `top` distinct plans of highest reward for each target, best first, with a weight each.
+    Those are the plans whose gain, on samples that no search saw, is more than `sure` standard
+    errors. A plan's `weight` is its gain shrunken by its error, g · (1 - e² / g²), as James and
+    Stein do: a gain that is mostly noise counts little. A target without such a plan has its root
+    alone, whose gain is 0. Every target has the same total weight; weights average 1.
 
-    They are the best of all the target's searches together; with `per_seed`, of each search.
-    `weight` is `equal` or `reward`: ln(top + ½) − ln(rank). Every target has the same total weight,
-    whatever its rewards: those of large ratios are low, and would vanish. Weights average 1.
-
-    Raises LopError for a `top` below 1 or an unknown `weight`.
+    Raises LopError for samples without gains, or a negative `sure`.
     """
-    if top < 1:
-        raise LopError(f"train.samples.top {top}: expected at least 1")
-    if weight not in WEIGHTS:
-        raise LopError(f"train.samples.weight {weight!r}: expected one of {', '.join(WEIGHTS)}")
-    # a search is told by what finds plans, too: two searchers may have the same seed
-    search = ["searcher", "target", "seed"] if per_seed else ["target"]
-    unique = samples.assign(key=samples["kept"].map(tuple)).drop_duplicates([*search, "key"])
-    ranked = unique.drop(columns="key").sort_values("reward", ascending=False, kind="stable")
-    good = ranked.groupby(search).head(top).sort_values("target", kind="stable")
-    peers = good.groupby(search)["reward"]
-    weights = WEIGHTS[weight](peers.cumcount() + 1, peers.transform("size"))
-    totals = weights.groupby(good["target"]).transform("sum")
-    return good.assign(weight=weights / totals * len(good) / good["target"].nunique())
+    if sure < 0:
+        raise LopError(f"train.samples.sure {sure}: expected at least 0")
+    if missing := [name for name in ("gain", "gain_error") if name not in samples]:
+        raise LopError(
+            f"search samples without {' and '.join(missing)}: an earlier version's; search again"
+        )
+    chosen = []
+    for _, rows in samples.groupby("target"):
+        better = rows[(rows["gain"] > sure * rows["gain_error"]) & (rows["gain"] > 0)]
+        better = better[~better["kept"].map(tuple).duplicated()]
+        if better.empty:
+            root = rows.sort_values("simulation", kind="stable").iloc[[0]]
+            better = root.assign(gain=0.0, gain_error=0.0, weight=1.0)
+        else:
+            shrunken = better["gain"] - better["gain_error"] ** 2 / better["gain"]
+            better = better.assign(weight=shrunken.clip(lower=1e-12))
+        chosen.append(better.assign(weight=better["weight"] / better["weight"].sum()))
+    good = pd.concat(chosen, ignore_index=True)
+    return good.assign(weight=good["weight"] * len(good) / len(chosen))
+
+
+def gains(good: pd.DataFrame) -> dict[float, float]:
+    """By target, the mean gain of the plans that are learned from, by their weights; 0 for none."""
+    parts = good.assign(gain=good["gain"] * good["weight"]).groupby("target")[["gain", "weight"]]
+    return {float(target): row["gain"] / row["weight"] for target, row in parts.sum().iterrows()}
 
 
 def mix_neighbours(samples: pd.DataFrame, between: int) -> pd.DataFrame:
@@ -89,10 +93,10 @@ def train(
 ) -> Predictor:
     """Fit a predictor to the plans in `samples` by MSE, an autoregressive one with teacher forcing.
 
-    Columns: target, plan, and weight in the loss (else 1); `smooth` is how many budgets
-    `mix_neighbours` adds. With a `profile` it learns how plans differ from the knapsack's, not from
-    uniform ones. AdamW with a cosine learning rate. `log(name, value, epoch)` is called
-    with `train_mse` once an epoch, and `free_running_mse` (no teacher) every tenth.
+    Columns: target, plan (None is the base's own), and weight in the loss (else 1); `smooth` is how
+    many budgets `mix_neighbours` adds. With a `profile` it learns how plans differ from the
+    knapsack's, not from uniform ones. AdamW with a cosine learning rate. `log(name, value, epoch)`
+    is called with `train_mse` once an epoch, and `free_running_mse` (no teacher) every tenth.
 
     Raises LopError for fewer than 1 epoch.
     """
@@ -100,13 +104,17 @@ def train(
         raise LopError(f"train.fit_options.epochs {epochs}: expected at least 1")
     if "weight" not in samples:
         samples = samples.assign(weight=1.0)
-    samples = mix_neighbours(samples, smooth)
     torch.manual_seed(seed)
     predictor = Predictor(config)
     network = predictor.network.train()
     if profile:
         profile.check_fits(config.widths)
         network.base.copy_(knapsack_base(profile, config.min_keep))
+    bases = network.base_plan(
+        torch.tensor(samples["target"].to_numpy(), dtype=torch.float32)
+    ).tolist()
+    known = [b if p is None else p for p, b in zip(samples["plan"], bases, strict=True)]
+    samples = mix_neighbours(samples.assign(plan=known), smooth)
     budgets = torch.tensor(samples["target"].to_numpy(), dtype=torch.float32)
     plans = torch.tensor(np.stack(samples["plan"].to_list()), dtype=torch.float32)
     weights = torch.tensor(samples["weight"].to_numpy(), dtype=torch.float32)[:, None]

@@ -92,7 +92,7 @@ class PlanTransformer(PlanNetwork):
         x = x + self.position.weight
         for block in self.blocks:
             x = block(x)
-        return torch.sigmoid(self.base_logits(budget) + self.head(self.norm(x))[..., 0])
+        return self.base_plan(budget) + self.head(self.norm(x))[..., 0]
 
     @torch.inference_mode()
     def generate(self, budget: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class PlanTransformer(PlanNetwork):
         rows = len(budget)
         blocks: Iterable[Any] = self.blocks
         steps = [block.stepper(rows, self.layers) for block in blocks]
-        base, known = self.base_logits(budget), self.budget(budget[:, None])
+        base, known = self.base_plan(budget), self.budget(budget[:, None])
         ratios = torch.empty_like(base)
         token = self.first.expand(rows, -1)
         for layer, position in enumerate(self.position.weight):
@@ -108,6 +108,6 @@ class PlanTransformer(PlanNetwork):
             for step in steps:
                 x = step(x, layer)
             here = slice(layer, layer + 1)
-            ratios[:, here] = torch.sigmoid(base[:, here] + self.head(self.norm(x)))
+            ratios[:, here] = base[:, here] + self.head(self.norm(x))
             token = self.ratio(ratios[:, here])
         return ratios

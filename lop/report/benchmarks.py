@@ -15,6 +15,7 @@ import pandas as pd
 
 from lop.comparison import TITLES, Comparison, bold, markdown
 from lop.plan import checkpoint_name, per_cent
+from lop.tasks.benchmarks import benchmark
 
 OURS = "lop"
 
@@ -32,6 +33,8 @@ class Column:
     @property
     def unit(self) -> str:
         """What the figures are."""
+        if self.metric in benchmark(self.task).scorer.lower:
+            return "less is better"
         return "%" if self.scale == 100 else "points"
 
 
@@ -81,6 +84,13 @@ def other_columns(compared: Comparison, label: str) -> list[Column]:
         for metric in _FURTHER
         if metric in compared.tasks.get(task, {}).get("metrics", {}) and (task, metric) not in shown
     ]
+
+
+def further_tasks(compared: Comparison) -> list[Column]:
+    """The primary figures of tasks that are neither in Table 1 nor what methods are compared by."""
+    known = {name for _, real, built, *_ in _TABLE for name in (real, built)} | {compared.by.task}
+    rest = {task: of["primary"] for task, of in compared.tasks.items() if task not in known}
+    return [Column(f"{task}, {_plain(of)}", task, of, scale=1) for task, of in rest.items()]
 
 
 def has_average(columns: Sequence[Column]) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lop import plots
-from lop.comparison import TASK, TITLES, Comparison, differences_markdown, markdown, percent
+from lop.comparison import TASK, TITLES, Comparison, differences_markdown, markdown
 from lop.plan import per_cent
 from lop.report import benchmarks
 from lop.report.changes import changed, examples
@@ -15,8 +15,8 @@ from lop.report.questions import samples_file
 from lop.report.results import (
     SEARCH,
     Results,
-    accuracy_table,
     column_table,
+    headline_table,
     plan_table,
     quality,
     search_progress,
@@ -39,7 +39,7 @@ def write_report(
     """
     results = Results.read(evaluation, pruned, search, training, samples)
     compared, progress = results.comparison, search_progress(results.search)
-    accuracy_table(compared).to_csv(out / "accuracy.csv", index=False)
+    headline_table(compared).to_csv(out / f"{compared.by.metric}.csv", index=False)
     results.differences.to_csv(out / "comparison.csv", index=False)
     benchmarks.long_table(compared).to_csv(out / "benchmarks.csv", index=False)
     progress.to_csv(out / "search.csv", index=False)
@@ -56,7 +56,8 @@ def page(results: Results, out: Path) -> str:
     sections = [
         _introduction(results),
         *(_benchmarks(results, title, label, out) for title, label in benchmarks.SUITES.items()),
-        _accuracy(results, out),
+        _headline(results, out),
+        _other_tasks(results.comparison),
         _savings(results.comparison),
         _pareto(results.comparison, out),
         "## Plans\n\nShare of each layer's FFN neurons that LOP removes.\n\n![plans](plans.png)",
@@ -67,11 +68,13 @@ def page(results: Results, out: Path) -> str:
 
 
 def _introduction(results: Results) -> str:
-    dense = results.comparison.dense
+    dense, by = results.comparison.dense, results.comparison.by
+    shown = results.comparison.shown(dense)
     return f"""# lop report
 
-Dense model: {percent(dense)} on {dense["count"]:,} benchmark questions, {dense["parameters"]:,}
-parameters, {_mb(dense["disk_bytes"])} MB, {dense["latency_ms"]:.1f} ms a sample."""
+Dense model: {by.title.lower()} {shown} on {dense["count"]:,} benchmark samples,
+{dense["parameters"]:,} parameters, {_mb(dense["disk_bytes"])} MB, {dense["latency_ms"]:.1f} ms a
+sample."""
 
 
 def _benchmarks(results: Results, title: str, label: str, out: Path) -> str:
@@ -108,26 +111,41 @@ def _benchmarks(results: Results, title: str, label: str, out: Path) -> str:
     return "\n\n".join(lines)
 
 
-def _accuracy(results: Results, out: Path) -> str:
-    own = benchmarks.Column("Accuracy", TASK, "accuracy")
-    _curve(results.comparison, own, out / "accuracy.png")
+def _headline(results: Results, out: Path) -> str:
+    compared, by = results.comparison, results.comparison.by
+    _curve(compared, benchmarks.Column(by.title, by.task, by.metric, by.scale),
+           out / f"{by.metric}.png")  # fmt: skip
     targets = sorted(results.search["target"].unique())
-    return f"""## Accuracy at each ratio
+    unit = "Per cent" if by.scale == 100 else by.title
+    less = ", less is better" if by.lower else ""
+    return f"""## {by.title} at each ratio
 
-Per cent ± standard error; **bold** is the best of a row. *FFN* is the share of FFN neurons
+{unit} ± standard error{less}; **bold** is the best of a row. *FFN* is the share of FFN neurons
 removed, *model* the share of the whole model's parameters. All methods keep the same number of
-neurons and answer the same questions.
+neurons and are asked the same.
 
-{results.comparison.accuracy_markdown()}
+{compared.markdown()}
 
-![accuracy against ratio](accuracy.png)
+![{by.metric} against ratio]({by.metric}.png)
 
 ## LOP against each baseline
 
-Difference in points on the same questions ± paired standard error; **bold** where it is beyond
+Difference in {by.unit} on the same samples ± paired standard error; **bold** where it is beyond
 twice that error. Ratios marked * were never searched: their plans are the predictor's alone.
 
 {differences_markdown(results.differences, targets)}"""
+
+
+def _other_tasks(compared: Comparison) -> str:
+    columns = benchmarks.further_tasks(compared)
+    if not columns:
+        return ""
+    return f"""## Other tasks
+
+Each by the first of its figures ± standard error; benchmarks.csv has all, with LOP's paired
+differences.
+
+{benchmarks.other_table(compared, columns)}"""
 
 
 def _curve(compared: Comparison, column: benchmarks.Column, path: Path) -> None:
@@ -207,6 +225,8 @@ nothing. By size the line holds {", ".join(fronts[0])}; by latency {", ".join(fr
 
 def _changes(results: Results, out: Path) -> str:
     compared = results.comparison
+    if compared.by.task != TASK:
+        return ""
     text = f"""## What changes when LOP prunes
 
 Answers to the {compared.dense["count"]:,} questions, beside the dense model's:

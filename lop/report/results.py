@@ -52,8 +52,8 @@ class Results:
 
 
 def search_progress(samples: pd.DataFrame) -> pd.DataFrame:
-    """Best reward so far in each search, by simulation."""
-    ordered = samples.sort_values([*SEARCH, "simulation"])
+    """Best reward so far in each search, by simulation, of plans that all samples judged."""
+    ordered = samples[samples["share"] == 1].sort_values([*SEARCH, "simulation"])
     best = ordered.groupby(SEARCH)["reward"].cummax()
     return ordered.assign(best=best)[[*SEARCH, "simulation", "best", "seconds"]]
 
@@ -64,10 +64,11 @@ def times(results: Results) -> dict[str, float]:
     return {"search": float(searches.mean()), "predict": results.training["predict_ms"] / 1000}
 
 
-def accuracy_table(compared: Comparison) -> pd.DataFrame:
-    """Per cent by ratio and method, for `dvc plots`."""
-    table = compared.table.assign(accuracy=100 * compared.table["accuracy"])
-    return table[["ratio", "method", "accuracy"]]
+def headline_table(compared: Comparison) -> pd.DataFrame:
+    """The headline figure as printed, by ratio and method, for `dvc plots`."""
+    metric = compared.by.metric
+    table = compared.table.assign(**{metric: compared.by.scale * compared.table[metric]})
+    return table[["ratio", "method", metric]]
 
 
 def plan_table(compared: Comparison) -> pd.DataFrame:
@@ -94,9 +95,12 @@ def quality(compared: Comparison) -> tuple[str, pd.DataFrame]:
     """What a model is worth in one figure, and that with what it costs: a row a model.
 
     The figure is the average of the paper's benchmarks, or of their easy-VQA form; else the
-    accuracy on lop's own questions.
+    accuracy on lop's own questions, or the log-likelihood of its texts: more is better.
     """
     title, chosen = "Accuracy (%)", [benchmarks.Column("", TASK, "accuracy")]
+    if compared.by.task != TASK:
+        title = "Log-likelihood a token (nats)"
+        chosen = [benchmarks.Column("", compared.by.task, "loglik", scale=1)]
     for label in benchmarks.SUITES.values():
         columns = benchmarks.main_columns(compared, label)
         if benchmarks.has_average(columns):
@@ -114,12 +118,13 @@ def quality(compared: Comparison) -> tuple[str, pd.DataFrame]:
 
 def summary(results: Results) -> dict[str, Any]:
     """The numbers that `dvc metrics` shows."""
-    ours, taken = results.comparison.of("lop"), times(results)
+    ours, taken, by = results.comparison.of("lop"), times(results), results.comparison.by
+    worst = "max" if by.lower else "min"
     return {
-        "dense": {"accuracy": results.comparison.dense["accuracy"]},
-        "lop": {written(r): a for r, a in zip(ours["ratio"], ours["accuracy"], strict=True)},
-        "best_baseline_difference_points": {
-            written(float(str(ratio))): float(rows["difference"].min())
+        "dense": {by.metric: results.comparison.dense[by.metric]},
+        "lop": {written(r): a for r, a in zip(ours["ratio"], ours[by.metric], strict=True)},
+        f"best_baseline_difference_{by.unit}": {
+            written(float(str(ratio))): float(rows["difference"].agg(worst))
             for ratio, rows in results.differences.groupby("ratio")
         },
         "search_seconds": taken["search"],

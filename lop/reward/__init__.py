@@ -8,6 +8,7 @@ each weight, a view, with nothing copied and really less to compute.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ from lop.models import fingerprints
 from lop.models.ffn import FFN, check_in_memory, find_ffns
 from lop.plan import Plan
 from lop.reward.captured import Captured, capture, check_logits
-from lop.reward.kinds import KINDS, LABELLED, Expected, expect, judge
+from lop.reward.kinds import KINDS, LABELLED, Expected, divergence, expect, likelihood
 from lop.reward.sharing import share
 from lop.tasks.answers import distinct
 from lop.tasks.samples import accepted, check_answered
@@ -45,7 +46,7 @@ class Part:
     batches: list[Captured]
     first: np.ndarray
     asked: int
-    expected: list[Expected] = field(default_factory=list)  # a batch, for the divergence
+    expected: list[list[Expected]] = field(default_factory=list)  # a batch, for the divergence
 
 
 class Reward:
@@ -89,26 +90,38 @@ class Reward:
         self.ffns = find_ffns(model)
         check_in_memory(self.ffns)
         self.widths = tuple(ffn.width for ffn in self.ffns)
-        check_scores(scores, self.widths, "reward")
-        self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]
-        self._means = _in_order(mean_activation, self._orders, self.ffns)
         self._output_biases = [ffn.down.bias for ffn in self.ffns]
         self.model_fingerprint = fingerprints.fingerprint(model)
-        self.fingerprint = fingerprints.digest(
+        self._made_of = (
             VERSION,
             self.model_fingerprint,
             fingerprints.how_asked(model, processor),
             samples_fingerprint(samples),
             kind,
-            parts,
-            *self._orders,
-            *(self._means or []),
         )
+        self._rank(scores, mean_activation)
         check_logits(model, processor, samples)
         self.parts = [
             _part(model, processor, samples, numbers, kind, batch_size)
             for numbers in _dealt(samples["image_id"], parts)
         ]
+
+    def ranked(
+        self, scores: Sequence[Tensor], mean_activation: Sequence[Tensor] | None = None
+    ) -> Reward:
+        """The same with neurons ranked by other `scores`, as the constructor takes them.
+
+        Nothing is captured again. Use one of them at a time: they reorder the same model.
+        """
+        other = copy.copy(self)
+        other._rank(scores, mean_activation)
+        return other
+
+    def _rank(self, scores: Sequence[Tensor], mean_activation: Sequence[Tensor] | None) -> None:
+        check_scores(scores, self.widths, "reward")
+        self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]
+        self._means = _in_order(mean_activation, self._orders, self.ffns)
+        self.fingerprint = fingerprints.digest(*self._made_of, *self._orders, *(self._means or []))
         self._full: list[dict[str, Tensor]] = []
         self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
 
@@ -134,43 +147,47 @@ class Reward:
         """The plan's reward on each sample of one part, (n,), remembered likewise."""
         key = (plan.kept, part)
         if key not in self._known:
-            correct, loglik, divergence = self._judge(plan, part)
-            values = {"accuracy": correct, "loglik": loglik}.get(self.kind, -divergence)
-            self._known[key] = values
+            if self.kind in LABELLED:
+                values = dict(zip(("accuracy", "loglik"), self._answers(plan, part), strict=True))
+                self._known[key] = values[self.kind]
+            else:
+                self._known[key] = -self._divergence(plan, part)
         return self._known[key]
 
     def per_sample(self, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
         """For each sample: is the answer exactly right, and its log-likelihood; (N,) each."""
         found = np.empty((2, sum(len(part.numbers) for part in self.parts)), np.float32)
         for i, part in enumerate(self.parts):
-            found[:, part.numbers] = self._judge(plan, i)[:2]
+            found[:, part.numbers] = self._answers(plan, i)
         return found[0], found[1]
 
-    @torch.inference_mode()
-    def _judge(self, plan: Plan, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """On each sample of a part: is it right, its log-likelihood, and the divergence; (n,)."""
+    def _answers(self, plan: Plan, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """On each sample of a part: is it right, and its log-likelihood; (n,)."""
+        part = self.parts[number]
+        self._cut(plan)
+        judged = torch.cat([likelihood(self.model, batch) for batch in part.batches], 1)
+        loglik, mistakes = _sums(part, judged)
+        correct = np.logical_or.reduceat(mistakes == 0, part.first).astype(np.float32)
+        return correct, np.logaddexp.reduceat(loglik, part.first)
+
+    def _divergence(self, plan: Plan, number: int) -> np.ndarray:
+        """On each sample of a part: the divergence from the dense model, in nats; (n,)."""
+        part = self.parts[number]
+        if not part.expected:
+            self._cut(Plan(self.widths, self.widths))
+            part.expected = [expect(self.model, batch) for batch in part.batches]
+        self._cut(plan)
+        pairs = zip(part.batches, part.expected, strict=True)
+        judged = torch.cat([divergence(self.model, *pair) for pair in pairs])[None]
+        return _sums(part, judged)[0][part.first]
+
+    def _cut(self, plan: Plan) -> None:
+        """Give the model a plan's widths; LopError for another model's, or outside of `with`."""
         if plan.widths != self.widths:
             raise LopError(f"plan for FFN widths {plan.widths}, the model has {self.widths}")
         if not self._full:
             raise LopError("a Reward works inside its `with` block only")
-        part = self.parts[number]
-        expected = self._expected(part)
         self._set_widths(plan.kept)
-        pairs = zip(part.batches, expected, strict=True)
-        judged = torch.cat([judge(self.model, *pair) for pair in pairs], 1).cpu()
-        owners = torch.cat([batch.owners for batch in part.batches]).cpu()
-        sums = torch.zeros(3, part.asked).index_add(1, owners, judged).numpy()
-        correct = np.logical_or.reduceat(sums[1] == 0, part.first).astype(np.float32)
-        return correct, np.logaddexp.reduceat(sums[0], part.first), sums[2, part.first]
-
-    def _expected(self, part: Part) -> Sequence[Expected | None]:
-        """The dense model's distributions at a part's places, made once, where they are needed."""
-        if not self.kind.startswith("kl"):
-            return [None] * len(part.batches)
-        if not part.expected:
-            self._set_widths(self.widths)
-            part.expected = [expect(self.model, batch) for batch in part.batches]
-        return part.expected
 
     def _set_widths(self, kept: Sequence[int]) -> None:
         for ffn, k, full in zip(self.ffns, kept, self._full, strict=True):
@@ -215,6 +232,13 @@ def _part(
     captures = capture(model, processor, asked, batch_size, everywhere=kind == "kl_text")
     batches = share(model, captures, batch_size)
     return Part(numbers, chosen["image_id"].to_numpy(), batches, first, len(asked))
+
+
+def _sums(part: Part, judged: Tensor) -> np.ndarray:
+    """What places are worth, (k, P), summed by what was asked; (k, asked)."""
+    owners = torch.cat([batch.owners for batch in part.batches]).cpu()
+    judged = judged.cpu()
+    return torch.zeros(len(judged), part.asked).index_add(1, owners, judged).numpy()
 
 
 def _each_answer(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:

@@ -22,20 +22,25 @@ from lop.models.fingerprints import digest
 from lop.plan import MIN_KEEP, Plan
 from lop.progress import progress
 from lop.search.base import Evaluated, Searcher
+from lop.search.drawn import Drawn, held_out
 from lop.search.evolution import evolution
 from lop.search.knapsack import knapsack
+from lop.search.local import local
 from lop.search.mcts import mcts
 from lop.search.sampling import random, uniform
 from lop.search.shards import check_fits, curve, list_searches, read_search, write_index
+from lop.search.surrogate import surrogate
 
 if TYPE_CHECKING:
     from lop.reward import Reward
 
 SEARCHERS: Mapping[str, Searcher] = {
-    searcher.__name__: searcher for searcher in (mcts, evolution, random, uniform, knapsack)
+    searcher.__name__: searcher
+    for searcher in (surrogate, local, mcts, evolution, random, uniform, knapsack)
 }
 
-VERSION = 2  # of the plans that this code finds: raised when a change of it changes them
+FINALISTS = 3  # best plans of a search that the held-out samples check
+VERSION = 3  # of the plans that this code finds: raised when a change of it changes them
 
 __all__ = [
     "SEARCHERS",
@@ -57,21 +62,29 @@ def search(
     target: float,
     seed: int,
     simulations: int,
-    searcher: str = "mcts",
+    searcher: str = "surrogate",
     root: Plan | None = None,
     min_keep: float = MIN_KEEP,
+    hold_out: float = 0.3,
     **settings: Any,
 ) -> pd.DataFrame:
     """Run one search from `root` (default: the uniform plan); a row for every plan evaluated.
 
-    Columns: target, plan (ratios), kept (neurons), reward, searcher, seed, simulation, depth,
-    seconds (since the search began), fingerprint, model_fingerprint.
+    A share `hold_out` of the reward's parts is not seen by the search; it checks the `FINALISTS`
+    best plans that all other samples judged.
+
+    Columns: target, plan (ratios), kept (neurons), reward, share (of the samples seen that judged
+    it), gain (on the held-out samples, over the root; nan where not checked), gain_error (its
+    standard error), searcher, seed, simulation, depth, seconds (since the search began),
+    fingerprint, model_fingerprint.
     """
-    key = shard_key(reward, target, seed, simulations, searcher, root, min_keep, settings)
+    key = shard_key(reward, target, seed, simulations, searcher, root, min_keep, hold_out, settings)
     # seeded by its key, so that a resumed grid equals an uninterrupted one
     rng = np.random.default_rng([seed, round(target * 1_000_000)])
     start = root or Plan.uniform(reward.widths, target, min_keep)
-    steps = SEARCHERS[searcher](reward, start, simulations, rng, min_keep=min_keep, **settings)
+    seen, held = held_out(len(reward.parts), hold_out)
+    judge = Drawn(reward, seen)
+    steps = SEARCHERS[searcher](judge, start, simulations, rng, min_keep=min_keep, **settings)
     rows, begun, best = [], time.perf_counter(), -np.inf
     bar = progress(steps, f"{searcher} {target:g} seed {seed}", simulations, "simulation")
     for step in bar:
@@ -83,6 +96,7 @@ def search(
                 "plan": list(step.plan.ratios),
                 "kept": list(step.plan.kept),
                 "reward": step.reward,
+                "share": step.share,
                 "searcher": searcher,
                 "seed": seed,
                 "simulation": step.simulation,
@@ -92,7 +106,21 @@ def search(
                 "model_fingerprint": reward.model_fingerprint,
             }
         )
-    return pd.DataFrame(rows)
+    return _checked(pd.DataFrame(rows), Drawn(reward, held), start)
+
+
+def _checked(samples: pd.DataFrame, held: Drawn, root: Plan) -> pd.DataFrame:
+    """The samples with `gain` and `gain_error` of the best plans, by samples that no search saw.
+
+    The root's gain is 0. Without samples held out no other plan is checked.
+    """
+    checked = {root.kept: (0.0, 0.0)}
+    whole = samples[samples["share"] == 1].sort_values("reward", ascending=False, kind="stable")
+    for kept in dict.fromkeys(whole["kept"].map(tuple).head(FINALISTS) if held.parts else ()):
+        checked.setdefault(kept, held.gap(Plan(root.widths, kept), root))
+    found = [checked.get(tuple(kept), (np.nan, np.nan)) for kept in samples["kept"]]
+    gains, errors = zip(*found, strict=True)
+    return samples.assign(gain=gains, gain_error=errors)
 
 
 def by_searcher(
@@ -100,7 +128,7 @@ def by_searcher(
 ) -> dict[str, dict[str, Any]]:
     """Search settings, or a list of them, by the searcher they are for; LopError for two of one."""
     listed = [settings] if isinstance(settings, Mapping) else settings
-    named = [{"searcher": "mcts", **each} for each in listed]
+    named = [{"searcher": "surrogate", **each} for each in listed]
     chosen = {each["searcher"]: each for each in named}
     if len(chosen) < len(named):
         raise LopError(f"settings for {', '.join(e['searcher'] for e in named)}: one a searcher")
@@ -115,6 +143,7 @@ def shard_key(
     searcher: str,
     root: Plan | None,
     min_keep: float,
+    hold_out: float,
     settings: Mapping[str, Any],
 ) -> str:
     """Twelve hex digits over everything that decides a search's samples.
@@ -130,7 +159,7 @@ def shard_key(
         raise LopError(f"{searcher} has no setting {min(unknown)!r}; it has {', '.join(known)}")
     start = root and root.kept
     parts = [VERSION, reward.fingerprint, target, seed, simulations, searcher, start, min_keep]
-    return digest(*parts, settings)
+    return digest(*parts, hold_out, len(reward.parts), settings)
 
 
 def run_shard(
@@ -139,22 +168,26 @@ def run_shard(
     target: float,
     seed: int,
     simulations: int,
-    searcher: str = "mcts",
+    searcher: str = "surrogate",
     root: Plan | None = None,
     min_keep: float = MIN_KEEP,
+    hold_out: float = 0.3,
     **settings: Any,
 ) -> Path:
     """The shard of one search in directory `out`, searched for only if it is not there yet."""
-    key = shard_key(reward, target, seed, simulations, searcher, root, min_keep, settings)
+    key = shard_key(reward, target, seed, simulations, searcher, root, min_keep, hold_out, settings)
     path = Path(out) / f"{searcher}-{target:g}-{seed}-{key}.parquet"
     if not path.exists():
-        samples = search(reward, target, seed, simulations, searcher, root, min_keep, **settings)
+        samples = search(
+            reward, target, seed, simulations, searcher, root, min_keep, hold_out, **settings
+        )
         with replacing(path) as tmp:
             samples.to_parquet(tmp, index=False)
     return path
 
 
 def best_plan(samples: pd.DataFrame, widths: Iterable[int]) -> Plan:
-    """The plan with the highest reward in a table of search samples."""
-    kept = samples.loc[samples["reward"].idxmax(), "kept"]
+    """The plan with the highest reward in a table of search samples, judged by all that it saw."""
+    whole = samples[samples["share"] == 1]
+    kept = whole.loc[whole["reward"].idxmax(), "kept"]
     return Plan(tuple(widths), tuple(int(k) for k in kept))

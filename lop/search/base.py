@@ -3,6 +3,7 @@
     searcher(reward, root, simulations, rng, min_keep=..., **settings) -> iterator of Evaluated
 
 `root` is the plan to start from; it meets the target budget, as all plans of the search do.
+`reward` is a `lop.search.drawn.Drawn`; all but the surrogate do with any function of a plan.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ Searcher = Callable[..., Iterator["Evaluated"]]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A plan and its reward, and where in the search it was met."""
+    """A plan and its reward, and where in the search it was met.
+
+    `share` is the share of the samples that the search sees by which it was judged.
+    """
 
     plan: Plan
     reward: float
     simulation: int
     depth: int
+    share: float = 1.0
 
 
 def shake(plan: Plan, delta: float, rng: np.random.Generator, min_keep: float) -> Plan:

@@ -16,7 +16,7 @@ from lop.files import check_own, read_json, replacing
 INDEX = "index.json"
 SHARD = re.compile(r"[a-z]+-[\d.e-]+-\d+-[0-9a-f]{12}\.parquet")  # searcher, target, seed, key
 COLUMNS = (  # of a shard
-    "target", "plan", "kept", "reward", "searcher", "seed",
+    "target", "plan", "kept", "reward", "share", "gain", "gain_error", "searcher", "seed",
     "simulation", "depth", "seconds", "fingerprint", "model_fingerprint",
 )  # fmt: skip
 
@@ -55,7 +55,7 @@ def list_searches(directory: str | Path) -> pd.DataFrame:
         first = samples.iloc[0]
         rows.append(
             {name: first[name] for name in ("searcher", "target", "seed")}
-            | {"plans": len(samples), "began": first["reward"], "best": samples["reward"].max()}
+            | {"plans": len(samples), "began": first["reward"], "best": _best(samples)}
             | {"fingerprint": first["fingerprint"], "current": path.name in current}
         )
     if not rows:
@@ -65,8 +65,11 @@ def list_searches(directory: str | Path) -> pd.DataFrame:
 
 
 def curve(samples: pd.DataFrame) -> pd.DataFrame:
-    """One search by simulation: reward, best reward so far, and simulations per second so far."""
-    ordered = samples.sort_values("simulation")
+    """One search by simulation: reward, best reward so far, and simulations per second so far.
+
+    Plans that were judged by some of the samples are left out.
+    """
+    ordered = samples[samples["share"] == 1].sort_values("simulation")
     count, seconds = ordered["simulation"] + 1, ordered["seconds"]
     return pd.DataFrame(
         {
@@ -76,6 +79,11 @@ def curve(samples: pd.DataFrame) -> pd.DataFrame:
             "simulations_per_second": count / seconds.clip(lower=1e-9),
         }
     )
+
+
+def _best(samples: pd.DataFrame) -> float:
+    """The highest reward of plans that were judged by all samples that the search saw."""
+    return float(samples.loc[samples["share"] == 1, "reward"].max())
 
 
 def _read_shard(path: Path) -> pd.DataFrame:

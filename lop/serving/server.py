@@ -42,7 +42,7 @@ def serve(
     model: str,
     scores: Path,
     score: str,
-    compensate: bool,
+    compensate: bool | str,
     out: Path,
     host: str,
     port: int,
@@ -107,7 +107,7 @@ def check_range(option: str, value: float, low: float, high: float) -> None:
 
 def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll: float) -> Parts:
     """The parts of a service; LopError when the predictor is not for the model of the scores."""
-    widths, model_fingerprint = scored(cutter.scores_dir, cutter.score)
+    widths, model_fingerprint = scored(cutter.scores_dir, cutter.scored.score)
 
     def fits(predictor: Predictor) -> None:
         predictor.check_fits(widths, model_fingerprint)
@@ -124,10 +124,9 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         Planner(lambda: champion.served),
         Jobs(out, with_predictor, limits),
         Meters(),
-        cutter.score,
-        cutter.compensate,
-        parameters_of(model, cutter.compensate),
-        partial(ratio_for, model, compensate=cutter.compensate),
+        *cutter.scored,
+        parameters_of(model, cutter.scored.compensate),
+        partial(ratio_for, model, compensate=cutter.scored.compensate),
     )
 
 

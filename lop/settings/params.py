@@ -7,13 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from lop.settings.types import (
+    Compensate,
     Count,
+    Form,
     Format,
     Kind,
     Method,
     Move,
     NotNegative,
     Number,
+    Part,
     Positive,
     Ratio,
     RewardKind,
@@ -26,7 +29,6 @@ from lop.settings.types import (
     Start,
     Task,
     Text,
-    Weight,
 )
 
 Samples = Annotated[int, Field(ge=2)]  # fewer have no standard error
@@ -37,7 +39,8 @@ class Model(Section):
 
     path: Text = Field(
         "data/reference",
-        description="directory of a Hugging Face model with its processor, or a hub's name for one",
+        description="directory of a Hugging Face model with its processor, or tokenizer where it "
+        "reads text alone, or a hub's name for one",
     )
 
 
@@ -46,7 +49,18 @@ class Prepare(Section):
 
     source: Text = Field(
         "reference",
-        description="`reference`, or a folder or `.parquet`, `.csv`, `.jsonl` file of your samples",
+        description="`reference`, or a folder or `.parquet`, `.csv`, `.jsonl` or `.txt` file of "
+        "your samples",
+    )
+    window: Samples = Field(
+        128,
+        description="tokens that texts are cut into, by the model's tokenizer; each is a sample",
+    )
+    forms: Several[Form] = Field(
+        ["open"],
+        description="how calibration and reward samples are asked, each in one of them: `open`, as "
+        "they stand; `choices`, with lettered choices; `listed`, with choices a line each; "
+        "`yes_no`, whether an answer is right",
     )
     seed: Seed = Field(0, description="which samples are drawn")
     calibration: Samples = Field(500, description="how many samples neurons are scored on")
@@ -67,6 +81,12 @@ class Importance(Section):
     """How neurons are scored."""
 
     batch_size: Count = Field(100, description="samples at once")
+    ratios: Several[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.2, 0.3, 0.5],
+        description="at which uniform plans of every score are judged on reward samples, for "
+        "`score: auto` and `compensate: auto`",
+    )
+    reward_samples: Samples = Field(200, description="how many reward samples they are judged on")
 
 
 class Profile(Section):
@@ -84,10 +104,29 @@ class Searching(Section):
     simulations: Count = Field(description="plans judged a search")
 
 
+class Surrogate(Searching):
+    """A model of the reward, learned from plans that are judged by a part of the samples each."""
+
+    searcher: Literal["surrogate"] = "surrogate"
+    step: Share = Field(0.1, description="how far ratios are from those of the best plan at most")
+    move: Move = Field("mixed", description="`shake`, `transfer` or `mixed`")
+    exploration: NotNegative = Field(
+        1.0, description="standard deviations that a plan is given above its expected reward"
+    )
+
+
+class Local(Searching):
+    """Steps up and down around the current plan, a layer at a time."""
+
+    searcher: Literal["local"]
+    step: Share = Field(0.1, description="share of a layer's neurons that moves at first …")
+    step_min: Annotated[float, Field(gt=0, le=1)] = Field(0.01, description="… and at the end")
+
+
 class Mcts(Searching):
     """A search tree."""
 
-    searcher: Literal["mcts"] = "mcts"
+    searcher: Literal["mcts"]
     children: Count = Field(4, description="children a node gets")
     exploration: NotNegative = Field(
         0.1, description="UCB's constant, for rewards scaled to [0, 1]"
@@ -136,15 +175,16 @@ class Knapsack(Searching):
 
 
 def _listed(values: Any) -> Any:
-    """One searcher's settings as a list of them; a searcher that is not named is mcts."""
+    """One searcher's settings as a list of them; a searcher that is not named is surrogate."""
     listed = [values] if isinstance(values, dict) else values
     if not isinstance(listed, list):
         return listed
-    return [{"searcher": "mcts"} | each if isinstance(each, dict) else each for each in listed]
+    return [{"searcher": "surrogate"} | each if isinstance(each, dict) else each for each in listed]
 
 
 Searcher = Annotated[
-    Mcts | Evolution | Random | Uniform | Knapsack, Field(discriminator="searcher")
+    Surrogate | Local | Mcts | Evolution | Random | Uniform | Knapsack,
+    Field(discriminator="searcher"),
 ]
 
 
@@ -152,14 +192,14 @@ class Scored(Section):
     """Which neurons go when a layer is cut, and what is put in their place."""
 
     score: Score = Field(
-        "flap",
-        description="which neurons go: `flap`, `activation_l2` (the paper's), `magnitude` or "
-        "`wanda_sp`",
+        "auto",
+        description="which neurons go: `activation_l2` (the paper's), `flap`, `magnitude`, "
+        "`wanda_sp`, or `auto`: the one whose uniform plans lose least on reward samples",
     )
-    compensate: bool = Field(
-        False,
+    compensate: Compensate = Field(
+        "auto",
         description="restore the pruned neurons' mean output by a bias on `down_proj`, as FLAP "
-        "does",
+        "does: `true`, `false`, or `auto`: where uniform plans then lose less",
     )
 
 
@@ -168,8 +208,9 @@ class Judging(Scored):
 
     reward: RewardKind = Field(
         "loglik",
-        description="`loglik`, the mean log-likelihood of the right answers, or `accuracy` (the "
-        "paper's)",
+        description="`loglik`, the mean log-likelihood of the right answers; `accuracy` (the "
+        "paper's); `kl`, the divergence from the unpruned model at the answers, or `kl_text` at "
+        "all text, which need no answers",
     )
     batch_size: Count = Field(40, description="samples at once")
 
@@ -189,7 +230,13 @@ class Search(Judging):
         "[find better plans](method.md#what-was-found)",
     )
     settings: Annotated[list[Searcher], Field(min_length=1), BeforeValidator(_listed)] = Field(
-        [Mcts(simulations=50)], description="one mapping, or a list of them, one a searcher"
+        [Surrogate(simulations=50)], description="one mapping, or a list of them, one a searcher"
+    )
+    parts: Count = Field(
+        10, description="parts that the samples are dealt to; the surrogate judges a plan by one"
+    )
+    hold_out: Part = Field(
+        0.3, description="share of the parts that a search does not see; they check its best plans"
     )
     runner: Runner = Field("processes", description="`processes`, `threads`, `dask` or `ray`")
     workers: Count = Field(2, description="searches at once")
@@ -201,14 +248,10 @@ class Search(Judging):
 class Learned(Section):
     """Which of a target's plans the predictor learns from."""
 
-    top: Count = Field(5, description="how many of the best plans it learns from")
-    per_seed: bool = Field(
-        True,
-        description="of each seed's search, which was "
-        "[a little better](results/predictors/predictors.md) than of all of a target's together",
-    )
-    weight: Weight = Field(
-        "equal", description="`equal`, or `reward`: better plans count more, by rank"
+    sure: NotNegative = Field(
+        1.0,
+        description="those whose gain over the search's root, on samples that it did not see, is "
+        "more than so many standard errors; where there is none, the base's own plan",
     )
 
 
@@ -281,7 +324,7 @@ class Evaluate(Section):
     tasks: Several[TaskAt] = Field(
         ["lop_vqa"],
         description="what is asked: names, or `name: path` ([benchmarks](benchmarks.md)); methods "
-        "are compared by `lop_vqa`",
+        "are compared by `lop_vqa`, or where samples are texts by `lop_text`",
     )
     batch_size: Count = Field(64, description="questions at once")
     latency_samples: Count = Field(20, description="single questions that are timed")

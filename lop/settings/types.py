@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from lop.errors import LopError
@@ -20,21 +28,30 @@ Ratio = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 
+
 # The names that the library knows; a test compares them, since importing it here takes seconds.
-Score = Literal["flap", "activation_l2", "magnitude", "wanda_sp"]
-RewardKind = Literal["loglik", "accuracy"]
+def _flag(value: Any) -> Any:
+    """The text of a command line, or YAML's truth values, as a flag; all else as it is."""
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+Compensate = Annotated[bool | Literal["auto"], BeforeValidator(_flag)]
+Score = Literal["auto", "flap", "activation_l2", "magnitude", "wanda_sp"]
+RewardKind = Literal["loglik", "accuracy", "kl", "kl_text"]
+Form = Literal["open", "choices", "listed", "yes_no"]
 Start = Literal["uniform", "knapsack"]
 Method = Literal["lop", "knapsack", "uniform", "random", "magnitude", "wanda_sp", "flap"]
 Format = Literal["per_layer", "padded"]
-SearcherName = Literal["mcts", "evolution", "random", "uniform", "knapsack"]
+SearcherName = Literal["surrogate", "local", "mcts", "evolution", "random", "uniform", "knapsack"]
 Kind = Literal["transformer", "bilstm", "mlp"]
-Weight = Literal["equal", "reward"]
 Move = Literal["shake", "transfer", "mixed"]
 Runner = Literal["processes", "threads", "dask", "ray"]
-Task = Literal[
+OwnTask = Literal[
     "lop_vqa",
+    "lop_text",
     "mme",
     "mmbench",
     "mmmu_val",
@@ -44,6 +61,7 @@ Task = Literal[
     "easyvqa_mmmu",
     "easyvqa_pope",
 ]
+Task = OwnTask | Annotated[str, Field(pattern=r"^lm_eval\.[\w-]+$")]  # any of lm-eval's own
 
 
 def _distinct(values: list[T]) -> list[T]:

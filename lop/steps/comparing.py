@@ -13,7 +13,8 @@ from lop.files import (
 )
 from lop.steps.evaluating import evaluate
 from lop.steps.pruning import Cutter, prune_grid
-from lop.tasks.samples import read_samples
+from lop.tasks.benchmarks import HEADLINE, own_tasks
+from lop.tasks.samples import check_answered, read_samples
 
 
 def compare(
@@ -31,14 +32,18 @@ def compare(
     set against each other one.
     """
     check_own(out, lambda name: name in ("pruned", "evaluation"), "comparison")
-    read_samples(samples_path)  # what is wrong with them is told before anything is cut
+    # what is wrong with samples is told before anything is cut
+    tasks = own_tasks(samples := read_samples(samples_path))
+    if HEADLINE in tasks:
+        check_answered(samples, HEADLINE)
     prune_grid(out / "pruned", methods, ratios, cutter)
     places = (cutter.model_path, out / "pruned", samples_path)
-    evaluate(out / "evaluation", *places, batch_size, workers=workers)
+    evaluate(out / "evaluation", *places, batch_size, workers=workers, tasks=tasks)
     compared = Comparison.read(out / "evaluation", out / "pruned")
-    page = compared.accuracy_markdown() + "\n"
+    page = compared.markdown() + "\n"
     if len(methods) > 1:
-        title = f"{TITLES[methods[0]]} minus each other, points ± paired standard error:"
+        unit = compared.by.unit
+        title = f"{TITLES[methods[0]]} minus each other, {unit} ± paired standard error:"
         page += f"\n{title}\n\n{differences_markdown(compared.differences(methods[0]))}\n"
     with replacing(out / "comparison.csv") as tmp:
         nested = ["plan", "kept", "by_category", "tasks"]

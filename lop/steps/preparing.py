@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lop.files import Kind, check_dir, replacing_dir
 from lop.tasks import easyvqa_benchmarks
-from lop.tasks.prepare import REFERENCE, prepare_samples
+from lop.tasks.prepare import REFERENCE, WINDOW, prepare_samples
 from lop.tasks.samples import write_samples
 
 SAMPLES = Kind("tables of samples", ("calibration.parquet", "tasks/index.json"), folders=("tasks",))
 
 
-def prepare(out: Path, source: str, seed: int, **sizes: int | None) -> None:
+def prepare(
+    out: Path,
+    source: str,
+    seed: int,
+    sizes: Mapping[str, int | None],
+    window: int = WINDOW,
+    model_path: str | None = None,
+    forms: Sequence[str] = ("open",),
+) -> None:
     """Write a table of samples a purpose: calibration, reward, validation, benchmark.
 
-    For the reference, also the data of its benchmark tasks; `tasks/index.json` counts them.
+    Calibration and reward samples are asked in `forms`. Texts are cut into windows of that many
+    tokens of the model at `model_path`. For the reference, also the data of its benchmark tasks;
+    `tasks/index.json` counts them.
     """
-    check_dir(out, SAMPLES, (source,))
-    tables = prepare_samples(source, seed, **sizes)
+    check_dir(out, SAMPLES, (source, model_path) if model_path else (source,))
+    tables = prepare_samples(source, seed, sizes, window, model_path, forms)
     tasks = easyvqa_benchmarks.build(seed) if source == REFERENCE else {}
     with replacing_dir(out, SAMPLES) as tmp:
         for name, table in tables.items():

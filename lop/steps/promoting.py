@@ -22,7 +22,7 @@ def promote(
     score: str,
     ratios: Sequence[float],
     targets: Sequence[float],
-    compensate: bool = False,
+    compensate: bool | str = False,
     reward: str = "loglik",
     batch_size: int = 100,
     force: bool = False,

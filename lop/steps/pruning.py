@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
+from lop.choice import Candidate, chosen
 from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores
@@ -57,7 +58,7 @@ class Cutter:
     model_path: str
     scores_dir: Path
     score: str
-    compensate: bool = False
+    compensate: bool | str = False
     predictor_path: str | Path | None = None  # a directory, or models:/NAME@ALIAS of the registry
     profile_path: Path | None = None
     format: str = "per_layer"  # or padded, as in `lop.models.cutting.cut`
@@ -74,6 +75,11 @@ class Cutter:
         """The model, opened once, whatever is asked of it."""
         return Stored(self.model_path)
 
+    @cached_property
+    def scored(self) -> Candidate:
+        """Score and compensation of lop's own methods, also where they are `auto`."""
+        return chosen(self.scores_dir, self.score, self.compensate)
+
     def ratio_for(self, kind: str, target: str, name: str = "lop") -> float:
         """The pruning ratio at which method `name` meets a target of `lop.sizes.COSTS`, such as
         size 9GB.
@@ -82,7 +88,7 @@ class Cutter:
         """
         if self.format == "padded":
             raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
-        compensate = BASELINES[name].compensate if name in BASELINES else self.compensate
+        compensate = BASELINES[name].compensate if name in BASELINES else self.scored.compensate
         return ratio_for(self.source, kind, target, compensate)
 
     def kit(self, methods: Sequence[str]) -> Kit:
@@ -92,7 +98,7 @@ class Cutter:
             predictor = Predictor.from_pretrained(_on_disk(self.predictor_path))
         if "knapsack" in methods and self.profile_path:
             profile = Profile.load(self.profile_path)
-        return Kit(self.score, self.compensate, predictor, profile)
+        return Kit(*self.scored, predictor, profile)
 
     def ready(self, methods: Sequence[str]) -> Callable[[str, float, Path], Plan]:
         """Read all of it; returns what cuts by method and ratio to a directory.

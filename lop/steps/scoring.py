@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from transformers import PreTrainedModel, ProcessorMixin
 
+from lop import choice
+from lop.choice import Choice, choose
+from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import SCORES, VERSION, collect, save_scores
 from lop.models import fingerprints
 from lop.models.checkpoint import load_processor, load_spread
 from lop.models.stored import Stored
+from lop.reward import Reward
 from lop.tasks.encoding import encode
 from lop.tasks.samples import fingerprint as samples_fingerprint
 from lop.tasks.samples import read_samples
@@ -19,18 +24,45 @@ from lop.tasks.samples import read_samples
 SCORE_FILES = Kind("scores", tuple(f"{name}.safetensors" for name in SCORES))
 
 
-def importance(out: Path, model_path: str, samples_path: Path, batch_size: int) -> None:
-    """Write every score of `lop.importance.SCORES` from one pass over calibration samples."""
-    check_dir(out, SCORE_FILES, (model_path, samples_path))
+def importance(
+    out: Path,
+    model_path: str,
+    samples_path: Path,
+    batch_size: int,
+    reward_path: Path | None = None,
+    ratios: Sequence[float] = choice.RATIOS,
+    reward_samples: int = choice.SAMPLES,
+    kind: str = "loglik",
+) -> Choice | None:
+    """Write every score of `lop.importance.SCORES` from one pass over calibration samples.
+
+    With reward samples, uniform plans of every score are judged on `reward_samples` of them at
+    `ratios` by a reward of this `kind`, and choice.json beside the scores says which score and
+    compensation `auto` means. Returns it.
+    """
+    check_dir(out, SCORE_FILES, (model_path, samples_path, reward_path))
     model, processor = load_spread(model_path), load_processor(model_path)
     samples = read_samples(samples_path)
     batches = encode(samples, model, processor, batch_size)
     scores = collect(model, batches, total=-(-len(samples) // batch_size))
     name_of_model = Stored(model_path).fingerprint
     origin = made_from(model, processor, samples)
+    found = None
+    if reward_path:
+        judged = read_samples(reward_path)
+        judged = judged.sample(min(reward_samples, len(judged)), random_state=0)
+        if judged["image_id"].nunique() < 2:
+            raise LopError(f"{reward_path}: samples of one picture; expected two or more")
+        first = scores[choice.CANDIDATES[0].score]
+        reward = Reward(model, processor, judged, first, kind, batch_size)
+        name = fingerprints.digest(choice.VERSION, origin, reward.fingerprint, list(ratios))
+        found = choose(reward, scores, list(judged["image_id"]), ratios, name)
     with replacing_dir(out, SCORE_FILES) as tmp:
         for name, layers in scores.items():
             save_scores(layers, tmp / f"{name}.safetensors", name_of_model, origin)
+        if found:
+            choice.save(found, tmp / choice.FILE)
+    return found
 
 
 def made_from(model: PreTrainedModel, processor: ProcessorMixin, samples: pd.DataFrame) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from lop.choice import chosen
 from lop.errors import LopError
 from lop.files import check_file
 from lop.importance import (
-    check_ranks,
     load_all_scores,
     load_scores,
 )
@@ -28,6 +28,7 @@ from lop.search.shards import check_directory
 from lop.tasks.samples import read_samples
 from lop.workers import Each, in_processes, once_a_thread
 
+PARTS, HOLD_OUT = 10, 0.3
 MODULES = ["lop.steps.searching"]  # what a process that searches imports
 
 
@@ -38,7 +39,7 @@ def profile(
     scores_dir: Path,
     score: str,
     shares: Sequence[float] = SHARES,
-    compensate: bool = False,
+    compensate: bool | str = False,
     reward: str = "loglik",
     batch_size: int = 100,
     workers: int = 1,
@@ -75,20 +76,24 @@ def search(
     settings: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     start: str = "uniform",
     profile_path: Path | None = None,
-    compensate: bool = False,
+    compensate: bool | str = False,
     reward: str = "loglik",
     batch_size: int = 100,
+    parts: int = PARTS,
+    hold_out: float = HOLD_OUT,
     workers: int = 1,
     each: Each[Path] | None = None,
 ) -> list[Path]:
     """Write one shard of search samples a (searcher, target, seed); finished shards are kept.
 
     Searches `start` from the `uniform` plan or from the `knapsack`'s, which needs a profile.
-    `settings` go to `lop.search.search`; a list of them, one a searcher, makes that many searches.
-    They run in `workers` processes, or wherever `each` calls them (flows put in their
-    tasks here): what it calls can be pickled, and needs the files named here and nothing else.
+    The samples are dealt to `parts`, of which a search does not see a share `hold_out`: those check
+    its best plans. `settings` go to `lop.search.search`; a list of them, one a searcher, makes that
+    many searches. They run in `workers` processes, or wherever `each` calls them (flows put in
+    their tasks here): what it calls can be pickled, and needs the files named here and nothing
+    else.
     """
-    place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
+    place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size, parts)
     # the widths stand in the scores: with several workers, only those need the model
     check_directory(out)
     widths = _widths(scores_dir)
@@ -96,7 +101,7 @@ def search(
         check_ratio(widths, target)
     profile = beginning(start, profile_path)
     chosen = by_searcher(settings)
-    work = partial(_search_one, place, out, profile, chosen)
+    work = partial(_search_one, place, out, profile, chosen, hold_out)
     each = each or in_processes(workers, "searches", MODULES)
     shards = each(work, product(chosen, targets, seeds))
     write_index(out, shards)
@@ -108,6 +113,7 @@ def _search_one(
     out: Path,
     profile: Profile | None,
     settings: Mapping[str, Mapping[str, Any]],
+    hold_out: float,
     searcher: str,
     target: float,
     seed: int,
@@ -119,7 +125,9 @@ def _search_one(
                 "measure it with the same model, scores, samples and settings"
             )
         root = solve(profile, target) if profile else None
-        return run_shard(out, reward, target, seed, root=root, **settings[searcher])
+        return run_shard(
+            out, reward, target, seed, root=root, hold_out=hold_out, **settings[searcher]
+        )
 
 
 def _widths(scores_dir: Path) -> list[int]:
@@ -132,17 +140,21 @@ def reward_of(
     samples_path: Path,
     scores_dir: Path,
     score: str,
-    compensate: bool,
+    compensate: bool | str,
     kind: str,
     batch_size: int,
+    parts: int = 1,
 ) -> Reward:
     """The reward of a search; each thread makes it once, as it reorders its model's neurons.
 
-    Raises LopError when there is no such score.
+    Of samples with fewer pictures than `parts`, each picture is a part.
+
+    Raises LopError when there is no such score, or `auto` is open.
     """
-    check_ranks(score)
+    score, compensate = chosen(scores_dir, score, compensate)
     model, processor = load_spread(model_path), load_processor(model_path)
     scores = load_all_scores(scores_dir, Stored(model_path).fingerprint)
     means = scores["mean_activation"] if compensate else None
     samples = read_samples(samples_path)
-    return Reward(model, processor, samples, scores[score], kind, batch_size, means)
+    parts = min(parts, samples["image_id"].nunique())
+    return Reward(model, processor, samples, scores[score], kind, batch_size, means, parts)

@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_scores, made_for
 from lop.predictor import PREDICTOR, PredictorConfig
-from lop.predictor.training import good_samples, latency_ms, samples_fingerprint
+from lop.predictor.training import gains, good_samples, latency_ms, samples_fingerprint
 from lop.predictor.training import train as fit
-from lop.search.knapsack import beginning
+from lop.search.knapsack import Profile, beginning, solve
 from lop.search.shards import check_fits, read_search
 from lop.settings import Fit, Learned, Network, check
 
@@ -39,7 +40,8 @@ def train(
     the plans that it learns to differ from, `uniform` or the `knapsack`'s. Raises LopError for
     settings that are not known there.
 
-    Returns the metrics, and the fingerprint of the samples it learned from.
+    Returns the metrics (among them, by target, the gain over the search's root of what was learned,
+    `gain_0.3`; 0 where nothing was surely better), and the fingerprint of the samples.
     """
     for place, kind in ((out, PREDICTOR), (curve_out, TRAINING)):
         check_dir(place, kind, (search_dir, scores_path, profile_path))
@@ -50,6 +52,10 @@ def train(
     widths, model = tuple(map(len, load_scores(scores_path))), made_for(scores_path)
     check_fits(searched, widths, model)
     good = good_samples(searched, **chosen)
+    profile = beginning(base, profile_path)
+    if profile:
+        _check_roots(searched, profile)
+        good["plan"] = good["plan"].where(good["gain"] > 0, None)  # the base's own, exactly
     config = PredictorConfig(
         widths=widths,
         model_fingerprint=model,
@@ -58,7 +64,6 @@ def train(
         base=base,
         **network,
     )
-    profile = beginning(base, profile_path)
     curve: dict[int, dict[str, float]] = {}
 
     def log(name: str, value: float, epoch: int) -> None:
@@ -68,8 +73,20 @@ def train(
     predictor.save_pretrained(out)
     table = pd.DataFrame(curve.values())
     metrics = {"samples": len(good), "predict_ms": latency_ms(predictor)}
+    metrics |= {f"gain_{target:g}": gain for target, gain in gains(good).items()}
     metrics |= table.ffill().iloc[-1].drop("epoch").to_dict()
     with replacing_dir(curve_out, TRAINING) as tmp:
         table.to_csv(tmp / "curve.csv", index=False)
         (tmp / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics, samples_fingerprint(good)
+
+
+def _check_roots(searched: pd.DataFrame, profile: Profile) -> None:
+    """Raise LopError unless searches began at the profile's plans, over which their gains are."""
+    firsts = searched.sort_values("simulation", kind="stable").groupby("target").head(1)
+    for target, kept in zip(firsts["target"], firsts["kept"], strict=True):
+        if tuple(kept) != solve(profile, target).kept:
+            raise LopError(
+                f"searches of target {target:g} did not begin at this profile's knapsack plan, so "
+                "their gains are over another: search with that profile, or train without it"
+            )

@@ -11,7 +11,7 @@ and Tibshirani, An Introduction to the Bootstrap, ch. 11.) `lop.paired` has it f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,7 +20,9 @@ import pandas as pd
 
 from lop.errors import LopError
 
-COLUMNS = ["id", "group", "picture", "category", "prompt_hash", "answer", "prediction", "correct"]
+_ASKED = ["id", "group", "picture", "category", "prompt_hash"]
+COLUMNS = [*_ASKED, "answer", "prediction", "correct"]
+TEXT_COLUMNS = [*_ASKED, "loglik", "tokens"]
 
 # Subtasks of MME and the ceiling of 200 points each: arXiv 2306.13394, section 2.
 MME = {
@@ -48,12 +50,15 @@ class Scorer:
 
     `parts(rows)` has a row a group and a column a number that adds up; `figures(sums)` makes the
     figures of the columns' sums, each an array of any one shape. `primary` is the figure to compare
-    models by.
+    models by, "" for the first one. Rows have `columns`, or any where it is empty. Of the figures
+    in `lower`, less is better.
     """
 
     parts: Callable[[pd.DataFrame], pd.DataFrame]
     figures: Callable[[Sums], dict[str, np.ndarray]]
     primary: str
+    columns: Sequence[str] = tuple(COLUMNS)
+    lower: frozenset[str] = frozenset()
 
     def clusters(self, rows: pd.DataFrame) -> pd.DataFrame:
         """`parts` with all about a picture in one row, in the same order for every model.
@@ -86,7 +91,7 @@ def jackknife(without: np.ndarray) -> float:
 
 
 def score(scorer: Scorer, rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """Every figure as {"value", "stderr"}; rows have the columns of `COLUMNS` but prompt_hash.
+    """Every figure as {"value", "stderr"}; rows have the scorer's columns but prompt_hash.
 
     A single picture gives no standard error. Raises LopError for no rows.
     """
@@ -115,6 +120,47 @@ def _accuracy(sums: Sums) -> dict[str, np.ndarray]:
 
 
 ACCURACY = Scorer(_accuracy_parts, _accuracy, primary="accuracy")
+
+
+def _text_parts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Log-likelihood and number of the tokens of each document."""
+    return rows.groupby("group", sort=False)[["loglik", "tokens"]].sum().astype(float)
+
+
+def _text(sums: Sums) -> dict[str, np.ndarray]:
+    """Mean log-likelihood a token, in nats, and the perplexity that it makes."""
+    loglik = _ratio(sums["loglik"], sums["tokens"])
+    return {"perplexity": np.exp(-loglik), "loglik": loglik}
+
+
+TEXT = Scorer(
+    _text_parts, _text, "perplexity", tuple(TEXT_COLUMNS), lower=frozenset({"perplexity"})
+)
+
+
+def _means_parts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sums and counts of every column of numbers, by group."""
+    numbers = rows.select_dtypes("number")
+    counts = numbers.notna().astype(float).add_suffix(COUNT)
+    return pd.concat([numbers.fillna(0.0), counts], axis=1).groupby(rows["group"].to_numpy()).sum()
+
+
+def _means(sums: Sums) -> dict[str, np.ndarray]:
+    """The mean of each column; of log-likelihoods beside what they weigh, as lm-eval has it."""
+    names = [name.removesuffix(COUNT) for name in sums.keys() if name.endswith(COUNT)]  # noqa: SIM118
+    found = {}
+    for name in [name for name in names if not name.endswith(WEIGHT)]:
+        if f"{name}{WEIGHT}" not in names:
+            found[name] = _ratio(sums[name], sums[f"{name}{COUNT}"])
+            continue
+        nats = -_ratio(sums[name], sums[f"{name}{WEIGHT}"])
+        found[name] = nats / np.log(2) if name.startswith("bits_") else np.exp(nats)
+    return found
+
+
+COUNT, WEIGHT = " count", " weight"
+# of lm-eval's own tasks: whatever columns of numbers there are
+MEANS = Scorer(_means_parts, _means, primary="", columns=())
 
 
 def accuracy_error(rows: pd.DataFrame) -> float:

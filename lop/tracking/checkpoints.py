@@ -97,8 +97,8 @@ def _signature() -> Any:
     from lop.tasks.answers import MOST_TOKENS
 
     asked: list[Any] = [
-        ColSpec(DataType.binary, "image"),
         ColSpec(DataType.string, "question"),
+        ColSpec(DataType.binary, "image", required=False),
         ColSpec(Array(DataType.string), "choices", required=False),
     ]
     answered = Schema([ColSpec(DataType.string, "answer")])

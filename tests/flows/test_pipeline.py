@@ -16,7 +16,7 @@ README = Path(__file__).parents[2] / "README.md"
 def test_the_pipeline_goes_from_samples_to_a_report(clone):
     report = (clone.path / "data" / "report" / "report.md").read_text()
     assert "| 30 % |" in report
-    assert "40 benchmark questions" in report
+    assert "40 benchmark samples" in report
     for picture in ("accuracy", "plans", "search", "times"):
         assert (clone.path / "data" / "report" / f"{picture}.png").stat().st_size > 5000
     metrics = json.loads(clone.sh("dvc", "metrics", "show", "--json").stdout)

@@ -11,7 +11,7 @@ from lop.errors import LopError
 from lop.importance import save_scores
 from lop.plan import Plan, budget
 from lop.predictor import NETWORKS, Predictor, PredictorConfig
-from lop.predictor.training import good_samples, latency_ms, mix_neighbours, train
+from lop.predictor.training import gains, good_samples, latency_ms, mix_neighbours, train
 from lop.predictor.transformer import PlanTransformer
 from lop.search import write_index
 from lop.search.knapsack import profile as measure
@@ -179,52 +179,67 @@ def test_a_network_that_cannot_be_is_refused():
         Predictor(replace(CONFIG, hidden=10))
 
 
-ROWS = [
-    (0.2, 0, [8, 8], 1.0),
-    (0.2, 0, [8, 8], 1.0),
-    (0.2, 0, [7, 9], 2.0),
-    (0.2, 1, [9, 7], 0.0),
-    (0.5, 0, [5, 5], -1.0),
+NAN = float("nan")
+ROWS = [  # target, simulation, kept, reward, gain, gain_error
+    (0.2, 0, [13, 13], 1.0, 0.0, 0.0),
+    (0.2, 1, [12, 14], 2.0, 0.10, 0.05),
+    (0.2, 2, [12, 14], 2.0, 0.10, 0.05),
+    (0.2, 3, [14, 12], 1.5, 0.04, 0.05),
+    (0.2, 4, [11, 15], 1.6, 0.20, 0.05),
+    (0.2, 5, [15, 11], 9.0, NAN, NAN),
+    (0.5, 0, [8, 8], -1.0, 0.0, 0.0),
+    (0.5, 1, [7, 9], -0.5, 0.01, 0.02),
+    (0.5, 2, [9, 7], -0.4, -0.30, 0.02),
 ]
-SEARCHED = pd.DataFrame(ROWS, columns=["target", "seed", "kept", "reward"]).assign(searcher="mcts")
+COLUMNS = ["target", "simulation", "kept", "reward", "gain", "gain_error"]
+SEARCHED = pd.DataFrame(ROWS, columns=COLUMNS).assign(searcher="mcts", seed=0)
+SEARCHED["plan"] = [[1 - k / 16 for k in kept] for kept in SEARCHED["kept"]]
 
 
-def test_good_samples_are_the_best_distinct_plans_of_each_target():
-    good = good_samples(SEARCHED, top=2)
-    assert good[["target", "reward"]].values.tolist() == [[0.2, 2.0], [0.2, 1.0], [0.5, -1.0]]
+def test_it_learns_from_what_is_surely_better_by_how_much():
+    good = good_samples(SEARCHED)
+    at = good[good["target"] == 0.2]
+    assert at["kept"].tolist() == [[12, 14], [11, 15]], "not what was not checked or is in doubt"
+    weights = at["weight"].to_numpy()
+    assert weights[1] / weights[0] == pytest.approx((0.2 - 0.0125) / (0.1 - 0.025))
+    assert len(good_samples(SEARCHED, sure=0.5)) == 4
+    assert [len(part) for _, part in good_samples(SEARCHED, sure=3).groupby("target")] == [1, 1]
 
 
-def test_they_may_be_the_best_of_each_seed():
-    good = good_samples(SEARCHED, top=1, per_seed=True)
-    assert good[["target", "seed", "reward"]].values.tolist() == [
-        [0.2, 0, 2.0],
-        [0.2, 1, 0.0],
-        [0.5, 0, -1.0],
-    ]
+def test_where_nothing_is_better_it_has_the_root():
+    good = good_samples(SEARCHED)
+    last = good[good["target"] == 0.5]
+    assert last[["simulation", "gain"]].values.tolist() == [[0, 0.0]]
+    assert last["kept"].tolist() == [[8, 8]]
+    assert gains(good)[0.5] == 0
+    assert gains(good)[0.2] == pytest.approx((0.1 * 0.075 + 0.2 * 0.1875) / (0.075 + 0.1875))
+    np.testing.assert_allclose(good.groupby("target")["weight"].sum(), len(good) / 2)
 
 
-def test_searchers_of_the_same_seed_are_other_searches():
-    both = pd.concat([SEARCHED, SEARCHED.assign(searcher="random", reward=SEARCHED["reward"] - 1)])
-    good = good_samples(both, top=1, per_seed=True)
-    at = good[(good["target"] == 0.2) & (good["seed"] == 0)]
-    assert at[["searcher", "reward"]].values.tolist() == [["mcts", 2.0], ["random", 1.0]]
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_with_nothing_better_anywhere_it_says_the_base_itself(kind):
+    profile = measure(lambda p: -sum(w * r * r for w, r in enumerate(p.ratios, 1)), WIDTHS)
+    samples = pd.DataFrame({"target": [0.1, 0.3, 0.6], "plan": [None] * 3})
+    predictor = train(samples, replace(CONFIG, kind=kind), seed=0, profile=profile)
+    for ratio in (0.1, 0.25, 0.3, 0.6):
+        gap = np.subtract(predictor.plan(ratio).kept, solve(profile, ratio).kept)
+        assert np.abs(gap).max() <= 1, "the knapsack's, but for what being nested moves"
 
 
-@pytest.mark.parametrize("per_seed", [False, True])
-@pytest.mark.parametrize("weight", ["equal", "reward"])
-def test_every_target_has_the_same_weight(weight, per_seed):
-    good = good_samples(SEARCHED, 2, per_seed, weight)
-    totals = good.groupby("target")["weight"].sum()
-    np.testing.assert_allclose(totals, len(good) / 2)
+def test_gains_that_are_missing_say_the_way_out():
+    with pytest.raises(LopError, match="without gain_error: an earlier version's; search again"):
+        good_samples(SEARCHED.drop(columns="gain_error"))
+    with pytest.raises(LopError, match="sure -1: expected at least 0"):
+        good_samples(SEARCHED, sure=-1)
 
 
-def test_better_plans_count_more_but_none_vanishes():
-    rows = [(b, 0, [i, 20 - i], r - i) for b, r in ((0.2, 0), (0.6, -90)) for i in range(1, 11)]
-    samples = pd.DataFrame(rows, columns=["target", "seed", "kept", "reward"])
-    weights = good_samples(samples, 5, weight="reward").groupby("target")["weight"].apply(list)
-    assert weights[0.2] == weights[0.6], "ranks decide, whatever the scale of the reward"
-    assert weights[0.2] == sorted(weights[0.2], reverse=True)
-    assert min(weights[0.2]) > 0
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_no_layer_gets_more_neurons_at_a_higher_ratio(kind):
+    torch.manual_seed(0)
+    predictor = Predictor(replace(CONFIG, widths=(300, 64, 500, 64), kind=kind))
+    torch.nn.init.normal_(predictor.network.head.weight, std=0.5)
+    plans = predictor.plans(np.linspace(0.1, 0.6, 300).tolist())
+    assert (np.diff([plan.kept for plan in plans], axis=0) <= 0).all()
 
 
 def test_weights_decide_which_plan_is_learned():
@@ -247,28 +262,20 @@ def test_mixed_plans_meet_the_budgets_between():
         assert np.abs(row.plan - np.array(exact)).max() <= 1 / 64
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"top": 0}, "top 0: expected at least 1"), ({"top": 1, "weight": "x"}, "equal, reward")],
-)
-def test_sample_choices_that_cannot_be_are_refused(options, message):
-    with pytest.raises(LopError, match=message):
-        good_samples(SEARCHED, **options)
+def test_smoothing_that_cannot_be_is_refused():
     with pytest.raises(LopError, match="smooth -1: expected 0 or more"):
-        mix_neighbours(SEARCHED.assign(plan=SEARCHED["kept"], weight=1.0), -1)
+        mix_neighbours(SEARCHED.assign(weight=1.0), -1)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
     settings = yaml.safe_load(Path("params.yaml").read_text())["train"] | {"base": "uniform"}
     settings["network"]["kind"] = kind
-    settings["samples"] |= {"top": 2, "weight": "reward", "per_seed": True}
     settings["fit_options"] |= {"epochs": 1, "smooth": 1}
     scores = tmp_path / "scores.safetensors"
     save_scores([torch.ones(16), torch.ones(16)], scores, "model-a")
     searched = SEARCHED.assign(
-        plan=[[1 - k / 16 for k in kept] for kept in SEARCHED["kept"]],
-        **dict.fromkeys(("simulation", "depth", "seconds", "fingerprint"), 0),
+        **dict.fromkeys(("depth", "seconds", "fingerprint"), 0),
         model_fingerprint="model-a",
     )
     search = tmp_path / "search"
@@ -277,16 +284,46 @@ def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
     write_index(search, [search / "shard.parquet"])
     out, curve = tmp_path / "predictor", tmp_path / "training"
     metrics, _ = training.train(out, curve, search, scores, **settings)
-    assert metrics["samples"] == 4, "what was mixed in is no sample of a search"
+    assert metrics["samples"] == 3, "what was mixed in is no sample of a search"
+    assert metrics["gain_0.2"] > 0.1
+    assert metrics["gain_0.5"] == 0
     save_scores([torch.ones(16), torch.ones(16)], scores, "model-b")
     with pytest.raises(LopError, match="search samples of model model-a, .* of model model-b"):
         training.train(out, curve, search, scores, **settings)
     assert Predictor.from_pretrained(out).config.kind == kind
 
 
+def test_gains_over_another_root_are_refused(tmp_path):
+    profile = measure(lambda p: -sum(w * r * r for w, r in enumerate(p.ratios, 1)), (16, 16))
+    profile.save(tmp_path / "profile.parquet")
+    scores = tmp_path / "scores.safetensors"
+    save_scores([torch.ones(16), torch.ones(16)], scores, "model-a")
+
+    def trained(root):
+        rows = pd.DataFrame([(0.5, 0, list(root.kept), 0.0, 0.0, 0.0)], columns=COLUMNS)
+        rows = rows.assign(
+            plan=[list(root.ratios)], searcher="mcts", seed=0, model_fingerprint="model-a",
+            **dict.fromkeys(("depth", "seconds", "fingerprint"), 0),
+        )  # fmt: skip
+        search = tmp_path / "search"
+        search.mkdir(exist_ok=True)
+        rows.to_parquet(search / "shard.parquet")
+        write_index(search, [search / "shard.parquet"])
+        places = (tmp_path / "predictor", tmp_path / "training", search, scores)
+        options = ({}, {}, {"epochs": 1}, "knapsack", tmp_path / "profile.parquet")
+        return training.train(*places, 0, *options)
+
+    root = solve(profile, 0.5)
+    trained(root)
+    predictor = Predictor.from_pretrained(tmp_path / "predictor")
+    assert predictor.plan(0.5).kept == root.kept
+    with pytest.raises(LopError, match="did not begin at this profile's knapsack plan"):
+        trained(Plan.uniform((16, 16), 0.5))
+
+
 @pytest.mark.parametrize("section", ["samples", "network", "fit_options"])
 def test_a_mistyped_option_is_named(section, tmp_path):
-    options = {"samples": {"top": 1}, "network": {}, "fit_options": {}}
+    options = {"samples": {}, "network": {}, "fit_options": {}}
     options[section] = {"hiden": 3}
     with pytest.raises(LopError, match=f"train.{section}: hiden: unknown; expected one of"):
         training.train(

@@ -369,7 +369,7 @@ def test_where_data_lie(samples, tmp_path):
     }
     for tasks, said in (
         (["easyvqa_mme"], "easyvqa_mme: no data at .*; prepare writes them when"),
-        (["smell"], "task 'smell': expected one of lop_vqa, mme"),
+        (["smell"], "task 'smell': expected one of lop_vqa, lop_text"),
         (["mme", "mme"], "'mme' is named twice"),
         ([{"pope": "nowhere"}], "pope: no data at nowhere"),
         ([], "no tasks"),
@@ -407,6 +407,6 @@ def test_prepare_writes_tasks_for_the_reference_only(samples, tmp_path):
 
     write_samples(samples, tmp_path / "own.parquet")
     sizes = {"calibration": 2, "reward": 2, "validation": 2, "benchmark": 2}
-    preparing.prepare(tmp_path / "out", str(tmp_path / "own.parquet"), 0, **sizes)
+    preparing.prepare(tmp_path / "out", str(tmp_path / "own.parquet"), 0, sizes)
     assert json.loads((tmp_path / "out" / "tasks" / "index.json").read_text()) == {}
     assert len(list((tmp_path / "out" / "tasks").iterdir())) == 1

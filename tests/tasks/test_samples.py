@@ -68,36 +68,36 @@ def test_an_images_parquet_of_hugging_face_is_read(tmp_path):
 
 def test_splits_share_no_image(folder):
     sizes = {"calibration": 40, "reward": 20, "validation": 20, "benchmark": 20}
-    tables = prepare_samples(str(folder), 0, **sizes)
+    tables = prepare_samples(str(folder), 0, sizes)
     assert {name: len(t) for name, t in tables.items()} == sizes
     seen = [image for t in tables.values() for image in t["image_id"].unique()]
     assert len(seen) == len(set(seen))
-    again = prepare_samples(str(folder), 0, **sizes)
+    again = prepare_samples(str(folder), 0, sizes)
     assert all(fingerprint(tables[n]) == fingerprint(again[n]) for n in sizes)
-    assert fingerprint(prepare_samples(str(folder), 1, **sizes)["reward"]) != fingerprint(
+    assert fingerprint(prepare_samples(str(folder), 1, sizes)["reward"]) != fingerprint(
         tables["reward"]
     )
 
 
 def test_a_benchmark_of_none_takes_all_that_the_others_leave(folder):
     sizes = {"calibration": 39, "reward": 20, "validation": 21, "benchmark": None}
-    tables = prepare_samples(str(folder), 0, **sizes)
+    tables = prepare_samples(str(folder), 0, sizes)
     # two questions an image: 20, 10 and 11 of the 60 images are taken
     lengths = {name: len(table) for name, table in tables.items()}
     assert lengths == {"calibration": 39, "reward": 20, "validation": 21, "benchmark": 2 * 19}
     seen = [image for t in tables.values() for image in t["image_id"].unique()]
     assert len(seen) == len(set(seen)) == 60
     with pytest.raises(LopError, match="no picture or document is left; the source has 60"):
-        prepare_samples(str(folder), 0, **sizes | {"calibration": 80, "validation": 20})
+        prepare_samples(str(folder), 0, sizes | {"calibration": 80, "validation": 20})
     with pytest.raises(LopError, match="validation: wanted 50 samples, .* have only 40"):
-        prepare_samples(str(folder), 0, **sizes | {"calibration": 60, "validation": 50})
+        prepare_samples(str(folder), 0, sizes | {"calibration": 60, "validation": 50})
     with pytest.raises(LopError, match=r"prepare\.reward 0: expected at least 1"):
-        prepare_samples(str(folder), 0, **sizes | {"reward": 0})
+        prepare_samples(str(folder), 0, sizes | {"reward": 0})
 
 
 def test_the_reference_sets_share_no_image_and_no_test_question():
     sizes = {"calibration": 60, "reward": 40, "validation": 40, "benchmark": 80}
-    tables = prepare_samples("reference", 0, **sizes)
+    tables = prepare_samples("reference", 0, sizes)
     assert {name: len(t) for name, t in tables.items()} == sizes
     held_out = [tables[n] for n in ("calibration", "reward", "validation")]
     images = [image for t in held_out for image in t["image_id"].unique()]

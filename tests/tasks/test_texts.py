@@ -15,7 +15,9 @@ from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.reward import Reward
 from lop.tasks.encoding import IGNORE, encode, prompt
-from lop.tasks.samples import COLUMNS
+from lop.tasks.prepare import prepare_samples
+from lop.tasks.samples import COLUMNS, fingerprint, read_samples
+from lop.tasks.windows import cut
 
 
 def table(*rows):
@@ -158,3 +160,55 @@ def test_a_model_of_pictures_takes_samples_without_them(model, processor, sample
     with Reward(model, processor, mixed, scores, batch_size=4) as reward:
         loglik = reward.per_sample(Plan(reward.widths, reward.widths))[1]
     np.testing.assert_allclose(loglik, expected, atol=1e-3)
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """Thirty documents of one to five times as many lines, and the model whose tokenizer counts."""
+    save(texts.model(), texts.tokenizer(), tmp_path / "model")
+    (tmp_path / "texts").mkdir()
+    for i in range(30):
+        lines = [f"{line}, {i}.\n" for line in texts.LINES * (1 + i % 5)]
+        (tmp_path / "texts" / f"{i:02}.txt").write_text("".join(lines))
+    return tmp_path
+
+
+SIZES = {"calibration": 20, "reward": 20, "validation": 10, "benchmark": 10}
+
+
+def test_documents_are_cut_into_windows_and_split_by_document(documents):
+    model, source = str(documents / "model"), str(documents / "texts")
+    tables = prepare_samples(source, 0, SIZES, 16, model)
+    assert {name: len(of) for name, of in tables.items()} == SIZES
+    seen = [name for of in tables.values() for name in of["image_id"].unique()]
+    assert len(seen) == len(set(seen))
+    again = prepare_samples(source, 0, SIZES, 16, model)
+    assert all(fingerprint(again[name]) == fingerprint(tables[name]) for name in SIZES)
+    rest = prepare_samples(source, 0, SIZES | {"benchmark": None}, 16, model)["benchmark"]
+    assert len(rest) > 10
+    with pytest.raises(LopError, match="texts, to be cut by a model's tokenizer; name the model"):
+        prepare_samples(source, 0, SIZES)
+
+
+def test_windows_are_what_stands_in_the_document(documents):
+    tokenizer, whole = texts.tokenizer(), read_samples(documents / "texts")
+    windows = cut(whole, tokenizer, 16)
+    for row in whole.to_dict("records"):
+        own = windows[windows["image_id"] == row["image_id"]]
+        assert row["text"].startswith("".join(own["text"]))
+        assert own["id"].tolist() == [f"{row['id']}-{i}" for i in range(len(own))]
+        lengths = [len(tokenizer.encode(of, add_special_tokens=False)) for of in own["text"]]
+        assert set(lengths[:-1]) == {16}
+        assert 8 <= lengths[-1] <= 16
+        lost = len(tokenizer.encode(row["text"], add_special_tokens=False)) - sum(lengths)
+        assert 0 <= lost < 8
+
+
+def test_a_short_document_is_a_window_and_a_question_stays():
+    rows = table({"text": "the cat"}, QUESTION)
+    assert cut(rows, texts.tokenizer(), 16)["text"].tolist() == ["the cat", None]
+    assert cut(rows, texts.tokenizer(), 16)["question"].tolist() == ["", "what is it?"]
+    with pytest.raises(LopError, match="does not tell where in a text its tokens are"):
+        from transformers import CanineTokenizer
+
+        cut(rows, CanineTokenizer(), 16)

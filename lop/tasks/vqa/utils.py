@@ -37,7 +37,8 @@ _FEATURES = Features(
 def load(samples: str | None = None, **_: Any) -> dict[str, Dataset]:
     """The questions at path `samples` (whatever `read_samples` reads) as the split `test`.
 
-    Raises LopError where there are none, or one has no known answer. lm-eval passes all of the task's metadata here; whatever is not `samples` is ignored.
+    Raises LopError where there are none, or one has no known answer. lm-eval passes all of the
+    task's metadata here; whatever is not `samples` is ignored.
     """
     if samples is None:
         raise LopError('lop_vqa: no samples; give their path as metadata, {"samples": "<path>"}')

@@ -1,0 +1,86 @@
+"""Local search: what each layer's neurons are worth around the current plan, again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lop.plan import MIN_KEEP, Plan, min_kept
+from lop.search.base import Evaluated, RewardOf
+
+
+def local(
+    reward: RewardOf,
+    root: Plan,
+    simulations: int,
+    rng: np.random.Generator,
+    step: float = 0.1,
+    step_min: float = 0.01,
+    min_keep: float = MIN_KEEP,
+) -> Iterator[Evaluated]:
+    """Measure each layer a step up and a step down; move neurons from the best givers to takers.
+
+    A step is a share of a layer's neurons. A round measures all layers around the current plan,
+    which costs two evaluations a layer, and then tries the best exchange alone, the best two
+    together, four, and so on. The best of them is the next plan; where none is better the step
+    halves. Ends after `simulations` evaluations, or when the step is below `step_min`.
+    """
+    current, best, used = root, reward(root), 1
+    yield Evaluated(root, best, 0, 0)
+    depth = 0
+    while used < simulations and step >= step_min:
+        worth = _worth(reward, current, best, step, min_keep)
+        used += 2 * len(root.kept)
+        better = None
+        for plan in _exchanges(current, *worth, step, min_keep):
+            if used >= simulations:
+                break
+            gained = reward(plan)
+            yield Evaluated(plan, gained, used, depth + 1)
+            used += 1
+            if gained > best:
+                better, best = plan, gained
+        if better is None:
+            step /= 2
+        else:
+            current, depth = better, depth + 1
+
+
+def _worth(
+    reward: RewardOf, plan: Plan, base: float, step: float, min_keep: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """By layer: reward gained by a step more neurons, and lost by a step fewer; nan if none."""
+    low = min_kept(plan.widths, min_keep)
+    changes = np.full((2, len(plan.kept)), np.nan)
+    for layer, (kept, width) in enumerate(zip(plan.kept, plan.widths, strict=True)):
+        size = max(1, round(step * width))
+        for row, other in enumerate((min(width, kept + size), max(int(low[layer]), kept - size))):
+            if other != kept:
+                changed = (*plan.kept[:layer], other, *plan.kept[layer + 1 :])
+                change = (reward(Plan(plan.widths, changed)) - base) / abs(other - kept) * size
+                changes[row, layer] = change
+    return changes[0], -changes[1]
+
+
+def _exchanges(
+    plan: Plan, gains: np.ndarray, losses: np.ndarray, step: float, min_keep: float
+) -> Iterator[Plan]:
+    """Plans in which the 1, 2, 4 … best takers gain a step, and as many givers lose one."""
+    takers = [i for i in np.argsort(-gains) if np.isfinite(gains[i])]
+    givers = [i for i in np.argsort(losses) if np.isfinite(losses[i])]
+    pairs: list[tuple[int, int]] = []
+    for taker in takers:
+        giver = next((g for g in givers if g != taker and g not in takers[: len(pairs) + 1]), None)
+        if giver is None or gains[taker] <= losses[giver]:
+            break
+        givers.remove(giver)
+        pairs.append((taker, giver))
+    count = 1
+    while count <= len(pairs):
+        ratios = np.array(plan.ratios)
+        for taker, giver in pairs[:count]:
+            ratios[taker] -= step
+            ratios[giver] += step
+        yield Plan.from_ratios(ratios, plan.widths, plan.ratio, min_keep)
+        count = 2 * count if count == len(pairs) else min(2 * count, len(pairs))
