@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.real import windows
 from benchmarks.real.scale import PURPOSES, Ranking, Row, Scale
+from lop.choice import AUTO, chosen
 from lop.importance import load_all_scores
 from lop.methods import Kit, Method, method
 from lop.models.checkpoint import load_processor
@@ -59,14 +60,20 @@ class Draw:
 
     def score(self) -> None:
         """Score the neurons, and choose the ranking."""
-        calibration = self.samples("calibration")
-        model, batch_size = str(self.scale.model), self.scale.batch_size
-        scoring.importance(self.importance, model, calibration, batch_size)
+        scoring.importance(
+            self.importance,
+            str(self.scale.model),
+            self.samples("calibration"),
+            self.scale.batch_size,
+            self.samples("reward"),
+            reward_samples=self.scale.chosen_on,
+            kind=self.scale.kind,
+        )
 
     @cached_property
     def chosen(self) -> Ranking:
         """The ranking that `auto` means here."""
-        return Ranking("activation_l2", False)
+        return Ranking(*chosen(self.importance, AUTO, AUTO))
 
     def place(self, ranking: Ranking) -> tuple[str, Path, Path, str]:
         """What lop's steps take: model, reward samples, scores, and which of them."""
@@ -79,6 +86,7 @@ class Draw:
             *self.place(ranking),
             shares=self.scale.shares,
             compensate=ranking.compensate,
+            reward=self.scale.kind,
             batch_size=self.scale.batch_size,
             workers=self.scale.workers,
         )
@@ -96,6 +104,7 @@ class Draw:
             start="knapsack",
             profile_path=self.of(ranking, "profile.parquet"),
             compensate=ranking.compensate,
+            reward=self.scale.kind,
             batch_size=self.scale.batch_size,
             workers=self.scale.workers,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.real.model import MODEL
 from benchmarks.real.text import TEXT
-from lop import importance, reward, search
+from lop import choice, importance, reward, search
 from lop.models.fingerprints import digest
 from lop.models.stored import Stored
 
@@ -43,7 +43,9 @@ class Scale:
     draws: int = 3
     window: int = 64  # tokens
     calibration: int = 128
-    reward: int = 16
+    reward: int = 60
+    chosen_on: int = 24  # reward windows that score and compensation are chosen on
+    kind: str = "kl_text"  # of reward
     test: int = 72
     ratios: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
     targets: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
@@ -64,7 +66,7 @@ class Scale:
         """Where a run of this scale lies: named after all that decides its numbers."""
         places = ("model", "text", "runs", "draws", "workers")
         sizes = {name: of for name, of in asdict(self).items() if name not in places}
-        versions = [module.VERSION for module in (importance, reward, search)]
+        versions = [module.VERSION for module in (choice, importance, reward, search)]
         texts = [(self.text / f"{purpose}.jsonl").read_text() for purpose in PURPOSES]
         return self.runs / digest(sizes, versions, self.source.fingerprint, texts)
 
@@ -82,7 +84,8 @@ def _stored(path: Path) -> Stored:
 QUICK = Scale(
     draws=2,
     calibration=4,
-    reward=2,
+    reward=4,
+    chosen_on=2,
     test=4,
     ratios=(0.2, 0.5),
     targets=(0.2, 0.5),
