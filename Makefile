@@ -4,12 +4,13 @@
 # make schedule    what prefect.yaml lists, on the server at PREFECT_API_URL, worked off here
 # make benchmarks  easy-VQA in the forms of four benchmarks, every method (about 15 minutes)
 # make full        the long profile behind docs/results (an hour on two cores)
+# make real        Gemma 3 270M on text, every method and score (two hours on two cores)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint ui schedule benchmarks full clean
+.PHONY: repro test lint ui schedule benchmarks full real clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "lop needs Python 3.11 or newer"'
@@ -52,6 +53,10 @@ EASYVQA := -S 'evaluate.tasks=[lop_vqa,easyvqa_mme,easyvqa_mmbench,easyvqa_mmmu,
 benchmarks: $(VENV)/.installed
 	python -m flows.server dvc exp run $(EASYVQA)
 	python -m flows.publish docs/results/benchmarks "make benchmarks"
+
+real: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[real]'
+	python -m benchmarks.real
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

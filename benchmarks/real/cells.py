@@ -1,0 +1,81 @@
+"""What is measured of a plan: the log-likelihood of every test window."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.real.draw import Draw
+from benchmarks.real.scale import Ranking, Row
+from lop.files import read_json, replacing
+from lop.models.fingerprints import digest
+from lop.plan import Plan
+from lop.steps import searching
+from lop.workers import in_processes
+
+MODULES = ["benchmarks.real.cells"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A plan with a ranking, in one draw; rows that come to the same share it."""
+
+    draw: Draw
+    ranking: Ranking
+    plan: Plan
+
+    @property
+    def path(self) -> Path:
+        """The file of its result, named after what was kept."""
+        name = f"{self.ranking.name}-{digest(self.plan.kept)}.json"
+        return self.draw.folder / "cells" / name
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Log-likelihood of each test window, and how many tokens it has; (N,) each."""
+        found = read_json(self.path)
+        return np.array(found["loglik"]), np.array(found["tokens"])
+
+
+def dense(draw: Draw) -> Cell:
+    """The model as it came."""
+    widths = draw.scale.source.widths
+    return Cell(draw, Ranking("magnitude", False), Plan(widths, widths))
+
+
+def cell(draw: Draw, row: Row, ratio: float) -> Cell:
+    """The cell of a row at a ratio."""
+    return Cell(draw, row.ranking or draw.chosen, draw.plan(row, ratio))
+
+
+def measure(cells: Sequence[Cell], workers: int) -> None:
+    """Write the results that are not there yet."""
+    missing = {cell.path: cell for cell in cells if not cell.path.exists()}
+    # a process keeps the model that it made last, as long as the ranking is the same
+    ordered = sorted(missing.values(), key=lambda cell: (cell.ranking, cell.path))
+    in_processes(workers, "test", MODULES)(_measure, [(cell,) for cell in ordered])
+
+
+def _measure(cell: Cell) -> None:
+    made = searching.reward_of(
+        str(cell.draw.scale.model),
+        cell.draw.samples("test"),
+        cell.draw.importance,
+        cell.ranking.score,
+        cell.ranking.compensate,
+        "loglik",
+        cell.draw.scale.batch_size,
+    )
+    with made as reward:
+        loglik = reward.per_sample(cell.plan)[1]
+    (part,) = reward.parts
+    owners = torch.cat([batch.owners for batch in part.batches])
+    tokens = torch.bincount(owners.cpu(), minlength=len(loglik))
+    result = {"kept": cell.plan.kept, "loglik": loglik.tolist(), "tokens": tokens.tolist()}
+    cell.path.parent.mkdir(exist_ok=True)
+    with replacing(cell.path) as tmp:
+        tmp.write_text(json.dumps(result) + "\n")

@@ -1,0 +1,56 @@
+"""Has a checkpoint that was cut the perplexity that was measured in views?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from benchmarks.real.cells import cell
+from benchmarks.real.draw import Draw
+from benchmarks.real.scale import Row
+from lop.errors import LopError
+from lop.files import read_json, replacing
+from lop.importance import load_all_scores
+from lop.models.checkpoint import load, load_processor
+from lop.pruning import prune_checkpoint
+from lop.tasks.encoding import IGNORE, encode
+from lop.tasks.samples import read_samples
+
+CLOSE = 1e-3  # nats a token
+
+
+def difference(draw: Draw, row: Row, ratio: float) -> None:
+    """Measure the checkpoint's log-perplexity minus that of its cell; LopError if they differ."""
+    if read(draw) is None:
+        with replacing(_path(draw)) as tmp:
+            tmp.write_text(json.dumps(_measure(draw, row, ratio)) + "\n")
+    found = read(draw)
+    if found is None or not abs(found) < CLOSE:
+        raise LopError(f"{_path(draw)}: the checkpoint is {found} nats a token off its cell")
+
+
+def read(draw: Draw) -> float | None:
+    """What was measured; None where nothing was yet."""
+    return read_json(_path(draw)) if _path(draw).exists() else None
+
+
+def _path(draw: Draw) -> Path:
+    return draw.folder / "check.json"
+
+
+@torch.inference_mode()
+def _measure(draw: Draw, row: Row, ratio: float) -> float:
+    source, out = draw.scale.source, draw.folder / "checkpoint"
+    scores = load_all_scores(draw.importance, source.fingerprint)
+    prune_checkpoint(source, draw.method(row), row.method, ratio, scores, out)
+    model, tokenizer = load(out), load_processor(out)
+    lost, count = 0.0, 0
+    for batch in encode(read_samples(draw.samples("test")), model, tokenizer, 4):
+        logits = model(**batch.inputs, use_cache=False).logits.float()
+        at = batch.targets != IGNORE
+        likely = torch.log_softmax(logits[at], -1).gather(1, batch.targets[at][:, None])
+        lost, count = lost - float(likely.sum(dtype=torch.float64)), count + int(at.sum())
+    loglik, tokens = cell(draw, row, ratio).result()
+    return lost / count + float(loglik.sum() / tokens.sum())

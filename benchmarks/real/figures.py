@@ -1,0 +1,50 @@
+"""Perplexities and how far apart they are, with standard errors by document."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def perplexity(
+    loglik: np.ndarray, tokens: np.ndarray, documents: np.ndarray
+) -> tuple[float, float]:
+    """Perplexity over all tokens, and its standard error.
+
+    `loglik`, `tokens` and `documents`, (N,) each, are a window's summed log-likelihood, its tokens
+    and its document: windows of one document are not independent.
+    """
+    mean, error = rate(-loglik, tokens, documents)
+    return float(np.exp(mean)), float(np.exp(mean) * error)
+
+
+def rate(values: np.ndarray, tokens: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """Σ values / Σ tokens, and the standard error of that ratio estimator over clusters.
+
+    It is nan for a single cluster.
+    """
+    of = np.unique(clusters, return_inverse=True)[1]
+    mean = values.sum(dtype=float) / tokens.sum()
+    rests = np.bincount(of, values - mean * tokens)
+    n = len(rests)
+    error = np.sqrt(n / (n - 1) * np.square(rests).sum()) / tokens.sum() if n > 1 else np.nan
+    return float(mean), float(error)
+
+
+def difference(
+    ours: list[np.ndarray],
+    theirs: list[np.ndarray],
+    tokens: list[np.ndarray],
+    documents: list[np.ndarray],
+) -> tuple[float, float]:
+    """Log-perplexity of ours minus theirs, over all draws, and its standard error.
+
+    Each list has an array (N,) a draw. The error is that by document over all windows together,
+    and beside it, where there are several draws, that of the mean over draws; the draws' own
+    windows count in both, so it is rather too large than too small.
+    """
+    lost = [b - a for a, b in zip(ours, theirs, strict=True)]
+    mean, error = rate(*map(np.concatenate, (lost, tokens, documents)))
+    if len(lost) > 1:
+        each = [values.sum() / count.sum() for values, count in zip(lost, tokens, strict=True)]
+        error = float(np.hypot(error, np.std(each, ddof=1) / np.sqrt(len(each))))
+    return mean, error
