@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import DATA, MODEL, RESULTS, origin
-from flows.common import params
 from lop.comparison import markdown
 from lop.files import replacing
 from lop.plan import Plan
@@ -77,7 +76,7 @@ def prepare(place: Path, draw: int) -> None:
 def reward(place: Path, samples: str) -> Reward:
     """With a model of its own: a reward reorders its model's neurons."""
     where = (place / f"samples/{samples}.parquet", place / "importance")
-    return searching.reward_of(MODEL, *where, params().search.score, False, "loglik", 100)
+    return searching.reward_of(MODEL, *where, "flap", False, "loglik", 100)
 
 
 def one_draw(draw: int, targets: Sequence[float], pairs: int) -> Path:
@@ -114,11 +113,9 @@ def one_draw(draw: int, targets: Sequence[float], pairs: int) -> Path:
 
 def best_within(judge: Judge, root: Plan, pairs: int, seed: int) -> Plan:
     """The best plan that a search finds before it has judged so many pairs."""
-    given = params().search.settings[0].model_dump(exclude_unset=True)
-    settings = {k: v for k, v in given.items() if k not in ("searcher", "simulations")}
     rng = np.random.default_rng([seed, round(root.ratio * 1_000_000)])
     best, plan = -np.inf, root
-    for step in mcts(judge, root, pairs, rng, **settings):
+    for step in mcts(judge, root, pairs, rng):
         if step.reward > best:
             best, plan = step.reward, step.plan
         if judge.pairs >= pairs:

@@ -1,14 +1,14 @@
-"""Which searcher finds the best plans at equal numbers of reward evaluations?
+"""Which searcher finds the best plans, for samples that it did not see?
 
-`python -m benchmarks.searchers` writes docs/results/searchers/. Plans are searched on the reward
-samples; what is compared is the reward of the best plan so far on validation samples, which no
-search has seen. Finished searches in data/benchmarks/searchers are reused.
+`python -m benchmarks.searchers` writes docs/results/search/. Every searcher starts from the
+knapsack's plan and may judge as many reward samples. Measured is what its best plan gains on the
+knapsack's, on the reward samples that it saw and on validation samples that no search saw, over
+draws of all samples. Finished searches in data/benchmarks are reused.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,198 +16,172 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.common import DATA, RESULTS, origin, place
-from flows.common import params
+from benchmarks.common import RESULTS, origin
+from benchmarks.yardsticks import YARDSTICKS, Yardstick
 from lop import plots
 from lop.comparison import markdown
 from lop.files import replacing
-from lop.importance import load_scores
-from lop.methods import flap_plan
+from lop.paired import clustered_error
 from lop.plan import Plan
-from lop.search import run_shard
-from lop.search.base import MOVES
-from lop.search.knapsack import Profile, solve
+from lop.search import best_plan, run_shard
+from lop.search.knapsack import solve
 from lop.steps import searching
+from lop.tasks.samples import read_samples
 from lop.workers import at_once, processes
 
-MCTS = params().search.settings[0].model_dump(exclude_unset=True, exclude={"simulations"})
-# name -> (root, settings). A knapsack root costs a profile besides, once for all targets and seeds;
-# a neighbour's root a search of `mcts` at a smaller target.
-VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "mcts (paper)": ("uniform", MCTS | {"exploration": 1.414, "step": 0.1}),
-    "mcts": ("uniform", MCTS | {"step": 0.3}),
-    "mcts, transfer": ("uniform", MCTS | {"step": 0.3, "move": "transfer"}),
-    "mcts, max": ("uniform", MCTS | {"step": 0.3, "value": "max"}),
-    "mcts, front to back": ("uniform", MCTS | {"step": 0.3, "move": "front"}),
-    "mcts, coarse to fine": ("uniform", MCTS | {"step": 0.3, "move": "coarse"}),
-    "mcts, importance root": ("importance", MCTS),
-    "mcts, neighbour's root": ("neighbour", MCTS),
-    "mcts, knapsack root": ("knapsack", MCTS),
-    "mcts, knapsack root, max": ("knapsack", MCTS | {"value": "max"}),
-    "mcts, knapsack root, transfer": ("knapsack", MCTS | {"step": 0.2, "move": "transfer"}),
-    "mcts, knapsack root, mixed": ("knapsack", MCTS | {"move": "mixed"}),
-    "evolution": ("uniform", {"searcher": "evolution"}),
-    "evolution, knapsack root": (
-        "knapsack",
-        {"searcher": "evolution", "step": 0.1, "step_end": 0.02},
-    ),
-    "random": ("uniform", {"searcher": "random"}),
-    "uniform": ("uniform", {"searcher": "uniform"}),
-    "knapsack": ("knapsack", {}),  # not searched: its root, whose profile is what it costs
+# name -> settings, and the share of the samples that it does not see and by which it chooses
+VARIANTS: dict[str, tuple[dict[str, Any], float]] = {
+    "surrogate": ({"searcher": "surrogate"}, 0.3),
+    "local": ({"searcher": "local"}, 0.3),
+    "mcts": ({"searcher": "mcts"}, 0.3),
+    "mcts, max": ({"searcher": "mcts", "value": "max"}, 0.3),
+    "evolution": ({"searcher": "evolution", "step": 0.1, "step_end": 0.02}, 0.3),
+    "mcts, all samples": ({"searcher": "mcts"}, 0.0),  # as lop searched before
 }
-COUNTS = (1, 10, 25, 50, 75, 100, 150, 200)
-NEIGHBOUR = 0.1  # so far away is the target whose best plan a neighbour's root is
-SEARCHES = DATA / "searchers"
+PARTS = 10
+COLUMNS = (
+    "model", "searcher", "ratio", "evaluations", "gain_reward", "gain_validation", "stderr",
+)  # fmt: skip
 NOTE = """\
-Mean log-likelihood on validation samples, which no search has seen, of the best plan by the reward
-samples after so many evaluations; mean ± standard deviation over seeds. A knapsack root costs a
-profile besides (about ten evaluations a layer), once for all targets and seeds; a neighbour's root,
-the best plan of *mcts* at 10 points less, costs that search.
+Gain over the knapsack's plan in nats a sample: of log-likelihood (reference), or of minus the
+divergence from the unpruned model at all tokens (real). Evaluations are on all reward samples; a
+search that holds samples out judges that many more plans by the others. *reward*: on the samples
+that chose the plan; *validation*: on samples that no search saw. Means over {draws} draws of all
+samples; the error is the larger of that by picture or document, and that from draw to draw. All
+but *all samples* choose among their three best plans by samples that they held out, and keep the
+knapsack's where none of them is surely better.
 
-![searchers](searchers.png)"""
-
-
-class ByDepth:
-    """A move that depends on how deep in the tree a plan is; these trees have not won a place in
-    lop. A plan is met once a search, and a search has a generator of its own."""
-
-    def __init__(self, change: Callable[[np.ndarray, int, float, np.random.Generator], None]):
-        self.change = change
-        self.rng: np.random.Generator | None = None
-        self.depths: dict[tuple[int, ...], int] = {}
-
-    def __call__(self, plan: Plan, delta: float, rng: np.random.Generator, min_keep: float) -> Plan:
-        if rng is not self.rng:
-            self.rng, self.depths = rng, {}
-        depth, ratios = self.depths.get(plan.kept, 0), np.array(plan.ratios)
-        self.change(ratios, depth, delta, rng)
-        child = Plan.from_ratios(ratios, plan.widths, plan.ratio, min_keep)
-        self.depths.setdefault(child.kept, depth + 1)
-        return child
+![gain](gain.png)"""
 
 
-def front(ratios: np.ndarray, depth: int, delta: float, rng: np.random.Generator) -> None:
-    """Choose one layer's ratio, a level of the tree for each from the front; those behind pay."""
-    layer = depth % (len(ratios) - 1)
-    moved = rng.uniform(-delta, delta)
-    ratios[layer] += moved
-    ratios[layer + 1 :] -= moved / (len(ratios) - layer - 1)
-
-
-def coarse(ratios: np.ndarray, depth: int, delta: float, rng: np.random.Generator) -> None:
-    """Move two blocks of layers, then four, and so on to single ones."""
-    for block in np.array_split(np.arange(len(ratios)), min(len(ratios), 2 ** (depth + 1))):
-        ratios[block] += rng.uniform(-delta, delta)
-
-
-MOVES |= {"front": ByDepth(front), "coarse": ByDepth(coarse)}
-
-
-def root_of(kind: str, target: float, profile: Profile, scores: Any) -> Plan:
-    """The plan that a variant starts from."""
-    if kind == "knapsack":
-        return solve(profile, target)
-    if kind == "importance":
-        return flap_plan(target, profile.widths, {"flap": scores})
-    return Plan.uniform(profile.widths, target)
+def found(samples: pd.DataFrame, root: Plan) -> Plan:
+    """The plan that a search's samples speak for: what a predictor would learn from."""
+    if samples["gain"].notna().sum() == (samples["kept"].map(tuple) == root.kept).sum():
+        return best_plan(samples, root.widths)  # nothing was held out
+    sure = samples[samples["gain"] > samples["gain_error"]]
+    if sure.empty:
+        return root
+    return Plan(root.widths, tuple(int(k) for k in sure.loc[sure["gain"].idxmax(), "kept"]))
 
 
 def one_search(
-    spot: tuple, root: Plan, target: float, seed: int, simulations: int, settings: dict[str, Any]
-) -> Path:
-    """The shard of one search."""
-    with searching.reward_of(*spot) as reward:
-        return run_shard(SEARCHES, reward, target, seed, simulations, root=root, **settings)
+    yardstick: str, draw: int, name: str, target: float, root: Plan, evaluations: int
+) -> Plan:
+    """The plan that a searcher finds in a draw."""
+    settings, held = VARIANTS[name]
+    model = YARDSTICKS[yardstick]
+    count = round(evaluations / (1 - held))
+    with model.reward(draw, "reward", parts=PARTS) as reward:
+        path = run_shard(
+            model.folder(draw) / "search", reward, target, draw, count, root=root,
+            hold_out=held, **settings,
+        )  # fmt: skip
+    return found(pd.read_parquet(path), root)
 
 
-def judge(spot: tuple, plans: list[Plan]) -> list[float]:
-    """Rewards of plans on the validation samples."""
-    with searching.reward_of(*spot) as reward:
-        return [reward(plan) for plan in plans]
+def judge(yardstick: str, draw: int, purpose: str, plans: list[Plan]) -> list[np.ndarray]:
+    """Rewards of plans on each sample of a purpose."""
+    with YARDSTICKS[yardstick].reward(draw, purpose) as reward:
+        return [reward.values(plan, 0) for plan in plans]
 
 
-def incumbents(shard: Path, widths: tuple[int, ...], counts: Sequence[int]) -> list[Plan]:
-    """The best plan by the search's own reward after each of `counts` evaluations."""
-    table = pd.read_parquet(shard)
-    best = [table["reward"].head(count).idxmax() for count in counts]
-    return [Plan(widths, tuple(int(k) for k in table["kept"][i])) for i in best]
-
-
-def run(names: list[str], targets: list[float], seeds: list[int], simulations: int) -> pd.DataFrame:
-    """Validation reward by variant, target, seed and evaluations."""
-    spot = place()
-    path = DATA / "profile.parquet"
-    if not path.exists():
-        model, samples, scores_dir, score, *_, batch_size = spot
-        searching.profile(path, model, samples, scores_dir, score, batch_size=batch_size, workers=2)
-    profile = Profile.load(path)
-    scores = load_scores(DATA / f"importance/{spot[3]}.safetensors")
-    keys = list(product(names, targets, seeds))
-    counts = [count for count in COUNTS if count <= simulations]
-    with processes(2, searching.MODULES) as call:
-
-        def search(name: str, target: float, seed: int) -> list[Plan]:
-            kind, settings = VARIANTS[name]
-            if kind == "neighbour":
-                nearby = search("mcts", round(target - NEIGHBOUR, 6), seed)[-1]
-                root = Plan.from_ratios(nearby.ratios, profile.widths, target)
-            else:
-                root = root_of(kind, target, profile, scores)
-            if name == "knapsack":
-                return [root] * len(counts)
-            shard = call(one_search, spot, root, target, seed, simulations, settings)
-            return incumbents(shard, profile.widths, counts)
-
-        found = at_once(2, "searches")(search, keys)
-        half = [found[::2], found[1::2]]
-        distinct = [
-            sorted({p for plans in part for p in plans}, key=lambda p: p.kept) for part in half
-        ]
-        rewards: dict[Plan, float] = {}
-        judged = at_once(2, "validation")(
-            lambda plans: call(judge, place("validation"), plans), [(plans,) for plans in distinct]
-        )
-        for plans, values in zip(distinct, judged, strict=True):
-            rewards |= dict(zip(plans, values, strict=True))
-    rows = [
-        {"variant": n, "target": t, "seed": s, "evaluations": count, "reward": rewards[plan]}
-        for (n, t, s), plans in zip(keys, found, strict=True)
-        for count, plan in zip(counts, plans, strict=True)
-    ]
+def run(
+    yardstick: Yardstick, names: list[str], targets: list[float], draws: int, evaluations: int
+) -> pd.DataFrame:
+    """A row a searcher, target and draw: gains, and the errors of those on validation samples."""
+    rows = []
+    with processes(2, [*searching.MODULES, "benchmarks.searchers"]) as call:
+        for draw in range(draws):
+            profile = yardstick.profile(draw, 2)
+            roots = {target: solve(profile, target) for target in targets}
+            keys = [
+                (yardstick.name, draw, name, target, roots[target], evaluations)
+                for name, target in product(names, targets)
+            ]
+            plans = at_once(2, f"draw {draw}")(lambda *key: call(one_search, *key), keys)
+            asked = [*roots.values(), *plans]
+            values = {
+                purpose: dict(
+                    zip(asked, call(judge, yardstick.name, draw, purpose, asked), strict=True)
+                )
+                for purpose in ("reward", "validation")
+            }
+            pictures = read_samples(yardstick.samples(draw, "validation"))["image_id"]
+            clusters = np.unique(pictures.to_numpy(str), return_inverse=True)[1]
+            for (_, _, name, target, root, _), plan in zip(keys, plans, strict=True):
+                gaps = {p: of[plan] - of[root] for p, of in values.items()}
+                rows.append(
+                    {
+                        "searcher": name,
+                        "ratio": target,
+                        "draw": draw,
+                        "gain_reward": gaps["reward"].mean(),
+                        "gain_validation": gaps["validation"].mean(),
+                        "stderr": clustered_error(gaps["validation"], clusters),
+                    }
+                )
     return pd.DataFrame(rows)
 
 
-def table(results: pd.DataFrame, target: float) -> str:
-    """Mean ± standard deviation over seeds, a row a variant, a column a number of evaluations."""
-    chosen = results[results["target"] == target]
-    counts = sorted(chosen["evaluations"].unique())
-    lines = [["searcher", *map(str, counts)], ["---"] * (1 + len(counts))]
-    means = chosen.pivot_table("reward", "variant", "evaluations", "mean", sort=False)
-    spread = chosen.pivot_table("reward", "variant", "evaluations", lambda x: np.std(x), sort=False)
-    for name in means.index:
-        cells = zip(means.loc[name], spread.loc[name], strict=True)
-        lines.append([str(name), *(f"{mean:.3f} ± {std:.3f}" for mean, std in cells)])
-    return markdown(lines)
+def summed_up(table: pd.DataFrame, model: str, evaluations: int) -> pd.DataFrame:
+    """Means over draws, with the larger error: within draws, or between them."""
+    rows = []
+    for (name, ratio), of in table.groupby(["searcher", "ratio"], sort=False):
+        within = np.sqrt(np.square(of["stderr"]).sum()) / len(of)
+        between = of["gain_validation"].std() / np.sqrt(len(of)) if len(of) > 1 else 0.0
+        means = of[["gain_reward", "gain_validation"]].mean()
+        rows.append((model, name, ratio, evaluations, *means, max(within, between)))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def page(gains: pd.DataFrame, draws: int) -> str:
+    """The page: a table a model, a row a searcher, a column a ratio."""
+    parts = ["# Searchers", origin(), NOTE.format(draws=draws)]
+    for (model, evaluations), of in gains.groupby(["model", "evaluations"], sort=False):
+        ratios = sorted(of["ratio"].unique())
+        lines = [["searcher", *(f"{100 * r:g} %: reward / validation" for r in ratios)]]
+        lines.append(["---"] * len(lines[0]))
+        for name, rows in of.groupby("searcher", sort=False):
+            cells = rows.set_index("ratio").loc[ratios].itertuples()
+            lines.append(
+                [
+                    str(name),
+                    *(
+                        f"{c.gain_reward:+.4f} / {c.gain_validation:+.4f} ± {c.stderr:.4f}"
+                        for c in cells
+                    ),
+                ]
+            )
+        parts += [f"## {model}, {evaluations} evaluations", markdown(lines)]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
-    parser.add_argument("--targets", type=float, nargs="+", default=[0.3, 0.5])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--simulations", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=RESULTS / "searchers")
+    parser.add_argument("--models", nargs="+", choices=YARDSTICKS, default=list(YARDSTICKS))
+    parser.add_argument("--searchers", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.3, 0.5, 0.7])
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--evaluations", type=int, default=35)
+    parser.add_argument("--out", type=Path, default=RESULTS / "search")
     args = parser.parse_args()
-    results = run(args.variants, args.targets, args.seeds, args.simulations)
-    tables = [f"## {100 * t:g} % of FFN neurons\n\n{table(results, t)}" for t in args.targets]
-    page = "\n\n".join(["# Searchers", origin(), NOTE, *tables]) + "\n"
+    tables = [
+        summed_up(
+            run(YARDSTICKS[name], args.searchers, args.targets, args.draws, args.evaluations),
+            name,
+            args.evaluations,
+        )
+        for name in args.models
+    ]
+    gains = pd.concat(tables, ignore_index=True)
     args.out.mkdir(parents=True, exist_ok=True)
+    with replacing(args.out / "gain.csv") as tmp:
+        gains.to_csv(tmp, index=False)
+    plots.gains(gains, args.out / "gain.png")
     with replacing(args.out / "searchers.md") as tmp:
-        tmp.write_text(page)
-    with replacing(args.out / "searchers.csv") as tmp:
-        results.to_csv(tmp, index=False)
-    plots.searchers(results, args.out / "searchers.png")
-    print(page)
+        tmp.write_text(page(gains, args.draws))
+    print(page(gains, args.draws))
 
 
 if __name__ == "__main__":

@@ -132,26 +132,27 @@ def search_progress(progress: pd.DataFrame, path: Path) -> None:
         )
 
 
-def searchers(results: pd.DataFrame, path: Path) -> None:
-    """Validation reward of the best plan so far by evaluations, a panel a target, seeds as band."""
+def gains(table: pd.DataFrame, path: Path) -> None:
+    """What searchers gain on validation samples, with errors, by ratio; a panel a model."""
     from matplotlib.figure import Figure
 
-    targets = sorted(results["target"].unique())
-    figure = Figure(figsize=(5.2 * len(targets) + 2, 4.4), layout="constrained")
-    panels = figure.subplots(1, len(targets), squeeze=False)[0]
-    for axes, target in zip(panels, targets, strict=True):
-        variants = results[results["target"] == target].groupby("variant", sort=False)
-        for i, (name, rows) in enumerate(variants):
-            by_count = rows.groupby("evaluations")["reward"]
-            mean, spread = by_count.mean(), by_count.std(ddof=0)
-            style = ("-", "--")[i // 10 % 2]  # there are ten colours
-            (line,) = axes.plot(mean.index, mean, style, marker="o", ms=3, lw=1.5, label=str(name))
-            axes.fill_between(
-                mean.index, mean - spread, mean + spread, alpha=0.12, color=line.get_color()
+    models, names = table["model"].unique(), list(table["searcher"].unique())
+    figure = Figure(figsize=(4.6 * len(models) + 2, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(models), squeeze=False)[0]
+    for axes, model in zip(panels, models, strict=True):
+        of = table[table["model"] == model]
+        ratios = sorted(of["ratio"].unique())
+        for i, name in enumerate(names):
+            rows = of[of["searcher"] == name].set_index("ratio").reindex(ratios)
+            at = np.arange(len(ratios)) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
+            axes.errorbar(
+                at, rows["gain_validation"], rows["stderr"], fmt="o", ms=4, label=name, elinewidth=1
             )
-        axes.set(xscale="log", xlabel="Plans evaluated", title=f"{100 * target:g} % removed")
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set_xticks(range(len(ratios)), [f"{100 * ratio:g} %" for ratio in ratios])
+        axes.set(xlabel="FFN neurons removed", title=str(model))
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("Validation reward of the best plan so far")
+    panels[0].set_ylabel("Gain over the knapsack, validation (nats)")
     panels[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=150)
 
