@@ -24,7 +24,13 @@ def place(samples: str = "reward", score: str = "flap", kind: str = "loglik") ->
     if not (DATA / "samples").exists():
         preparing.prepare(DATA / "samples", "reference", 0, SIZES)
     if not (DATA / "importance").exists():
-        scoring.importance(DATA / "importance", MODEL, DATA / "samples/calibration.parquet", 100)
+        scoring.importance(
+            DATA / "importance",
+            MODEL,
+            DATA / "samples/calibration.parquet",
+            100,
+            DATA / "samples/reward.parquet",
+        )
     return (
         MODEL,
         DATA / f"samples/{samples}.parquet",

@@ -70,7 +70,13 @@ def prepare(place: Path, draw: int) -> None:
     samples = read_samples(place / "samples/reward.parquet")
     for i, (size, end) in enumerate(zip(PARTS, SIZES, strict=True)):
         write_samples(samples[end - size : end], place / f"samples/part-{i}.parquet")
-    scoring.importance(place / "importance", MODEL, place / "samples/calibration.parquet", 100)
+    scoring.importance(
+        place / "importance",
+        MODEL,
+        place / "samples/calibration.parquet",
+        100,
+        place / "samples/reward.parquet",
+    )
 
 
 def reward(place: Path, samples: str) -> Reward:

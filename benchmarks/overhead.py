@@ -31,7 +31,8 @@ CALLS = {
     "prepare": "given = params('prepare'); preparing.prepare(Path('data/samples'), "
     "given['source'], given['seed'], {name: given[name] for name in PURPOSES})",
     "importance": "scoring.importance(Path('data/importance'), 'data/reference', "
-    "Path('data/samples/calibration.parquet'), **params('importance'))",
+    "Path('data/samples/calibration.parquet'), "
+    "reward_path=Path('data/samples/reward.parquet'), **params('importance'))",
     "train": "training.train(Path('data/predictor'), Path('data/training'), Path('data/search'), "
     "Path('data/importance/flap.safetensors'), profile_path=Path('data/profile.parquet'), "
     "**params('train'))",

@@ -205,7 +205,9 @@ class Place:
 def prepare(place: Place, scale: Scale, seed: int) -> None:
     """Draw the samples and score the neurons; seconds, so they are not looked for first."""
     preparing.prepare(place.root / "samples", "reference", seed, scale.sizes)
-    scoring.importance(place.scores, MODEL, place.samples("calibration"), place.batch_size)
+    scoring.importance(
+        place.scores, MODEL, place.samples("calibration"), place.batch_size, place.samples("reward")
+    )
 
 
 def adopt_searches(out: Path) -> None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from lop.clusters import clustered_error
 from lop.errors import LopError
 from lop.importance import RANKINGS, check_ranks
-from lop.paired import clustered_error
 from lop.plan import Plan
 from lop.typed import read_typed
 

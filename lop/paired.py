@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -25,16 +24,6 @@ def paired(scorer: Scorer, a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tup
     """
     difference = scorer.figure(a.sum(), metric) - scorer.figure(b.sum(), metric)
     return float(difference), jackknife(scorer.without(a)[metric] - scorer.without(b)[metric])
-
-
-def clustered_error(values: np.ndarray, clusters: np.ndarray) -> float:
-    """Standard error of the mean of values (N,) that come in clusters (N,), numbered from 0.
-
-    It is s/√n for single samples, and nan for one cluster.
-    """
-    sums = np.bincount(clusters, values - values.mean(dtype=float))
-    n = len(sums)
-    return float(np.sqrt(n / (n - 1) * np.square(sums).sum()) / len(values)) if n > 1 else np.nan
 
 
 def check_pairs(a: pd.DataFrame, b: pd.DataFrame) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lop.clusters import clustered_error
 from lop.errors import LopError
-from lop.paired import clustered_error
 from lop.predictor import Predictor
 from lop.reward import Reward
 

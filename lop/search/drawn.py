@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lop.paired import clustered_error
+from lop.clusters import clustered_error
 from lop.plan import Plan
 
 

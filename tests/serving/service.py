@@ -11,7 +11,9 @@ import torch
 from conftest import SHAPE
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from lop.importance import SCORES, save_scores
+from lop import choice
+from lop.choice import Choice
+from lop.importance import RANKINGS, SCORES, save_scores
 from lop.models import reference
 from lop.models.checkpoint import save
 from lop.models.fingerprints import fingerprint
@@ -44,6 +46,9 @@ def made(processor, tmp_path_factory):
     for name in SCORES:
         scores = [torch.rand(SHAPE.ffn) for _ in range(SHAPE.layers)]
         save_scores(scores, root / "scores" / f"{name}.safetensors", fingerprint(model))
+    restored, scores = dict.fromkeys(RANKINGS, False), {"false": "flap", "true": "flap"}
+    auto = Choice("flap", False, restored, scores, (0.3,), 12, "loglik", "", ())
+    choice.save(auto, root / "scores" / choice.FILE)
     make_predictor(root / "predictor", fingerprint(model))
     return root
 
