@@ -82,6 +82,7 @@ def write_rest(root, samples):
     rows = [
         {"target": 0.3, "reward": reward, "searcher": "mcts", "seed": 0, "simulation": i}
         | {"seconds": 1.0 + i, "kept": [28, 28, 28], "plan": [0.3, 0.3, 0.3], "depth": i}
+        | {"share": 1.0, "gain": 0.0, "gain_error": 0.0}
         | {"fingerprint": "f", "model_fingerprint": "m"}
         for i, reward in enumerate([-2.0, -1.5, -1.7])
     ]

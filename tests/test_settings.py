@@ -45,7 +45,7 @@ WRONG = [
     ("search: {seeds: [-1]}", "search.seeds: expected at least 0, got -1"),
     ("search: {seeds: [3, 3]}", "search.seeds: 3 is there twice"),
     ("search: {score: mean_activation}", "search.score: expected 'auto', 'flap', 'activation_l2'"),
-    ("search: {reward: x}", "search.reward: expected 'loglik' or 'accuracy', got 'x'"),
+    ("search: {reward: x}", "search.reward: expected 'loglik', 'accuracy', 'kl'"),
     ("search: {runner: magic}", "search.runner: expected 'processes', 'threads', 'dask' or 'ray'"),
     ("search: {start: random}", "search.start: expected 'uniform' or 'knapsack'"),
     ("train: {fit_options: {epochs: 0}}", "train.fit_options.epochs: expected at least 1"),
@@ -100,7 +100,7 @@ def test_what_is_left_out_has_its_default(tmp_path):
     path.write_text("search: {settings: {simulations: 7}}\ntrain: {fit_options: {lr: 1e-3}}")
     found = read(path)
     assert found.search.settings[0].model_dump(exclude_unset=True) == {
-        "searcher": "mcts",
+        "searcher": "surrogate",
         "simulations": 7,
     }
     assert found.search.targets == Params().search.targets

@@ -94,7 +94,7 @@ def make(root: Path) -> None:
     )  # fmt: skip
     training.train(
         data / "predictor", data / "training", data / "search", place[2] / "flap.safetensors", 0,
-        {"top": 5}, {}, {"epochs": 4}, "knapsack", data / "profile.parquet",
+        {}, {}, {"epochs": 4}, "knapsack", data / "profile.parquet",
     )  # fmt: skip
     cutter = pruning.Cutter(
         model, place[2], "flap", predictor_path=data / "predictor",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lop.errors import LopError
 from lop.plan import Plan, budget, min_kept, shift_to_sum
 
 
@@ -33,7 +34,10 @@ class Nested:
         """From layer-wise ratios (G, L) at ascending global ratios (G,), which need not be exact.
 
         Each plan is put on its budget by a common shift, within the next smaller ratio's plan.
+        Raises LopError for ratios that are not finite.
         """
+        if not np.isfinite(plans).all():
+            raise LopError("layer-wise ratios must be finite numbers")
         low, d = min_kept(widths, min_keep).astype(float), np.asarray(widths, float)
         totals = (1 - ratios) * d.sum()
         totals[[0, -1]] = [budget(widths, float(ratio)) for ratio in ratios[[0, -1]]]

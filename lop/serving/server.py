@@ -167,7 +167,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 def owned(out: Path) -> Iterator[None]:
     """Inside, no other service may use `out`; its parts are directories, not links to elsewhere."""
     try:
-        check_own(out, lambda name: name in (".lock", *PARTS), "checkpoints of lop serve")
+        check_own(out, {".lock", "checkpoints"}.__contains__, "checkpoints of lop serve")
         out.mkdir(parents=True, exist_ok=True)
         for name in PARTS:
             if (out / name).is_symlink():

@@ -275,7 +275,7 @@ def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
     scores = tmp_path / "scores.safetensors"
     save_scores([torch.ones(16), torch.ones(16)], scores, "model-a")
     searched = SEARCHED.assign(
-        **dict.fromkeys(("share", "depth", "seconds", "fingerprint"), 0),
+        **dict.fromkeys(("share", "depth", "simulation", "seconds", "fingerprint"), 0),
         model_fingerprint="model-a",
     )
     search = tmp_path / "search"
@@ -303,7 +303,7 @@ def test_gains_over_another_root_are_refused(tmp_path):
         rows = pd.DataFrame([(0.5, 0, list(root.kept), 0.0, 0.0, 0.0)], columns=COLUMNS)
         rows = rows.assign(
             plan=[list(root.ratios)], searcher="mcts", seed=0, model_fingerprint="model-a",
-            **dict.fromkeys(("share", "depth", "seconds", "fingerprint"), 0),
+            **dict.fromkeys(("share", "depth", "simulation", "seconds", "fingerprint"), 0),
         )  # fmt: skip
         search = tmp_path / "search"
         search.mkdir(exist_ok=True)
