@@ -21,7 +21,7 @@ from benchmarks.yardsticks import YARDSTICKS, Yardstick
 from lop import plots
 from lop.comparison import markdown
 from lop.files import replacing
-from lop.paired import clustered_error
+from lop.clusters import clustered_error
 from lop.plan import Plan
 from lop.search import best_plan, run_shard
 from lop.search.knapsack import solve
