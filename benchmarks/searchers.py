@@ -19,9 +19,9 @@ import pandas as pd
 from benchmarks.common import RESULTS, origin
 from benchmarks.yardsticks import YARDSTICKS, Yardstick
 from lop import plots
+from lop.clusters import clustered_error
 from lop.comparison import markdown
 from lop.files import replacing
-from lop.clusters import clustered_error
 from lop.plan import Plan
 from lop.search import best_plan, run_shard
 from lop.search.knapsack import solve

@@ -48,11 +48,11 @@ def test_new_ratios_leave_search_and_train_alone(clone):
 def test_a_killed_search_keeps_its_finished_shards(clone):
     """SIGKILL after the first of three new shards; the next run pays for the missing ones only."""
     search = clone.path / "data" / "search"
-    old = {p.name for p in search.glob("mcts-*.parquet")}
+    old = {p.name for p in search.glob("surrogate-*.parquet")}
     clone.set_params("search", seeds=[7, 8, 9], targets=[0.3])
     command = [sys.executable, "-m", "flows.search"]
     run = subprocess.Popen(command, cwd=clone.path, env=clone.env, start_new_session=True)
-    while not (new := {p.name for p in search.glob("mcts-*.parquet")} - old):
+    while not (new := {p.name for p in search.glob("surrogate-*.parquet")} - old):
         assert run.poll() is None
         time.sleep(0.02)
     os.killpg(run.pid, signal.SIGKILL)

@@ -66,7 +66,7 @@ def test_a_run_cancelled_in_the_ui_leaves_the_repository_usable(clone, worker):
     there = processes_in(clone.path)
     said = clone.sh("prefect", "deployment", "run", "pipeline/nightly").stdout
     run = f"{api}/flow_runs/" + re.search(r"UUID: (\S+)", said)[1]
-    running = {"state": {"type": {"any_": ["RUNNING"]}}, "name": {"like_": "mcts-"}}
+    running = {"state": {"type": {"any_": ["RUNNING"]}}, "name": {"like_": "surrogate-"}}
     wait_for(lambda: ask(f"{api}/task_runs/filter", task_runs=running), "search")
     httpx.post(f"{run}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
     wait_for(lambda: httpx.get(run).json()["state_type"] == "CANCELLED", "end of the run")

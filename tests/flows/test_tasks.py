@@ -90,7 +90,7 @@ def test_two_dask_workers_find_what_one_process_finds(model_dir, samples, tmp_pa
     with one_thread():
         searching.search(tmp_path / "serial", str(model_dir), reward, data / "importance", **grid)
     found, expected = read_search(data / "search"), read_search(tmp_path / "serial")
-    assert len(found) == 32
+    assert found.groupby(["target", "seed"]).ngroups == 4
     pd.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"))
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         assert database.execute("select count(*) from runs").fetchone() == (1 + 4,)

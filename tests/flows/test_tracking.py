@@ -74,7 +74,7 @@ def test_the_run_holds_params_curve_and_tags(registered):
 def test_each_search_is_logged_once_with_its_steps(registered):
     mlflow, _, _ = registered
     samples = pd.DataFrame({"simulation": [0, 1], "reward": [-2.0, -1.0], "seconds": [0.5, 1.0]})
-    samples = samples.assign(searcher="mcts", target=0.3, seed=0, fingerprint="f0")
+    samples = samples.assign(searcher="mcts", share=1.0, target=0.3, seed=0, fingerprint="f0")
     more = pd.concat([samples, samples.assign(seed=1, fingerprint="f1", reward=[-1.0, -2.0])])
     mcts = {"mcts": {"simulations": 2}}
     for table in (samples, more, more):
@@ -113,6 +113,7 @@ def test_a_missing_server_costs_a_warning_not_the_stage(tmp_path, monkeypatch):
         (tmp_path / "result").write_text(json.dumps("kept"))
     assert not run.active
     searched = {"simulation": 0, "reward": -1.0, "seconds": 1.0, "target": 0.3, "seed": 0}
+    searched["share"] = 1.0
     table = pd.DataFrame({"fingerprint": ["a", "b"], "searcher": "mcts", **searched})
     with pytest.warns(UserWarning, match="out of reach") as warned:
         tracking.searches(table, {}, {"mcts": {}}, {})
