@@ -23,6 +23,7 @@ from lop.clusters import clustered_error
 from lop.comparison import markdown
 from lop.files import replacing
 from lop.plan import Plan
+from lop.predictor.training import good_samples
 from lop.search import best_plan, run_shard
 from lop.search.knapsack import solve
 from lop.steps import searching
@@ -54,14 +55,12 @@ knapsack's where none of them is surely better.
 ![gain](gain.png)"""
 
 
-def found(samples: pd.DataFrame, root: Plan) -> Plan:
+def found(samples: pd.DataFrame, root: Plan, held: float) -> Plan:
     """The plan that a search's samples speak for: what a predictor would learn from."""
-    if samples["gain"].notna().sum() == (samples["kept"].map(tuple) == root.kept).sum():
-        return best_plan(samples, root.widths)  # nothing was held out
-    sure = samples[samples["gain"] > samples["gain_error"]]
-    if sure.empty:
-        return root
-    return Plan(root.widths, tuple(int(k) for k in sure.loc[sure["gain"].idxmax(), "kept"]))
+    if not held:
+        return best_plan(samples, root.widths)
+    good = good_samples(samples)
+    return Plan(root.widths, tuple(int(k) for k in good.loc[good["gain"].idxmax(), "kept"]))
 
 
 def one_search(
@@ -76,7 +75,7 @@ def one_search(
             model.folder(draw) / "search", reward, target, draw, count, root=root,
             hold_out=held, **settings,
         )  # fmt: skip
-    return found(pd.read_parquet(path), root)
+    return found(pd.read_parquet(path), root, held)
 
 
 def judge(yardstick: str, draw: int, purpose: str, plans: list[Plan]) -> list[np.ndarray]:
@@ -107,7 +106,7 @@ def run(
                 for purpose in ("reward", "validation")
             }
             pictures = read_samples(yardstick.samples(draw, "validation"))["image_id"]
-            clusters = np.unique(pictures.to_numpy(str), return_inverse=True)[1]
+            pictures = pictures.to_numpy(str)
             for (_, _, name, target, root, _), plan in zip(keys, plans, strict=True):
                 gaps = {p: of[plan] - of[root] for p, of in values.items()}
                 rows.append(
@@ -117,7 +116,7 @@ def run(
                         "draw": draw,
                         "gain_reward": gaps["reward"].mean(),
                         "gain_validation": gaps["validation"].mean(),
-                        "stderr": clustered_error(gaps["validation"], clusters),
+                        "stderr": clustered_error(gaps["validation"], pictures),
                     }
                 )
     return pd.DataFrame(rows)

@@ -139,20 +139,19 @@ def choose(
     `scores` holds every score of `lop.importance.SCORES`.
     """
     dense, rewards = measure(reward, scores, ratios)
-    clusters = np.unique(np.asarray(pictures), return_inverse=True)[1]
-    losses = relative(dense, rewards, clusters)
-    best = simplest(losses, clusters)
+    losses = relative(dense, rewards, pictures)
+    best = simplest(losses, pictures)
     table = []
     for candidate, found in rewards.items():
         for ratio, values, reference in zip(ratios, found, rewards[best], strict=True):
             gap = values - reference
-            error = clustered_error(gap, clusters)
+            error = clustered_error(gap, pictures)
             figures = float(values.mean()), float(gap.mean()), error
             table.append(Measured(*candidate, ratio, *figures))
     return Choice(
         *best,
-        {s: simplest(losses, clusters, score=s).compensate for s in RANKINGS},
-        {_key(c): simplest(losses, clusters, compensate=c).score for c in (False, True)},
+        {s: simplest(losses, pictures, score=s).compensate for s in RANKINGS},
+        {_key(c): simplest(losses, pictures, compensate=c).score for c in (False, True)},
         tuple(ratios),
         len(dense),
         reward.kind,
@@ -181,7 +180,7 @@ def _values(reward: Reward, ratio: float) -> np.ndarray:
 
 
 def relative(
-    dense: np.ndarray, rewards: Mapping[Candidate, np.ndarray], clusters: np.ndarray
+    dense: np.ndarray, rewards: Mapping[Candidate, np.ndarray], pictures: Sequence[object]
 ) -> dict[Candidate, np.ndarray]:
     """Each candidate's loss on each sample in units of the typical loss, mean over ratios, (N,).
 
@@ -194,7 +193,7 @@ def relative(
     units = []
     for r in range(count):
         middle = sorted((loss[r] for loss in losses.values()), key=np.mean)[len(losses) // 2]
-        told = middle.mean() > SURE * clustered_error(middle, clusters)
+        told = middle.mean() > SURE * clustered_error(middle, pictures)
         units.append(middle.mean() if told else np.inf)
     weights = 1 / np.array(units)[:, None] / max(1, np.isfinite(units).sum())
     return {candidate: (loss * weights).sum(0) for candidate, loss in losses.items()}
@@ -202,7 +201,7 @@ def relative(
 
 def simplest(
     losses: Mapping[Candidate, np.ndarray],
-    clusters: np.ndarray,
+    pictures: Sequence[object],
     score: str | None = None,
     compensate: bool | None = None,
 ) -> Candidate:
@@ -219,7 +218,7 @@ def simplest(
 
     def level(candidate: Candidate) -> bool:
         gap = losses[candidate] - losses[least]
-        return candidate == least or gap.mean() <= clustered_error(gap, clusters)
+        return candidate == least or gap.mean() <= clustered_error(gap, pictures)
 
     return next(filter(level, among))
 

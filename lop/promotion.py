@@ -61,7 +61,7 @@ def judge(
         np.stack([_values(reward, predictor, ratio) for ratio in ratios])
         for predictor in (champion, challenger)
     )
-    gaps, clusters = new - old, np.unique(np.asarray(pictures), return_inverse=True)[1]
+    gaps = new - old
     table = pd.DataFrame(
         {
             "ratio": ratios,
@@ -69,7 +69,7 @@ def judge(
             "champion": old.mean(1),
             "challenger": new.mean(1),
             "difference": gaps.mean(1),
-            "stderr": [clustered_error(gap, clusters) for gap in gaps],
+            "stderr": [clustered_error(gap, pictures) for gap in gaps],
         }
     )
     return Verdict(*decide(ratios, gaps, pictures), table)
@@ -86,15 +86,14 @@ def decide(
     """
     from scipy.special import stdtrit  # comes with MLflow, whose registry this is for
 
-    names, clusters = np.unique(np.asarray(pictures), return_inverse=True)
-    if len(names) < 2:
+    if (count := len(np.unique(np.asarray(pictures)))) < 2:
         raise LopError("promotion: all samples are about one picture; expected at least two")
-    width, apart = stdtrit(len(names) - 1, [1 - LEVEL, 1 - LEVEL / len(ratios)])
+    width, apart = stdtrit(count - 1, [1 - LEVEL, 1 - LEVEL / len(ratios)])
     for ratio, gap in zip(ratios, gaps, strict=True):
-        error = clustered_error(gap, clusters)
+        error = clustered_error(gap, pictures)
         if gap.mean() + apart * error < 0:
             return False, f"worse at ratio {ratio:g}: {gap.mean():+.4g} ± {error:.2g}"
-    mean, error = gaps.mean(), clustered_error(gaps.mean(0), clusters)
+    mean, error = gaps.mean(), clustered_error(gaps.mean(0), pictures)
     bound = mean - width * error
     figures = f"{mean:+.4g} ± {error:.2g} on average, lower bound {bound:+.4g}"
     if bound <= 0:

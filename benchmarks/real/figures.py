@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lop.clusters import clustered_error
+
 
 def perplexity(
     loglik: np.ndarray, tokens: np.ndarray, documents: np.ndarray
@@ -22,12 +24,8 @@ def rate(values: np.ndarray, tokens: np.ndarray, clusters: np.ndarray) -> tuple[
 
     It is nan for a single cluster.
     """
-    of = np.unique(clusters, return_inverse=True)[1]
     mean = values.sum(dtype=float) / tokens.sum()
-    rests = np.bincount(of, values - mean * tokens)
-    n = len(rests)
-    error = np.sqrt(n / (n - 1) * np.square(rests).sum()) / tokens.sum() if n > 1 else np.nan
-    return float(mean), float(error)
+    return float(mean), clustered_error(values - mean * tokens, clusters) / float(tokens.mean())
 
 
 def difference(

@@ -101,9 +101,18 @@ class Reward:
         )
         self._rank(scores, mean_activation)
         check_logits(model, processor, samples)
+        dealt = _dealt(samples["image_id"], parts)
+        asked = [_each_answer(samples.iloc[numbers]) for numbers in dealt]
+        captures = [
+            capture(model, processor, rows, batch_size, everywhere=kind == "kl_text")
+            for rows, _ in asked
+        ]
+        pictures = samples["image_id"].to_numpy()
         self.parts = [
-            _part(model, processor, samples, numbers, kind, batch_size)
-            for numbers in _dealt(samples["image_id"], parts)
+            Part(numbers, pictures[numbers], batches, first, len(rows))
+            for numbers, batches, (rows, first) in zip(
+                dealt, share(model, captures, batch_size), asked, strict=True
+            )
         ]
 
     def ranked(
@@ -217,21 +226,6 @@ def _dealt(pictures: pd.Series, parts: int) -> list[np.ndarray]:
         dealt[picture] = np.argmin(sizes)
         sizes[dealt[picture]] += counts[picture]
     return [np.flatnonzero(dealt[of] == part) for part in range(parts)]
-
-
-def _part(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    samples: pd.DataFrame,
-    numbers: np.ndarray,
-    kind: str,
-    batch_size: int,
-) -> Part:
-    chosen = samples.iloc[numbers]
-    asked, first = _each_answer(chosen)
-    captures = capture(model, processor, asked, batch_size, everywhere=kind == "kl_text")
-    batches = share(model, captures, batch_size)
-    return Part(numbers, chosen["image_id"].to_numpy(), batches, first, len(asked))
 
 
 def _sums(part: Part, judged: Tensor) -> np.ndarray:

@@ -65,23 +65,32 @@ class Shared(Captured):
         return self.decoder_inputs | {"attention_mask": mask}
 
 
-def share(model: PreTrainedModel, captures: list[Capture], batch_size: int) -> list[Captured]:
-    """The captured samples with common beginnings shared, as many as `batch_size` in a batch.
+def share(
+    model: PreTrainedModel, parts: list[list[Capture]], batch_size: int
+) -> list[list[Captured]]:
+    """By part, its captured samples with common beginnings shared, `batch_size` in a batch.
 
     As they were captured where no two samples have one picture, where the decoder has other layers
     than those of full attention or is given more than embeddings, padding and positions, and where
     its hidden states show that it does not take the mask for what it is.
     """
-    as_captured = [capture.batch for capture in captures]
-    if not _understood(model, captures):
+    as_captured = [[capture.batch for capture in captures] for captures in parts]
+    if not _understood(model, [capture for captures in parts for capture in captures]):
         return as_captured
-    groups = _groups(_samples(captures))
-    largest = max(groups, key=len)
-    if len(largest) == 1:
+    groups = [_groups(_samples(captures)) for captures in parts]
+    largest = [max(of, key=len) for of in groups]
+    others = {k: v for k, v in as_captured[0][0].decoder_inputs.items() if isinstance(v, SETTINGS)}
+    if len(fullest := max(largest, key=len)) == 1 or not _agree(model, fullest, others):
         return as_captured
-    others = {k: v for k, v in as_captured[0].decoder_inputs.items() if isinstance(v, SETTINGS)}
-    if not _agree(model, largest, others):
-        return as_captured
+    return [
+        _batches(of, others, batch_size) if len(most) > 1 else plain
+        for of, most, plain in zip(groups, largest, as_captured, strict=True)
+    ]
+
+
+def _batches(
+    groups: list[list[_Sample]], others: dict[str, Any], batch_size: int
+) -> list[Captured]:
     rows = sorted(map(_row, groups), key=lambda row: len(row.segments))
     return [_batch(part, others) for part in _parts(rows, [r.samples for r in rows], batch_size)]
 

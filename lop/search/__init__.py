@@ -22,7 +22,7 @@ from lop.models.fingerprints import digest
 from lop.plan import MIN_KEEP, Plan
 from lop.progress import progress
 from lop.search.base import Evaluated, Searcher
-from lop.search.drawn import Drawn, held_out
+from lop.search.drawn import HOLD_OUT, Drawn, held_out
 from lop.search.evolution import evolution
 from lop.search.knapsack import knapsack
 from lop.search.local import local
@@ -65,7 +65,7 @@ def search(
     searcher: str = "surrogate",
     root: Plan | None = None,
     min_keep: float = MIN_KEEP,
-    hold_out: float = 0.3,
+    hold_out: float = HOLD_OUT,
     **settings: Any,
 ) -> pd.DataFrame:
     """Run one search from `root` (default: the uniform plan); a row for every plan evaluated.
@@ -171,7 +171,7 @@ def run_shard(
     searcher: str = "surrogate",
     root: Plan | None = None,
     min_keep: float = MIN_KEEP,
-    hold_out: float = 0.3,
+    hold_out: float = HOLD_OUT,
     **settings: Any,
 ) -> Path:
     """The shard of one search in directory `out`, searched for only if it is not there yet."""

@@ -15,6 +15,8 @@ import numpy as np
 from lop.clusters import clustered_error
 from lop.plan import Plan
 
+HOLD_OUT = 0.3  # share of the parts
+
 
 class Parts(Protocol):
     """What a search needs of a reward (`lop.reward.Reward`): values of samples, by part."""
@@ -55,11 +57,9 @@ class Drawn:
         chosen = self.parts if parts is None else parts
         gaps = [self.reward.values(plan, p) - self.reward.values(root, p) for p in chosen]
         pictures = [np.asarray(self.reward.parts[p].pictures) for p in chosen]
-        found, clusters = (
-            np.concatenate(gaps),
-            np.unique(np.concatenate(pictures), return_inverse=True)[1],
-        )
-        return float(found.mean(dtype=float)), clustered_error(found, clusters)
+        found = np.concatenate(gaps)
+        error = clustered_error(found, np.concatenate(pictures))
+        return float(found.mean(dtype=float)), error
 
 
 def held_out(parts: int, share: float) -> tuple[list[int], list[int]]:

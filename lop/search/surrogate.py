@@ -53,20 +53,20 @@ class Surrogate:
 
     def believe(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the gain of each of the changes x (m, L); (m,) both."""
-        seen, across = np.stack(self.x), self._kernel(x, np.stack(self.x), self.scales)
+        seen = np.stack(self.x)
+        across = self._of(x @ seen.T, self.scales)
         solved = np.linalg.solve(self._covariance(seen, self.scales), across.T)  # (n, m)
         mean = solved.T @ np.array(self.gains)
-        prior = self._kernel(x, x, self.scales).diagonal()
+        prior = self._of(np.square(x).sum(1), self.scales)
         return mean, np.sqrt(np.maximum(prior - (across * solved.T).sum(1), 0))
 
     @staticmethod
-    def _kernel(a: np.ndarray, b: np.ndarray, scales: tuple[float, float]) -> np.ndarray:
-        """Covariance of gains: linear in each layer's change, and quadratic in all pairs."""
-        inner = a @ b.T
+    def _of(inner: np.ndarray, scales: tuple[float, float]) -> np.ndarray:
+        """Covariance by inner products: linear in each layer's change, quadratic in all pairs."""
         return scales[0] * inner + scales[1] * inner**2
 
     def _covariance(self, x: np.ndarray, scales: tuple[float, float]) -> np.ndarray:
-        kernel, noise = self._kernel(x, x, scales), np.nan_to_num(self.variances)
+        kernel, noise = self._of(x @ x.T, scales), np.nan_to_num(self.variances)
         # errors of few samples are uncertain themselves: none counts as far surer than the others
         least = 0.1 * noise.mean() + 1e-6 * kernel.diagonal().mean() + 1e-12
         return kernel + np.diag(np.maximum(noise, least))
@@ -118,10 +118,9 @@ def surrogate(
             if best.kept != centre.kept:
                 centre, depth = best, depth + 1
     if len(plans) > 1:
-        for i, plan in enumerate(_favourites(beliefs, plans, centre, root, step, rng, min_keep)):
-            if i < favourites:
-                number = simulations - favourites + i
-                yield Evaluated(plan, base + reward.gap(plan, root)[0], number, depth + 1)
+        best_first = _favourites(beliefs, plans, centre, root, step, rng, min_keep)
+        for number, plan in enumerate(best_first[:favourites], simulations - favourites):
+            yield Evaluated(plan, base + reward.gap(plan, root)[0], number, depth + 1)
 
 
 def _options(

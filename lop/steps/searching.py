@@ -22,13 +22,14 @@ from lop.models.stored import Stored
 from lop.plan import check_ratio
 from lop.reward import Reward
 from lop.search import by_searcher, run_shard, write_index
+from lop.search.drawn import HOLD_OUT
 from lop.search.knapsack import SHARES, Profile, beginning, solve
 from lop.search.knapsack import profile as profile_layers
 from lop.search.shards import check_directory
 from lop.tasks.samples import read_samples
 from lop.workers import Each, in_processes, once_a_thread
 
-PARTS, HOLD_OUT = 10, 0.3
+PARTS = 10
 MODULES = ["lop.steps.searching"]  # what a process that searches imports
 
 

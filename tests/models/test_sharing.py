@@ -63,7 +63,7 @@ def test_bfloat16_is_shared_within_its_rounding(model, processor, questions, sco
 def test_fewer_tokens_are_read(model, processor, questions, scores, monkeypatch):
     few = tokens_in(Reward(model, processor, questions, scores, batch_size=4).parts[0].batches)
     monkeypatch.setattr(
-        "lop.reward.share", lambda model, captures, size: [c.batch for c in captures]
+        "lop.reward.share", lambda model, parts, size: [[c.batch for c in of] for of in parts]
     )
     whole = tokens_in(Reward(model, processor, questions, scores, batch_size=4).parts[0].batches)
     assert few < 0.8 * whole
