@@ -78,6 +78,24 @@ def test_a_plan_is_evaluated_once(model, processor, samples, scores, monkeypatch
         assert reward(Plan(PLAN.widths, PLAN.kept)) == first
 
 
+def test_layers_below_the_first_cut_one_run_once(model, processor, samples, scores):
+    runs, (first, last) = [], (model.get_decoder().layers[0], model.get_decoder().layers[2])
+    plans = [Plan((40, 40, 40), (40, 40, kept)) for kept in (10, 20, 30)]
+    with Reward(model, processor, samples, scores) as reward:
+        expected = [reward.per_sample(plan) for plan in plans]
+        hooks = [of.input_layernorm.register_forward_hook(lambda m, *_: runs.append(m))
+                 for of in (first, last)]  # fmt: skip
+        with reward.dense_below(2):
+            found = [reward.per_sample(plan) for plan in plans]
+            with pytest.raises(LopError, match="expected whole layers below 2"):
+                reward.per_sample(PLAN)
+    for hook in hooks:
+        hook.remove()
+    np.testing.assert_array_equal(found, expected)
+    batches = runs.count(first.input_layernorm)
+    assert runs.count(last.input_layernorm) == batches * len(plans)
+
+
 def test_misuse_is_refused(model, processor, samples, scores):
     with pytest.raises(LopError, match="expected one of loglik, accuracy, kl"):
         Reward(model, processor, samples, scores, "bleu")

@@ -45,7 +45,7 @@ VALID: dict[str, dict[str, str]] = {
     "prepare": {"--source": "data/samples/benchmark.parquet"}
     | dict.fromkeys((f"--{name}" for name in PURPOSES), "2")
     | _OUT,
-    "importance": _MODEL | _SAMPLES | _OUT,
+    "importance": _MODEL | _SAMPLES | {"--reward": "data/samples/reward.parquet"} | _OUT,
     "profile": _MODEL | _SCORES | _SAMPLES | {"--out": "out.parquet"},
     "search": _MODEL | _SCORES | _SAMPLES | _PROFILE
     | {"--target": "0.3", "--simulations": "3"} | _OUT,
@@ -86,7 +86,7 @@ def make(root: Path) -> None:
     keep(Record("a run", {}, begun=1, ended=2, status="FINISHED", calls=[points], key="1-a"))
     data, model, settings = root / "data", str(root / "model"), {"simulations": 6}
     place = (model, data / "samples/reward.parquet", data / "importance")
-    scoring.importance(place[2], model, place[1], 6)
+    scoring.importance(place[2], model, place[1], 6, place[1])
     searching.profile(data / "profile.parquet", *place, "flap")
     searching.search(
         data / "search", *place, "flap", [0.2, 0.5], [0], settings, "knapsack",

@@ -77,6 +77,11 @@ def find_ffns(model: PreTrainedModel) -> list[FFN]:
     return ffns
 
 
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The language decoder's layers. Raises LopError where none are found."""
+    return _layers(model)[1]
+
+
 def ffn_widths(model: PreTrainedModel) -> tuple[int, ...]:
     """Intermediate neurons of each decoder layer, shape (L,)."""
     return tuple(ffn.width for ffn in find_ffns(model))

@@ -9,7 +9,8 @@ each weight, a view, with nothing copied and really less to compute.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,9 +22,9 @@ from transformers import PreTrainedModel, ProcessorMixin
 from lop.errors import LopError
 from lop.importance import check_scores
 from lop.models import fingerprints
-from lop.models.ffn import FFN, check_in_memory, find_ffns
+from lop.models.ffn import FFN, check_in_memory, decoder_layers, find_ffns
 from lop.plan import Plan
-from lop.reward.captured import Captured, capture, check_logits
+from lop.reward.captured import Below, Captured, capture, check_logits
 from lop.reward.kinds import KINDS, LABELLED, Expected, divergence, expect, likelihood
 from lop.reward.sharing import share
 from lop.tasks.answers import distinct
@@ -87,6 +88,7 @@ class Reward:
             check_answered(samples, f"the reward {kind}", texts=kind == "loglik")
         self.kind = kind
         self.model = model
+        self._dense = 0  # layers that are known to be whole
         self.ffns = find_ffns(model)
         check_in_memory(self.ffns)
         self.widths = tuple(ffn.width for ffn in self.ffns)
@@ -163,6 +165,23 @@ class Reward:
                 self._known[key] = -self._divergence(plan, part)
         return self._known[key]
 
+    @contextmanager
+    def dense_below(self, layer: int) -> Iterator[None]:
+        """Inside, plans leave the layers below `layer` whole; those run once for each batch.
+
+        Takes memory for one more hidden state a token.
+        """
+        batches = [batch for part in self.parts for batch in part.batches]
+        for batch in batches:
+            batch.below = Below(decoder_layers(self.model)[:layer]) if layer else None
+        self._dense = layer
+        try:
+            yield
+        finally:
+            self._dense = 0
+            for batch in batches:
+                batch.below = None
+
     def per_sample(self, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
         """For each sample: is the answer exactly right, and its log-likelihood; (N,) each."""
         found = np.empty((2, sum(len(part.numbers) for part in self.parts)), np.float32)
@@ -196,6 +215,8 @@ class Reward:
             raise LopError(f"plan for FFN widths {plan.widths}, the model has {self.widths}")
         if not self._full:
             raise LopError("a Reward works inside its `with` block only")
+        if plan.kept[: self._dense] != self.widths[: self._dense]:
+            raise LopError(f"plan {plan.kept}: expected whole layers below {self._dense}")
         self._set_widths(plan.kept)
 
     def _set_widths(self, kept: Sequence[int]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,53 @@ from lop.tasks.samples import letters, pixels
 CLOSE = {torch.float32: 1e-4}  # relative difference taken for rounding; other types are coarser
 
 
+class Below:
+    """The decoder's first layers, as they are now: they run once, and their output is remembered.
+
+    Use one of them for one batch.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers, self._output = layers, None
+
+    @contextmanager
+    def skipped(self) -> Iterator[None]:
+        """Inside, the decoder goes on from what is remembered; the first time it is kept."""
+        if self._output is None:
+            hook = self.layers[-1].register_forward_hook(self._keep)
+            try:
+                yield
+            finally:
+                hook.remove()
+            return
+        own = [vars(layer).get("forward") for layer in self.layers]  # accelerate's, if any
+        for layer in self.layers:
+            layer.forward = lambda *args, **kwargs: _copied(self._output)
+        try:
+            yield
+        finally:
+            for layer, forward in zip(self.layers, own, strict=True):
+                del layer.forward
+                if forward is not None:
+                    layer.forward = forward
+
+    def _keep(self, layer: nn.Module, args: Any, output: Any) -> None:
+        self._output = _copied(output)
+
+
+def _copied(output: Any) -> Any:
+    """A layer's output, safe from what is later done to it in place."""
+    if isinstance(output, tuple):
+        return tuple(map(_copied, output))
+    return output.clone() if isinstance(output, Tensor) else output
+
+
 @dataclass
 class Captured:
     """A batch of rows as the decoder receives it, and what should come next at some places.
 
     `rows` and `columns` are the places (P,), `tokens` what comes next there, `owners` the number
-    of the sample that it belongs to.
+    of the sample that it belongs to. The layers `below` are not run again.
     """
 
     decoder_inputs: dict[str, Any]
@@ -31,6 +74,7 @@ class Captured:
     columns: Tensor
     tokens: Tensor
     owners: Tensor
+    below: Below | None = field(default=None, kw_only=True)
 
     def inputs(self) -> dict[str, Any]:
         """What to call the decoder with."""
@@ -39,7 +83,8 @@ class Captured:
 
 def hidden_at(model: PreTrainedModel, batch: Captured) -> Tensor:
     """The decoder's last hidden states (P, H) at a batch's places."""
-    hidden: Tensor = model.get_decoder()(**batch.inputs()).last_hidden_state
+    with batch.below.skipped() if batch.below else nullcontext():
+        hidden: Tensor = model.get_decoder()(**batch.inputs()).last_hidden_state
     # with a device map they may be on another device than what went in
     return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
 

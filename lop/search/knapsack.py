@@ -8,7 +8,10 @@ it is a good place for a search to start from.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +108,8 @@ def profile(
 ) -> Profile:
     """Measure every layer (or only `layers`) with each of `shares` removed, all others whole.
 
-    The most that a layer may lose is measured too. That is about len(widths) · len(shares) plans.
+    The most that a layer may lose is measured too. That is about len(widths) · len(shares) plans,
+    of which a `lop.reward.Reward` runs only the layers from the cut one on.
     """
     dense, low = tuple(widths), min_kept(widths, min_keep)
     cuts = [
@@ -113,10 +117,12 @@ def profile(
         for layer in (range(len(dense)) if layers is None else layers)
         for kept in _grid(dense[layer], int(low[layer]), shares)
     ]
-    rewards = [
-        reward(Plan(dense, (*dense[:layer], kept, *dense[layer + 1 :])))
-        for layer, kept in progress(cuts, "profile", len(cuts), "plan")
-    ]
+    below = getattr(reward, "dense_below", lambda layer: nullcontext())
+    rewards = []
+    for layer, of in groupby(progress(cuts, "profile", len(cuts), "plan"), key=itemgetter(0)):
+        with below(layer):
+            for _, kept in of:
+                rewards.append(reward(Plan(dense, (*dense[:layer], kept, *dense[layer + 1 :]))))
     table = pd.DataFrame(cuts, columns=["layer", "kept"]).assign(reward=rewards)
     return Profile(dense, table, getattr(reward, "fingerprint", ""))
 
