@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from benchmarks.clone import ROOT
+from lop.choice import AUTO
 from lop.models import reference
 from lop.models.checkpoint import save
 from lop.models.ffn import find_ffns
@@ -87,10 +88,10 @@ def make(root: Path) -> None:
     data, model, settings = root / "data", str(root / "model"), {"simulations": 6}
     place = (model, data / "samples/reward.parquet", data / "importance")
     scoring.importance(place[2], model, place[1], 6, place[1])
-    searching.profile(data / "profile.parquet", *place, "flap")
+    searching.profile(data / "profile.parquet", *place, AUTO, compensate=AUTO)
     searching.search(
-        data / "search", *place, "flap", [0.2, 0.5], [0], settings, "knapsack",
-        data / "profile.parquet",
+        data / "search", *place, AUTO, [0.2, 0.5], [0], settings, "knapsack",
+        data / "profile.parquet", AUTO,
     )  # fmt: skip
     training.train(
         data / "predictor", data / "training", data / "search", place[2] / "flap.safetensors", 0,

@@ -117,7 +117,7 @@ def test_the_whole_pipeline_runs(name, tmp_path):
         last = Plan(widths, (*widths[:-1], widths[-1] // 2))
         plain = reward.per_sample(last)
         with reward.dense_below(len(widths) - 1):
-            for again in range(2):  # what is below runs, and is remembered
+            for _ in range(2):  # what is below runs, and is remembered
                 np.testing.assert_array_equal(reward.per_sample(last), plain)
     np.testing.assert_allclose(found, loglik, rtol=1e-4)
     assert correct.astype(bool).tolist() == right
