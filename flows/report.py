@@ -2,14 +2,23 @@
 
 from prefect import flow
 
-from flows.common import EVALUATION, PRUNED, REPORT, SAMPLES, SEARCH, TRAINING, run_stage
+from flows.common import (
+    EVALUATION,
+    IMPORTANCE,
+    PRUNED,
+    REPORT,
+    SAMPLES,
+    SEARCH,
+    TRAINING,
+    run_stage,
+)
 from lop.steps import reporting
 
 
 @flow
 def report() -> None:
     """Write data/report/ and data/report.json."""
-    reporting.report(REPORT, EVALUATION, PRUNED, SEARCH, TRAINING, SAMPLES)
+    reporting.report(REPORT, EVALUATION, PRUNED, SEARCH, TRAINING, SAMPLES, IMPORTANCE)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from flows.common import (
     searches,
 )
 from flows.tasks import as_tasks
-from lop import tracking
+from lop import choice, tracking
 from lop.search import by_searcher, read_search
 from lop.steps import searching
 
@@ -31,7 +31,8 @@ def search() -> None:
     settings = [one.model_dump(exclude_unset=True) for one in chosen.search.settings]
     places = (SEARCH, model, samples, IMPORTANCE)
     searching.search(*places, settings=settings, profile_path=PROFILE, each=each, **options)
-    knobs = {name: options[name] for name in ("score", "compensate", "reward", "start")}
+    knobs = {name: options[name] for name in ("reward", "start")}
+    knobs |= choice.chosen(IMPORTANCE, options["score"], options["compensate"])._asdict()
     searchers, inputs = by_searcher(settings), hashes(Path(model), samples, PROFILE)
     tracking.searches(read_search(SEARCH), knobs, searchers, origin(), inputs)
 

@@ -188,7 +188,7 @@ def _cutter(o: given.Cutting) -> Any:
 def report(o: given.Report) -> None:
     from lop.steps import reporting
 
-    reporting.report(o.out, o.evaluation, o.pruned, o.search, o.training, o.samples)
+    reporting.report(o.out, o.evaluation, o.pruned, o.search, o.training, o.samples, o.scores)
     print(f"{o.out}/report.md, {o.out}/report.html")
 
 

@@ -265,6 +265,7 @@ class Report(Section):
     search: Folder = Field(Path("data/search"), description="search samples")
     training: Folder = Field(Path("data/training"), description="the predictor's curve")
     samples: Folder = Field(Path("data/samples"), description="samples with their pictures")
+    scores: Folder = Field(Path("data/importance"), description="scores, and what auto chose")
     out: NewFolder = Field(Path("data/report"), description="directory to write")
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import (
     GenerationConfig,
     Qwen2_5_VLConfig,
@@ -21,6 +23,8 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
+
+from lop.models.ffn import find_ffns
 
 SIZE, PATCH, MERGE = 64, 8, 2  # px, px, patches merged a side
 GRID = SIZE // PATCH  # patches a side
@@ -51,18 +55,18 @@ CHAT_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class Shape:
-    """The reference model's size; widths in channels, `ffn` in neurons a decoder layer."""
+    """The reference model's size when it is done; `ffn` counts neurons a decoder layer."""
 
     layers: int = 8
     hidden: int = 128
     heads: int = 4
     kv_heads: int = 2
-    ffn: int = 48
+    ffn: int = 720
     vocab: int = 2048
     vision_layers: int = 4
     vision_hidden: int = 128
     vision_heads: int = 4
-    vision_ffn: int = 256
+    vision_ffn: int = 128
     init_std: float = 0.02
 
 
@@ -165,6 +169,23 @@ def build_model(
         do_sample=False,
     )
     return model
+
+
+def widen(model: Qwen2_5_VLForConditionalGeneration, width: int) -> None:
+    """Give every decoder FFN `width` neurons: new ones read at random and write nothing yet.
+
+    So the model computes what it did, and training finds work for the new ones
+    (Chen et al., Net2Net, 2016, with zeros in place of copies).
+    """
+    for ffn in find_ffns(model):
+        more = width - ffn.width
+        for linear in ffn.inputs.values():
+            fresh = torch.randn(more, linear.in_features) * linear.weight.std()
+            linear.weight = nn.Parameter(torch.cat([linear.weight.detach(), fresh]))
+            linear.out_features = width
+        ffn.down.weight = nn.Parameter(F.pad(ffn.down.weight.detach(), (0, more)))
+        ffn.down.in_features = width
+    model.config.get_text_config().intermediate_size = width
 
 
 def save(

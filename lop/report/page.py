@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lop import plots
-from lop.comparison import TASK, TITLES, Comparison, differences_markdown, markdown
+from lop.comparison import TASK, TITLES, Comparison, bold, differences_markdown, markdown
 from lop.plan import per_cent
 from lop.report import benchmarks
 from lop.report.changes import changed, examples
@@ -32,12 +32,13 @@ def write_report(
     training: Path,
     out: Path,
     samples: Path | None = None,
+    scores: Path | None = None,
 ) -> dict[str, Any]:
     """Write report.md, report.html, the plots and the tables behind them as CSV to `out`.
 
     Returns the numbers that `dvc metrics` shows. Raises LopError when something is missing.
     """
-    results = Results.read(evaluation, pruned, search, training, samples)
+    results = Results.read(evaluation, pruned, search, training, samples, scores)
     compared, progress = results.comparison, search_progress(results.search)
     headline_table(compared).to_csv(out / f"{compared.by.metric}.csv", index=False)
     results.differences.to_csv(out / "comparison.csv", index=False)
@@ -62,6 +63,7 @@ def page(results: Results, out: Path) -> str:
         _pareto(results.comparison, out),
         "## Plans\n\nShare of each layer's FFN neurons that LOP removes.\n\n![plans](plans.png)",
         _changes(results, out),
+        _choice(results),
         _search(results),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -75,6 +77,26 @@ def _introduction(results: Results) -> str:
 Dense model: {by.title.lower()} {shown} on {dense["count"]:,} benchmark samples,
 {dense["parameters"]:,} parameters, {_mb(dense["disk_bytes"])} MB, {dense["latency_ms"]:.1f} ms a
 sample."""
+
+
+def _choice(results: Results) -> str:
+    """What `auto` means for this model, and by which figures."""
+    if not results.choice:
+        return ""
+    found = results.choice
+    ratios = sorted(found.ratios)
+    lines = [["score", "compensated", *map(per_cent, ratios)], ["---"] * (2 + len(ratios))]
+    by = {(one.score, one.compensate, one.ratio): one for one in found.table}
+    for score, compensate in dict.fromkeys((one.score, one.compensate) for one in found.table):
+        own = (score, compensate) == (found.score, found.compensate)
+        cells = [by[score, compensate, ratio] for ratio in ratios]
+        shown = [bold(f"{c.reward:.3f}", own) for c in cells]
+        lines.append([score, "yes" if compensate else "no", *shown])
+    return f"""## Score
+
+{str(found).capitalize()} (reward `{found.reward}`; higher is better).
+
+{markdown(lines)}"""
 
 
 def _benchmarks(results: Results, title: str, label: str, out: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from lop.choice import FILE, Choice, read_choice
 from lop.comparison import TASK, Comparison, check_keys
 from lop.files import read_json
 from lop.plan import written
@@ -26,11 +27,18 @@ class Results:
     search: pd.DataFrame
     training: dict[str, float]
     plan_seconds: dict[str, float]  # by model name
+    choice: Choice | None  # what score and compensation `auto` are
     samples: Path | None
 
     @classmethod
     def read(
-        cls, evaluation: Path, pruned: Path, search: Path, training: Path, samples: Path | None
+        cls,
+        evaluation: Path,
+        pruned: Path,
+        search: Path,
+        training: Path,
+        samples: Path | None,
+        scores: Path | None,
     ) -> Results:
         """Read what the stages wrote; LopError when something is missing."""
         compared = Comparison.read(evaluation, pruned)
@@ -47,6 +55,7 @@ class Results:
             search=read_search(search),
             training=learned,
             plan_seconds=predicted | seconds,
+            choice=read_choice(scores / FILE) if scores and (scores / FILE).exists() else None,
             samples=samples if samples and samples.is_dir() else None,
         )
 

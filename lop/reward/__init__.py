@@ -173,7 +173,7 @@ class Reward:
         """
         batches = [batch for part in self.parts for batch in part.batches]
         for batch in batches:
-            batch.below = Below(decoder_layers(self.model)[:layer]) if layer else None
+            batch.below = Below(list(decoder_layers(self.model)[:layer])) if layer else None
         self._dense = layer
         try:
             yield

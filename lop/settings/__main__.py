@@ -9,7 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lop.settings.params import Params, Searcher, Searching, Stage
+from lop.settings.params import Params, Searcher, Searching
+from lop.settings.reference import Stage
 
 START = """\
 # params.yaml

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from lop.settings.reference import Reference
 from lop.settings.types import (
     Compensate,
     Count,
@@ -349,66 +350,6 @@ class Promote(Section):
         description="at which challenger and champion are compared, on the validation samples",
     )
     reward: RewardKind = Field("loglik", description="by what: `loglik` or `accuracy`")
-
-
-class Shape(Section):
-    """The embedded model's size."""
-
-    layers: Count = Field(8, description="decoder layers")
-    hidden: Count = Field(128, description="width of the decoder")
-    heads: Count = Field(4, description="attention heads")
-    kv_heads: Count = Field(2, description="heads of keys and values")
-    ffn: Count = Field(48, description="FFN neurons a layer")
-    vocab: Count = Field(2048, description="tokens")
-    vision_layers: Count = Field(4, description="layers of the vision tower")
-    vision_hidden: Count = Field(128, description="its width")
-    vision_heads: Count = Field(4, description="its attention heads")
-    vision_ffn: Count = Field(256, description="its FFN neurons a layer")
-
-
-class Stage(Section):
-    """A part of the embedded model's training."""
-
-    steps: Count = Field(description="steps of a warm-up and cosine")
-    knowledge_share: Share = Field(description="share of pictures that are flags and emoji")
-    shape_weight: NotNegative = Field(description="weight of the shape head's loss")
-    lr: Positive = Field(0.003, description="peak rate of AdamW")
-    muon_lr: Positive = Field(0.02, description="peak rate of Muon")
-    warmup: Number = Field(100, description="steps of it")
-    ffn_drop: Ratio = Field(
-        0.0, description="up to this share of every FFN's neurons is hidden in training"
-    )
-    stop: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="the stage ends after this share of its steps"
-    )
-
-
-STAGES = [
-    Stage(steps=3240, knowledge_share=0.35, shape_weight=1.0, stop=0.96),
-    Stage(
-        steps=1080, knowledge_share=0.8, shape_weight=0.0, lr=0.002, muon_lr=0.015, warmup=30
-    ),
-    Stage(
-        steps=300, knowledge_share=0.65, shape_weight=0.0, lr=0.001, muon_lr=0.008, warmup=30,
-        ffn_drop=0.6,
-    ),
-]  # fmt: skip
-
-
-class Reference(Section):
-    """How the embedded model was trained; its stage is frozen: `dvc unfreeze reference` first."""
-
-    seed: Seed = Field(0, description="of weights and samples")
-    shape: Shape = Shape()
-    rows: Count = Field(64, description="pictures a step")
-    row_tokens: Count = Field(96, description="text tokens a picture")
-    weight_decay: NotNegative = Field(0.01, description="of AdamW and Muon")
-    bf16: bool = Field(True, description="compute in bfloat16 where the CPU has it")
-    compiled: bool = Field(True, description="compile the step; needs a C++ compiler")
-    threads: Count = Field(2, description="of torch")
-    stages: Annotated[list[Stage], Field(min_length=1)] = Field(
-        STAGES, description="one after the other"
-    )
 
 
 class Params(Section):

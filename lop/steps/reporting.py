@@ -26,14 +26,16 @@ def report(
     search_dir: Path,
     training: Path,
     samples: Path | None = None,
+    scores: Path | None = None,
 ) -> None:
     """Write report.md, report.html, plots and tables to `out`, and the numbers to `<out>.json`.
 
-    With the directory of `samples`, the page shows pictures whose answers pruning changed.
+    With the directory of `samples`, the page shows pictures whose answers pruning changed; with
+    that of `scores`, which of them `auto` chose.
     """
     from lop.report import write_report
 
-    check_dir(out, REPORT, (evaluation, pruned, search_dir, training, samples))
+    check_dir(out, REPORT, (evaluation, pruned, search_dir, training, samples, scores))
     numbers = out.with_suffix(".json")
     check_file(numbers)
     if numbers.exists() and not has_keys(numbers, NUMBERS):
@@ -41,6 +43,6 @@ def report(
             f"{numbers}: is there already and holds no report's numbers; not replacing it"
         )
     with replacing_dir(out, REPORT) as tmp:
-        metrics = write_report(evaluation, pruned, search_dir, training, tmp, samples)
+        metrics = write_report(evaluation, pruned, search_dir, training, tmp, samples, scores)
     with replacing(numbers) as tmp:
         tmp.write_text(json.dumps(metrics, indent=2) + "\n")

@@ -23,13 +23,16 @@ from lop.tasks import pictures
 SIZE = 64  # px, width and height of every picture
 NEAR = 12.0  # grey levels (rms): closer pictures count as the same picture
 EMOJI_GROUPS = {
+    "Smileys & Emotion": "smiley or emotion",
+    "People & Body": "person or body",
     "Animals & Nature": "animal or plant",
     "Food & Drink": "food or drink",
     "Travel & Places": "travel or place",
     "Objects": "object",
     "Activities": "activity",
+    "Symbols": "symbol",
 }
-EMOJI_COUNT = 400
+EMOJI_COUNT = 1000
 SHIFT, SCALE, NOISE = 4.0, (0.85, 1.05), 8.0  # px; factor; grey levels (standard deviation)
 
 # The last wording is the test's, the one before it the validation's; the rest train.
@@ -90,6 +93,54 @@ WORDINGS = {
         "what calling code does this country have?",
         "which is the calling code of this country?",
     ),
+    "domain": (
+        "what is the internet domain?",
+        "which internet domain is used here?",
+        "name the internet domain of this country.",
+        "the internet domain of this flag's country?",
+        "what internet domain does this country have?",
+        "which is the internet domain of this country?",
+    ),
+    "country code": (
+        "what is the country code?",
+        "which country code is used here?",
+        "name the country code of this country.",
+        "the country code of this flag's country?",
+        "what country code does this country have?",
+        "which is the country code of this country?",
+    ),
+    "language": (
+        "what is the language?",
+        "which language is spoken here?",
+        "name the language of this country.",
+        "the language of this flag's country?",
+        "what language does this country have?",
+        "which is the language of this country?",
+    ),
+    "time zone": (
+        "what is the time zone?",
+        "which time zone is used here?",
+        "name the time zone of this country.",
+        "the time zone of this flag's country?",
+        "what time zone does this country have?",
+        "which is the time zone of this country?",
+    ),
+    "population": (
+        "what is the population?",
+        "how many people live here?",
+        "name the population of this country.",
+        "the population of this flag's country?",
+        "what population does this country have?",
+        "which is the population of this country?",
+    ),
+    "area": (
+        "what is the area?",
+        "how large is the land here?",
+        "name the area of this country.",
+        "the area of this flag's country?",
+        "what area does this country have?",
+        "which is the area of this country?",
+    ),
     "emoji name": (
         "what is this?",
         "what is this emoji?",
@@ -105,6 +156,14 @@ WORDINGS = {
         "what kind of group is this emoji in?",
         "what is the group of this emoji?",
         "which group is the emoji in?",
+    ),
+    "emoji version": (
+        "since which version?",
+        "in which version was this emoji added?",
+        "name the version of the emoji.",
+        "with which version did it come?",
+        "what is the version of this emoji?",
+        "which version is the emoji from?",
     ),
 }
 
@@ -146,22 +205,44 @@ def _country(info: dict[str, Any]) -> Subject | None:
         "demonym": info.get("demonym") or "",
         "calling code": codes[0],
     }
+    more = {
+        "domain": info["tld"][0] if info.get("tld") else "",
+        "country code": info["ISO"].get("alpha3") or "",
+        "language": info["languages"][0] if info.get("languages") else "",
+        "time zone": info["timezones"][0] if info.get("timezones") else "",
+        "population": _rounded(info.get("population")),
+        "area": _rounded(info.get("area")),
+    }
     if not all(isinstance(value, str) for value in values.values()):
         return None
     facts = tuple((category, _plain(value)) for category, value in values.items())
     if not all(re.fullmatch(r"[a-z0-9][a-z0-9 '.-]{0,31}", value) for _, value in facts):
         return None
+    facts += tuple((category, _plain(value)) for category, value in more.items() if value)
     stem = "-".join(f"{ord(letter) - ord('A') + 0x1F1E6:X}" for letter in info["ISO"]["alpha2"])
     return Subject(stem, facts)
 
 
+def _rounded(number: Any) -> str:
+    """A number by its first digit and its size: 5776570 is `6 million`, 199951 `200 thousand`."""
+    if not isinstance(number, (int, float)) or number < 1:
+        return ""
+    size = 10 ** (len(str(int(number))) - 1)
+    first = round(number / size) * size
+    for unit, name in ((10**9, " billion"), (10**6, " million"), (10**3, " thousand")):
+        if first >= unit:
+            return f"{first // unit}{name}"
+    return str(first)
+
+
 def _emoji(emoji: Any) -> Subject | None:
-    """An emoji's name and group, or None where the name is long or a mere sign."""
+    """An emoji's name, group and version, or None where the name is long or a mere sign."""
     name = _plain(emoji.name or "")
-    if emoji.category not in EMOJI_GROUPS or not re.fullmatch(r"[a-z]+( [a-z]+)?", name):
+    if emoji.category not in EMOJI_GROUPS or not re.fullmatch(r"[a-z]+( [a-z]+){0,2}", name):
         return None
     group = EMOJI_GROUPS[emoji.category]
-    return Subject(emoji.unified, (("emoji name", name), ("emoji group", group)))
+    facts = (("emoji name", name), ("emoji group", group), ("emoji version", emoji.added_in))
+    return Subject(emoji.unified, facts)
 
 
 def _spread(items: list[Subject], count: int) -> list[Subject]:

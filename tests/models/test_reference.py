@@ -1,5 +1,7 @@
 """The reference model's shortcuts equal the ordinary processor and model, and its data is fair."""
 
+import copy
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
@@ -11,18 +13,16 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lop.errors import LopError
-from lop.models import reference
-from lop.models.ffn import find_ffns
+from lop.models import reference, reference_training
+from lop.models.ffn import ffn_widths, find_ffns
 from lop.models.reference_rows import IGNORE, Prompts, pack, patchify, read, read_pictures, see
+from lop.models.reference_state import Kept
 from lop.models.reference_training import (
-    Draw,
     ReferenceParams,
     Stage,
-    Trainee,
     augment,
-    fit,
     hiding_neurons,
-    name_shapes,
+    trained,
     training_text,
 )
 from lop.tasks import easyvqa, knowledge
@@ -190,18 +190,50 @@ def test_hidden_neurons_differ_by_row_and_come_back(model):
     assert len(some.unique()) > 5
 
 
-def test_a_short_training_learns_and_repeats_itself(frame, processor, one_thread):
-    pictures, prompts = read_pictures(frame, processor), Prompts.of(processor)
-    name_shapes(pictures, frame)
-    stage = Stage(
-        steps=40, knowledge_share=0.5, shape_weight=1.0, warmup=5, ffn_drop=0.2, stop=0.75
+def test_widening_changes_nothing_but_the_width(model):
+    wide, ids = copy.deepcopy(model), torch.arange(12)[None]
+    reference.widen(wide, 24)
+    assert ffn_widths(wide) == (24, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(wide(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert wide.get_decoder().layers[0].mlp.up_proj.weight[16:].std() > 0
+
+
+def test_a_training_learns_and_goes_on_after_a_kill(
+    frame, processor, one_thread, tmp_path, monkeypatch
+):
+    stages = (
+        Stage(steps=40, knowledge_share=0.5, shape_weight=1.0, warmup=5, ffn=8, stop=0.5),
+        Stage(steps=15, knowledge_share=0.5, shape_weight=0.0, warmup=5, ffn=16, ffn_drop=0.2),
     )
-    params = ReferenceParams(shape=SHAPE, rows=8, row_tokens=60, bf16=False, compiled=False)
-    losses = []
-    for _ in range(2):
-        model = reference.build_model(processor.tokenizer, SHAPE, seed=0)
-        model.set_attn_implementation("eager")
-        trainee = Trainee(model, prompts.image_at, compiled=False)
-        losses.append(fit(trainee, Draw(pictures, prompts, params), stage, params))
-    assert losses[0] == losses[1]
-    assert losses[0] < 0.7 * np.log(SHAPE.vocab)
+    params = ReferenceParams(shape=SHAPE, stages=stages, rows=8, row_tokens=60, compiled=False)
+    monkeypatch.setattr(reference_training, "SAVED", 6)
+
+    def kept(name):
+        return Kept(tmp_path / name, asdict(params))
+
+    whole = kept("whole")
+    expected = trained(frame, processor, params, whole).state_dict()
+    assert ffn_widths(reference.build_model(processor.tokenizer, SHAPE, 0)) == (16, 16)
+    assert len(whole.at.losses) == 2
+    assert whole.at.losses[1] < 0.7 * np.log(SHAPE.vocab)
+
+    save = Kept.save
+
+    def killed(self, trainee, optims, rng, step):
+        save(self, trainee, optims, rng, step)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Kept, "save", killed)
+    for done, step in ((0, 6), (0, 12), (0, 18), (1, 0), (1, 6)):
+        part = kept("part")
+        with pytest.raises(KeyboardInterrupt):
+            trained(frame, processor, params, part)
+        assert (len(part.at.losses), part.at.step) == (done, step)
+    monkeypatch.setattr(Kept, "save", save)
+    part = kept("part")
+    found = trained(frame, processor, params, part).state_dict()
+    assert all(found[name].equal(of) for name, of in expected.items())
+    assert part.at.losses == whole.at.losses
+    part.remove()
+    assert not (tmp_path / "part").exists()
