@@ -43,14 +43,14 @@ class Scale:
     draws: int = 3
     window: int = 64  # tokens
     calibration: int = 128
-    reward: int = 60
+    reward: int = 48
     chosen_on: int = 24  # reward windows that score and compensation are chosen on
     kind: str = "kl_text"  # of reward
-    test: int = 72
+    test: int = 48
     ratios: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
-    targets: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
+    targets: tuple[float, ...] = (0.2, 0.35, 0.5)
     shares: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
-    simulations: int = 30
+    simulations: int = 24
     rivals: tuple[Ranking, ...] = field(
         default=(
             Ranking("activation_l2", False),
