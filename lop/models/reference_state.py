@@ -31,16 +31,21 @@ class Reached:
 
 
 class Kept:
-    """The state of one training in a folder; what other settings left there is not gone on with."""
+    """The state of one training in a folder; what other settings left there is not gone on with.
+
+    `mean` are the model's weights, averaged over the `ends` of the last stages of one width.
+    """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.path, self.key = folder / STATE, digest(dict(settings))
         self.at, self._since = Reached(), time.monotonic()
+        self.ends, self.mean = 0, {}
         self._state: dict[str, Any] | None = None
         if self.path.exists():
             state = torch.load(self.path, weights_only=True)
             if state["key"] == self.key:
                 self._state, self.at = state, Reached(**state["at"])
+                self.ends, self.mean = state["ends"], state["mean"]
 
     def restore(self, trainee: "Trainee") -> None:
         """Give the model, as wide as it was, and the shape head their weights."""
@@ -73,6 +78,8 @@ class Kept:
             "width": ffn_widths(trainee.model)[0],
             "model": trainee.model.state_dict(),
             "head": trainee.head.state_dict(),
+            "ends": self.ends,
+            "mean": self.mean,
             "optims": [optim.state_dict() for optim in optims],
             "rng": rng.bit_generator.state,
             "torch": torch.get_rng_state(),
@@ -81,8 +88,19 @@ class Kept:
             torch.save(state, path)
 
     def end_stage(self, trainee: "Trainee", rng: np.random.Generator, loss: float) -> None:
-        """Keep the weights; the next stage has optimizers of its own."""
+        """Keep the weights, and their mean over the ends of all stages of this width.
+
+        The next stage has optimizers of its own.
+        """
         self.at.losses.append(loss)
+        weights = {name: value.clone() for name, value in trainee.model.state_dict().items()}
+        alike = all(self.mean[name].shape == of.shape for name, of in weights.items() if self.mean)
+        self.ends = self.ends + 1 if self.mean and alike else 1
+        if self.ends > 1:
+            weights = {
+                name: torch.lerp(self.mean[name], of, 1 / self.ends) for name, of in weights.items()
+            }
+        self.mean = weights
         self.save(trainee, [], rng, 0)
 
     def remove(self) -> None:

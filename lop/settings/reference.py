@@ -11,7 +11,6 @@ from lop.settings.types import (
     NotNegative,
     Number,
     Positive,
-    Ratio,
     Section,
     Seed,
     Share,
@@ -43,9 +42,6 @@ class Stage(Section):
     muon_lr: Positive = Field(0.02, description="peak rate of Muon")
     warmup: Number = Field(100, description="steps of it")
     ffn: Count = Field(720, description="FFN neurons a layer from here on")
-    ffn_drop: Ratio = Field(
-        0.0, description="up to this share of every FFN's neurons is hidden in training"
-    )
     stop: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="the stage ends after this share of its steps"
     )
@@ -54,11 +50,8 @@ class Stage(Section):
 STAGES = [
     Stage(steps=3240, knowledge_share=0.35, shape_weight=1.0, ffn=48, stop=0.96),
     Stage(steps=1300, knowledge_share=0.75, shape_weight=0.0, lr=0.002, warmup=50),
-    Stage(
-        steps=200, knowledge_share=0.65, shape_weight=0.0, lr=0.001, muon_lr=0.008, warmup=30,
-        ffn_drop=0.4,
-    ),
-]  # fmt: skip
+    Stage(steps=300, knowledge_share=0.85, shape_weight=0.0, lr=0.0015, muon_lr=0.015, warmup=30),
+]
 
 
 class Reference(Section):

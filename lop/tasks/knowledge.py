@@ -8,6 +8,7 @@ import io
 import re
 import unicodedata
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -289,6 +290,19 @@ def subjects() -> tuple[Subject, ...]:
     chars = sorted(emoji_data.emoji_data, key=lambda emoji: emoji.sort_order)
     emoji = [s for s in map(_emoji, chars) if s]
     return tuple(_distinct(countries) + _spread(_distinct(emoji), EMOJI_COUNT))
+
+
+def bits() -> float:
+    """Bits that all facts take, where answers of a category are told apart by their frequency."""
+    by_category: dict[str, Counter[str]] = {}
+    for subject in subjects():
+        for category, answer in subject.facts:
+            by_category.setdefault(category, Counter())[answer] += 1
+    found = 0.0
+    for answers in by_category.values():
+        counts = np.array(list(answers.values()))
+        found -= float((counts * np.log2(counts / counts.sum())).sum())
+    return found
 
 
 def changed(picture: np.ndarray, seed: int) -> np.ndarray:
