@@ -3,7 +3,7 @@
 # make ui          Prefect's and MLflow's user interfaces on this machine
 # make schedule    what prefect.yaml lists, on the server at PREFECT_API_URL, worked off here
 # make benchmarks  easy-VQA in the forms of four benchmarks, every method (about 15 minutes)
-# make full        the long profile behind docs/results (an hour on two cores)
+# make full        the reference model, every method, three draws (half an hour on two cores)
 # make real        Gemma 3 270M on text, every method and score (two hours on two cores)
 PYTHON ?= python3
 VENV := .venv
@@ -38,13 +38,8 @@ schedule: $(VENV)/.installed
 	python -m prefect --no-prompt deploy --all
 	LOP_REPO=$(CURDIR) PYTHONPATH=$(CURDIR) prefect worker start --pool lop
 
-FULL := -S prepare.benchmark=null -S prepare.reward=1000 -S prepare.validation=1000 \
-	-S 'search.targets=[0.1,0.125,0.15,0.175,0.2,0.225,0.275,0.3,0.325,0.35,0.375,0.425,0.45,0.475,0.5,0.525,0.55,0.575,0.6]' \
-	-S 'search.seeds=[0,1,2]' -S search.settings.simulations=60
-
 full: $(VENV)/.installed
-	python -m flows.server dvc exp run $(FULL)
-	python -m flows.publish docs/results/full "make full"
+	python -m benchmarks.full
 
 # easy-VQA in the forms of MME, MMBench, MMMU and POPE: the table that the paper has
 EASYVQA := -S 'evaluate.tasks=[lop_vqa,easyvqa_mme,easyvqa_mmbench,easyvqa_mmmu,easyvqa_pope]' \

@@ -44,6 +44,7 @@ def place(samples: str = "reward", score: str = "flap", kind: str = "loglik") ->
 
 def origin() -> str:
     """The line under a page's title that says how to make it again."""
-    module = sys.modules["__main__"].__spec__
-    command = shlex.join(["python", "-m", module.name if module else "", *sys.argv[1:]])
+    spec = sys.modules["__main__"].__spec__
+    module = spec.name.removesuffix(".__main__") if spec else ""
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     return f"Made by `{command}` at commit {git_commit()[:12]} on {datetime.now(UTC).date()}."

@@ -1,87 +1,65 @@
-"""How much of the real decoder's table is computed, and which of its rows."""
+"""The real decoder and its windows of text."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from functools import cache, cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from benchmarks.grid.scale import Ranking, Scale
+from benchmarks.real import windows
 from benchmarks.real.model import MODEL
 from benchmarks.real.text import TEXT
-from lop import choice, importance, reward, search
-from lop.models.fingerprints import digest
-from lop.models.stored import Stored
+from lop.models.checkpoint import load_processor
+from lop.tasks.samples import read_samples
 
-RUNS = Path("data/real/runs")
 PURPOSES = ("calibration", "reward", "test")
-OURS = ("lop", "knapsack", "uniform")  # the methods whose score and compensation may be any
 
 
-@dataclass(frozen=True, order=True)
-class Ranking:
-    """Which neurons go, and whether their mean output is restored."""
+@dataclass(frozen=True, kw_only=True)
+class Texts(Scale):
+    """A model of text; a sample is a window of that many tokens.
 
-    score: str
-    compensate: bool
-
-    @property
-    def name(self) -> str:
-        return self.score + ("-compensated" if self.compensate else "")
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What is computed of which model and text; sizes are in windows of text.
-
-    `rivals` are the rankings that are searched and learned from besides the one that lop chooses,
-    in the first draw.
+    `text` has a .jsonl file of documents a purpose.
     """
 
     model: Path = MODEL
-    text: Path = TEXT  # a .jsonl file of documents a purpose
-    runs: Path = RUNS
-    draws: int = 3
+    text: Path = TEXT
+    runs: Path = Path("data/real/runs")
     window: int = 64  # tokens
     calibration: int = 128
     reward: int = 48
-    chosen_on: int = 24  # reward windows that score and compensation are chosen on
-    kind: str = "kl_text"  # of reward
+    chosen_on: int = 24
+    kind: str = "kl_text"
     test: int = 48
     ratios: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
     targets: tuple[float, ...] = (0.2, 0.35, 0.5)
     shares: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     simulations: int = 24
-    rivals: tuple[Ranking, ...] = field(
-        default=(
-            Ranking("activation_l2", False),
-            Ranking("flap", False),
-            Ranking("flap", True),
-        )
+    rivals: tuple[Ranking, ...] = (
+        Ranking("activation_l2", False),
+        Ranking("flap", False),
+        Ranking("flap", True),
     )
     batch_size: int = 16
-    workers: int = 2
 
-    @cached_property
-    def folder(self) -> Path:
-        """Where a run of this scale lies: named after all that decides its numbers."""
-        places = ("model", "text", "runs", "draws", "workers")
-        sizes = {name: of for name, of in asdict(self).items() if name not in places}
-        versions = [module.VERSION for module in (choice, importance, reward, search)]
-        texts = [(self.text / f"{purpose}.jsonl").read_text() for purpose in PURPOSES]
-        return self.runs / digest(sizes, versions, self.source.fingerprint, texts)
+    def tables(self, seed: int) -> Mapping[str, pd.DataFrame]:
+        """Windows of each purpose, from documents of its own."""
+        tokenizer, found = load_processor(self.model), {}
+        for number, purpose in enumerate(PURPOSES):
+            documents = read_samples(self.text / f"{purpose}.jsonl")
+            count, drawn_by = getattr(self, purpose), 1000 * seed + number
+            found[purpose] = windows.draw(documents, tokenizer, self.window, count, drawn_by)
+        return found
 
-    @property
-    def source(self) -> Stored:
-        """The model, not loaded."""
-        return _stored(self.model)
+    def sources(self) -> list[str]:
+        """The texts."""
+        return [(self.text / f"{purpose}.jsonl").read_text() for purpose in PURPOSES]
 
 
-@cache  # and no property, which would go along to other processes
-def _stored(path: Path) -> Stored:
-    return Stored(path)
-
-
-QUICK = Scale(
+QUICK = Texts(
     draws=2,
     calibration=4,
     reward=4,
@@ -93,33 +71,3 @@ QUICK = Scale(
     simulations=2,
     rivals=(Ranking("flap", True),),
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: a method, and the ranking it has; None is the one that lop chooses."""
-
-    method: str
-    ranking: Ranking | None
-
-
-FLAP = Row("flap", Ranking("flap", True))
-
-
-def rows(scale: Scale) -> list[Row]:
-    """What every draw is asked: what lop makes of a ratio, and its strongest rivals."""
-    own = [Row(method, None) for method in OURS]
-    paper = Row("uniform", Ranking("activation_l2", False))
-    return [*own, paper, Row("wanda_sp", Ranking("wanda_sp", False)), FLAP]
-
-
-def further(scale: Scale) -> list[Row]:
-    """What the first draw is asked besides: other rankings, and what is far behind."""
-    rivals = [Row(method, ranking) for ranking in scale.rivals for method in OURS]
-    behind = [
-        Row("uniform", Ranking("flap", False)),
-        Row("flap", Ranking("flap", False)),
-        Row("random", None),
-        Row("magnitude", Ranking("magnitude", False)),
-    ]
-    return [row for row in dict.fromkeys([*rivals, *behind]) if row not in rows(scale)]

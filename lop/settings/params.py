@@ -65,11 +65,7 @@ class Prepare(Section):
     )
     seed: Seed = Field(0, description="which samples are drawn")
     calibration: Samples = Field(500, description="how many samples neurons are scored on")
-    reward: Samples = Field(
-        500,
-        description="how many samples searches judge plans on; more samples are worth "
-        "[more than simulations](results/effort.md)",
-    )
+    reward: Samples = Field(500, description="how many samples searches judge plans on")
     validation: Samples = Field(
         500, description="how many samples choices between methods are made on"
     )

@@ -2,15 +2,15 @@
 
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 import texts
 
+from benchmarks.grid import cells, steps
+from benchmarks.grid.draw import Draw
+from benchmarks.grid.scale import Ranking, Row, further, rows
 from benchmarks.real import __main__ as real
-from benchmarks.real import cells, page
-from benchmarks.real.draw import Draw
-from benchmarks.real.scale import PURPOSES, Ranking, Row, Scale, further, rows
+from benchmarks.real.scale import PURPOSES, Texts
 from lop.models.checkpoint import save
 
 RIVAL = Ranking("flap", True)
@@ -27,7 +27,7 @@ def scale(tmp_path_factory):
             for i in range(6)
         ]
         (folder / "text" / f"{purpose}.jsonl").write_text("\n".join(lines))
-    return Scale(
+    return Texts(
         model=folder / "model", text=folder / "text", runs=folder / "runs", draws=2, window=12,
         calibration=6, reward=4, test=6, ratios=(0.2, 0.5), targets=(0.2, 0.5), shares=(0.5,),
         simulations=2, rivals=(RIVAL,), workers=1,
@@ -37,7 +37,7 @@ def scale(tmp_path_factory):
 @pytest.fixture(scope="module")
 def out(scale, tmp_path_factory):
     out = tmp_path_factory.mktemp("page") / "real"
-    real.run(scale)
+    steps.run(scale)
     real.write(scale, out)
     return out
 
@@ -67,7 +67,7 @@ def test_lop_is_compared_with_every_other_row(scale, out):
 def test_a_finished_run_measures_nothing_again(scale, out, monkeypatch, tmp_path):
     monkeypatch.setattr(cells, "_measure", lambda cell: pytest.fail(f"{cell.path} again"))
     before = (out / "comparison.csv").read_text()
-    real.run(scale)
+    steps.run(scale)
     real.write(scale, tmp_path / "real")
     assert (tmp_path / "real" / "comparison.csv").read_text() == before
 
@@ -77,26 +77,17 @@ def test_equal_plans_share_a_cell(scale, out):
     a = cells.cell(draw, Row("uniform", RIVAL), 0.5)
     assert a.path.exists()
     assert a.path != cells.cell(draw, Row("uniform", Ranking("flap", False)), 0.5).path
-    loglik, tokens = a.result()
-    assert (loglik < 0).all()
-    assert tokens.tolist() == [12] * 6
+    found = a.result()
+    assert (found.loglik < 0).all()
+    assert found.tokens.tolist() == [12] * 6
 
 
 def test_other_settings_are_another_run(scale):
     more = [{"reward": 5}, {"simulations": 3}, {"ratios": (0.2,)}, {"rivals": ()}]
-    folders = {Scale(**vars_of(scale) | change).folder for change in [{}, *more]}
+    folders = {Texts(**vars_of(scale) | change).folder for change in [{}, *more]}
     assert len(folders) == 5
-    assert Scale(**vars_of(scale) | {"draws": 3, "workers": 2}).folder == scale.folder
+    assert Texts(**vars_of(scale) | {"draws": 3, "workers": 2}).folder == scale.folder
 
 
 def vars_of(scale):
     return {name: getattr(scale, name) for name in scale.__dataclass_fields__}
-
-
-def test_a_verdict_is_bold_beyond_two_errors():
-    tokens, documents = np.full(4, 10), np.array(list("abcd"))
-    better = np.array([-10.0, -11, -12, -13])
-    found = {(page.LOP, 0.2): better, (Row("uniform", None), 0.2): better - [1, 1.1, 0.9, 1]}
-    draw = page.Measured(found, better, tokens, documents, Ranking("flap", False))
-    table = page.compared(page.comparisons([draw]), [draw])
-    assert "| Uniform, as lop chooses | 1 | **-0.100 ± 0.004** |" in table

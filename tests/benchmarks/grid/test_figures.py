@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from benchmarks.real.figures import difference, perplexity, rate
+from benchmarks.grid.figures import difference, perplexity, rate
 
 TOKENS = np.full(6, 10)
 ONE_EACH = np.array(list("abcdef"))
 
 
 def test_perplexity_is_that_of_all_tokens():
-    loglik, tokens = np.log(0.5) * np.array([4, 12.0]), np.array([4, 12])
-    assert perplexity(loglik, tokens, np.array(["a", "b"])) == pytest.approx((2, 0))
+    lost, tokens = np.log(2) * np.array([4, 12.0]), np.array([4, 12])
+    assert perplexity(lost, tokens, np.array(["a", "b"])) == pytest.approx((2, 0))
 
 
 def test_errors_of_single_windows_are_those_of_a_mean():
@@ -29,7 +29,7 @@ def test_windows_of_a_document_are_one_observation():
 
 def test_draws_that_disagree_make_a_difference_less_sure():
     ours, theirs = np.zeros(6), [-np.ones(6), -3 * np.ones(6)]
-    one = difference([ours], [theirs[0]], [TOKENS], [ONE_EACH])
-    both = difference([ours] * 2, theirs, [TOKENS] * 2, [ONE_EACH] * 2)
+    one = difference([theirs[0]], [ours], [TOKENS], [ONE_EACH])
+    both = difference(theirs, [ours] * 2, [TOKENS] * 2, [ONE_EACH] * 2)
     assert one == pytest.approx((-0.1, 0))
     assert both == pytest.approx((-0.2, 0.1))

@@ -1,4 +1,4 @@
-"""One draw of samples and seeds: lop's own steps, from text to a predictor, each done once."""
+"""One draw of samples and seeds: lop's own steps, from samples to a predictor, each done once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmarks.real import windows
-from benchmarks.real.scale import PURPOSES, Ranking, Row, Scale
+import numpy as np
+
+from benchmarks.grid.scale import Ranking, Row, Scale
 from lop.choice import AUTO, chosen
 from lop.importance import load_all_scores
 from lop.methods import Kit, Method, method
-from lop.models.checkpoint import load_processor
 from lop.models.fingerprints import digest
 from lop.plan import Plan
 from lop.predictor import Predictor
@@ -49,14 +49,15 @@ class Draw:
         return self.folder / f"judged-{digest(*map(repr, rows))}"
 
     def prepare(self) -> None:
-        """Draw the windows of each purpose, from documents of its own."""
-        tokenizer = load_processor(self.scale.model)
+        """Draw the samples of each purpose."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for number, purpose in enumerate(PURPOSES):
-            documents = read_samples(self.scale.text / f"{purpose}.jsonl")
-            count, seed = getattr(self.scale, purpose), 1000 * self.seed + number
-            table = windows.draw(documents, tokenizer, self.scale.window, count, seed)
+        for purpose, table in self.scale.tables(self.seed).items():
             write_samples(table, self.samples(purpose))
+
+    def asked(self) -> tuple[np.ndarray, np.ndarray]:
+        """Picture or document, and id, of each test sample; (N,) both."""
+        table = read_samples(self.samples("test"))
+        return table["image_id"].to_numpy(str), table["id"].to_numpy(str)
 
     def score(self) -> None:
         """Score the neurons, and choose the ranking."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.real.cells import cell
-from benchmarks.real.draw import Draw
-from benchmarks.real.scale import Row
+from benchmarks.grid.cells import cell
+from benchmarks.grid.draw import Draw
+from benchmarks.grid.scale import Row
 from lop.errors import LopError
 from lop.files import read_json, replacing
 from lop.importance import load_all_scores
@@ -52,5 +52,5 @@ def _measure(draw: Draw, row: Row, ratio: float) -> float:
         at = batch.targets != IGNORE
         likely = torch.log_softmax(logits[at], -1).gather(1, batch.targets[at][:, None])
         lost, count = lost - float(likely.sum(dtype=torch.float64)), count + int(at.sum())
-    loglik, tokens = cell(draw, row, ratio).result()
-    return lost / count + float(loglik.sum() / tokens.sum())
+    found = cell(draw, row, ratio).result()
+    return lost / count + float(found.loglik.sum() / found.tokens.sum())

@@ -1,4 +1,4 @@
-"""What is measured of a plan: the log-likelihood of every test window."""
+"""What is measured of a plan: is each test sample answered right, and its log-likelihood."""
 
 from __future__ import annotations
 
@@ -10,15 +10,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.real.draw import Draw
-from benchmarks.real.scale import Ranking, Row
+from benchmarks.grid.draw import Draw
+from benchmarks.grid.scale import Ranking, Row
 from lop.files import read_json, replacing
 from lop.models.fingerprints import digest
 from lop.plan import Plan
 from lop.steps import searching
 from lop.workers import in_processes
 
-MODULES = ["benchmarks.real.cells"]
+MODULES = ["benchmarks.grid.cells"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of each test sample, (N,) each: 1 where greedy generation would answer it right, the
+    log-likelihood of its answer or text, and the tokens that this is of."""
+
+    correct: np.ndarray
+    loglik: np.ndarray
+    tokens: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -35,10 +45,10 @@ class Cell:
         name = f"{self.ranking.name}-{digest(self.plan.kept)}.json"
         return self.draw.folder / "cells" / name
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Log-likelihood of each test window, and how many tokens it has; (N,) each."""
+    def result(self) -> Result:
+        """What was measured."""
         found = read_json(self.path)
-        return np.array(found["loglik"]), np.array(found["tokens"])
+        return Result(*(np.array(found[name]) for name in ("correct", "loglik", "tokens")))
 
 
 def dense(draw: Draw) -> Cell:
@@ -71,11 +81,16 @@ def _measure(cell: Cell) -> None:
         cell.draw.scale.batch_size,
     )
     with made as reward:
-        loglik = reward.per_sample(cell.plan)[1]
+        correct, loglik = reward.per_sample(cell.plan)
     (part,) = reward.parts
     owners = torch.cat([batch.owners for batch in part.batches])
     tokens = torch.bincount(owners.cpu(), minlength=len(loglik))
-    result = {"kept": cell.plan.kept, "loglik": loglik.tolist(), "tokens": tokens.tolist()}
+    result = {
+        "kept": cell.plan.kept,
+        "correct": correct.tolist(),
+        "loglik": loglik.tolist(),
+        "tokens": tokens.tolist(),
+    }
     cell.path.parent.mkdir(exist_ok=True)
     with replacing(cell.path) as tmp:
         tmp.write_text(json.dumps(result) + "\n")

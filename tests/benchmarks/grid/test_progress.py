@@ -1,6 +1,6 @@
 """Steps are done once, in order, and say how long the rest takes."""
 
-from benchmarks.real.progress import Step, run
+from benchmarks.grid.progress import Step, run
 
 
 def test_only_what_is_not_there_is_done(tmp_path):

@@ -1,0 +1,146 @@
+"""The page of the reference model: tables, CSVs and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common import origin
+from benchmarks.full.scale import Questions
+from benchmarks.grid.figures import rate
+from benchmarks.grid.measured import Measured, choices, compared, comparisons, pooled, title
+from lop import plots
+from lop.comparison import TITLES, bold, markdown
+from lop.files import Kind, replacing_dir
+from lop.plan import per_cent
+
+KIND = Kind("the page of the reference model", ("full.md", "accuracy.csv", "comparison.csv"))
+TASKS = {"overall": "all questions", "easyvqa": "easy-VQA", "knowledge": "knowledge"}
+POINT = 0.01
+
+
+def by_task(draws: Sequence[Measured], tasks: Sequence[np.ndarray]) -> dict[str, list[Measured]]:
+    """The draws' results on all questions, and on those of each task."""
+    found = {"overall": list(draws)}
+    for task in [name for name in TASKS if name != "overall"]:
+        found[task] = [draw.of(of == task) for draw, of in zip(draws, tasks, strict=True)]
+    return found
+
+
+def accuracies(found: dict[str, list[Measured]]) -> pd.DataFrame:
+    """A row a (task, method, ranking, ratio, draw), where draw is `all` or a number."""
+    lines = []
+    for task, draws in found.items():
+        for name, draw in [("all", pooled(draws)), *((str(i), d) for i, d in enumerate(draws))]:
+            for (row, ratio), right in draw.lines().items():
+                ranking = row.ranking or draw.chosen
+                value, error = rate(right, draw.tokens, draw.clusters)
+                lines.append(
+                    {
+                        "task": task,
+                        "method": row.method,
+                        "score": ranking.score,
+                        "compensated": ranking.compensate,
+                        "ratio": ratio,
+                        "accuracy": value,
+                        "stderr": error,
+                        "draw": name,
+                        "chosen": row.ranking is None,  # by lop, score and compensation
+                    }
+                )
+    return pd.DataFrame(lines)
+
+
+def table(draw: Measured) -> str:
+    """Accuracy ± standard error in per cent, a column a ratio; the best in bold."""
+    ratios = sorted({ratio for _, ratio in draw.cells})
+    lines = [["FFN removed", *map(per_cent, ratios)], ["---"] * (1 + len(ratios))]
+    found = {key: rate(of, draw.tokens, draw.clusters) for key, of in draw.cells.items()}
+    best = {ratio: max(v for (_, r), (v, _) in found.items() if r == ratio) for ratio in ratios}
+    for row in dict.fromkeys(row for row, _ in draw.cells):
+        cells = [(ratio, *found[row, ratio]) for ratio in ratios]
+        shown = [bold(f"{100 * v:.1f} ± {100 * e:.1f}", v == best[r]) for r, v, e in cells]
+        lines.append([title(row), *shown])
+    return markdown(lines)
+
+
+def write(
+    draws: Sequence[Measured],
+    tasks: Sequence[np.ndarray],
+    scale: Questions,
+    off: float | None,
+    out: Path,
+) -> None:
+    """Write full.md, accuracy.csv, comparison.csv and accuracy.png to the directory `out`.
+
+    `tasks` (N,) a draw are the questions' tasks, `off` is what `benchmarks.grid.check` found.
+    """
+    found = by_task(draws, tasks)
+    compared_by = {task: comparisons(of) for task, of in found.items()}
+    figures = accuracies(found)
+    shown = figures[(figures["task"] == "overall") & (figures["draw"] == "all")]
+    lines = shown[shown["chosen"] | shown["method"].isin(["wanda_sp", "flap", "magnitude"])]
+    dense = float(shown.loc[shown["method"] == "dense", "accuracy"].iloc[0])
+    with replacing_dir(out, KIND) as tmp:
+        figures.to_csv(tmp / "accuracy.csv", index=False, float_format="%.5f")
+        table_of = [of.assign(task=task) for task, of in compared_by.items()]
+        pd.concat(table_of).to_csv(tmp / "comparison.csv", index=False, float_format="%.5f")
+        as_shown = lines.assign(value=100 * lines["accuracy"], stderr=100 * lines["stderr"])
+        plots.curves(as_shown, 100 * dense, TITLES, "Accuracy (%)", tmp / "accuracy.png")
+        (tmp / "full.md").write_text(text(found, compared_by, scale, off))
+
+
+def text(
+    found: dict[str, list[Measured]],
+    comparison: dict[str, pd.DataFrame],
+    scale: Questions,
+    off: float | None,
+) -> str:
+    """The page as Markdown."""
+    draws, widths = found["overall"], scale.source.widths
+    shares = {}
+    for task, of in found.items():
+        whole = pooled(of)
+        shares[task] = f"{100 * rate(whole.dense, whole.tokens, whole.clusters)[0]:.1f}"
+    parts = [
+        f"""## {TASKS[task][0].upper()}{TASKS[task][1:]}
+
+{table(pooled(of))}
+
+{compared(comparison[task], of, POINT)}"""
+        for task, of in found.items()
+    ]
+    checked = "not measured yet" if off is None else f"{abs(off):.0e} nats a token apart"
+    return f"""# The reference model
+
+{origin()}
+
+The embedded Qwen2.5-VL, {len(widths)} layers of {widths[0]} FFN neurons: {len(draws)} draws of
+{scale.test:,} test questions, half about shapes and colours (easy-VQA), half about flags and emoji
+(knowledge). Dense it answers {shares["overall"]} % right: {shares["easyvqa"]} % of easy-VQA,
+{shares["knowledge"]} % of knowledge. Standard errors are by picture.
+
+![accuracy](accuracy.png)
+
+Below, first accuracy in per cent, all draws together; then LOP against the others, in points:
+accuracy of *LOP, as lop chooses* minus the other's. Positive is better; bold is beyond two standard
+errors, which are those by picture of the paired differences and those of the draws. A draw has
+samples for scores, reward and test of its own, and its own seeds of search and predictor. *As lop
+chooses* is with `score: auto` and `compensate: auto`; chosen was, draw by draw: {choices(draws)}.
+
+{chr(10).join(f"{part}{chr(10)}" for part in parts)}
+## How it is made
+
+- **Samples** of a draw: {scale.calibration} for scores, {scale.reward} for the reward. No search
+  and no score sees a picture of the test.
+- **Search**: {scale.simulations} plans for each of {len(scale.targets)} targets
+  ({", ".join(map(per_cent, scale.targets))}); all else as lop comes.
+- **Right** is what greedy generation would answer exactly.
+- **Check**: what `lop prune` cuts at {per_cent(max(scale.ratios))}, and the same plan
+  measured in views of the dense model's weights: {checked}.
+
+[accuracy.csv](accuracy.csv), [comparison.csv](comparison.csv)
+"""

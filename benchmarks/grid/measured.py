@@ -1,0 +1,129 @@
+"""What was measured in the draws of a table, and LOP against every other row of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.grid.figures import difference
+from benchmarks.grid.scale import LOP, Ranking, Row
+from lop.comparison import TITLES, bold, markdown
+from lop.plan import per_cent
+
+SCORES = {
+    "activation_l2": "activation-L2",
+    "flap": "FLAP's score",
+    "wanda_sp": "Wanda's score",
+    "magnitude": "magnitude",
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A draw's results by row and ratio, and those of the dense model; (N,) each.
+
+    A figure is Σ results / Σ tokens. `clusters` (N,) names each sample's picture or document,
+    `chosen` the ranking that lop chose.
+    """
+
+    cells: Mapping[tuple[Row, float], np.ndarray]
+    dense: np.ndarray
+    tokens: np.ndarray
+    clusters: np.ndarray
+    chosen: Ranking
+
+    def of(self, some: np.ndarray) -> Measured:
+        """The same of some samples (N,) alone."""
+        cells = {key: values[some] for key, values in self.cells.items()}
+        return Measured(
+            cells, self.dense[some], self.tokens[some], self.clusters[some], self.chosen
+        )
+
+    def lines(self) -> Mapping[tuple[Row, float], np.ndarray]:
+        """The dense model as a row of ratio 0, and all others."""
+        return {(Row("dense", Ranking("", False)), 0.0): self.dense, **self.cells}
+
+
+def pooled(draws: Sequence[Measured]) -> Measured:
+    """All samples of all draws, for the rows that every draw has."""
+    shared = [key for key in draws[0].cells if all(key in draw.cells for draw in draws)]
+    choices = {draw.chosen for draw in draws}
+    return Measured(
+        {key: np.concatenate([draw.cells[key] for draw in draws]) for key in shared},
+        np.concatenate([draw.dense for draw in draws]),
+        np.concatenate([draw.tokens for draw in draws]),
+        np.concatenate([draw.clusters for draw in draws]),
+        choices.pop() if len(choices) == 1 else Ranking("auto", False),
+    )
+
+
+def comparisons(draws: Sequence[Measured]) -> pd.DataFrame:
+    """A row a (ratio, baseline): LOP's figure minus the baseline's, over all draws of it.
+
+    The score of what lop chose itself is `auto`.
+    """
+    lines = []
+    for row, ratio in dict.fromkeys(key for draw in draws for key in draw.cells):
+        of = [draw for draw in draws if (row, ratio) in draw.cells and row != LOP]
+        if not of:
+            continue
+        found, error = difference(
+            [draw.cells[LOP, ratio] for draw in of],
+            [draw.cells[row, ratio] for draw in of],
+            [draw.tokens for draw in of],
+            [draw.clusters for draw in of],
+        )
+        score, compensated = _named(row)
+        lines.append(
+            {
+                "ratio": ratio,
+                "baseline": row.method,
+                "score": score,
+                "compensated": compensated,
+                "difference": found,
+                "stderr": error,
+                "draws": len(of),
+            }
+        )
+    return pd.DataFrame(lines).sort_values("ratio", kind="stable")
+
+
+def compared(comparison: pd.DataFrame, draws: Sequence[Measured], unit: float = 1) -> str:
+    """LOP against each other row, a column a ratio, in `unit`s; bold beyond two errors."""
+    ratios, digits = sorted(set(comparison["ratio"])), 3 if unit == 1 else 2
+    lines = [["LOP against", "draws", *map(per_cent, ratios)], ["---"] * (2 + len(ratios))]
+    by = comparison.set_index(["baseline", "score", "compensated", "ratio"]).sort_index()
+    for row in dict.fromkeys(row for draw in draws for row, _ in draw.cells if row != LOP):
+        of = by.loc[(row.method, *_named(row))]
+        shown = []
+        for found, error in (of.loc[ratio, ["difference", "stderr"]] for ratio in ratios):
+            text = f"{found / unit:+.{digits}f} ± {error / unit:.{digits}f}"
+            shown.append(bold(text, abs(found) > 2 * error))
+        lines.append([title(row), f"{of['draws'].iloc[0]:g}", *shown])
+    return markdown(lines)
+
+
+def choices(draws: Sequence[Measured]) -> str:
+    """What lop chose, draw by draw, in words."""
+    names = [(SCORES[draw.chosen.score], draw.chosen.compensate) for draw in draws]
+    return ", ".join(name + (", compensated" if restored else "") for name, restored in names)
+
+
+def title(row: Row) -> str:
+    """A row as the tables name it."""
+    name = TITLES[row.method]
+    if row.ranking is None:
+        return f"{name}, as lop chooses"
+    score = "" if row.method in ("flap", "wanda_sp", "magnitude") else SCORES[row.ranking.score]
+    restored = "compensated" if row.ranking.compensate else ""
+    return ", ".join(part for part in (name, score, restored) if part)
+
+
+def _named(row: Row) -> tuple[str, str]:
+    """Score and compensation as comparison.csv has them."""
+    if row.ranking is None:
+        return "auto", "auto"
+    return row.ranking.score, str(row.ranking.compensate).lower()

@@ -1,0 +1,111 @@
+"""How much of a table is computed, of which model and samples, and which of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lop import choice, importance, reward, search
+from lop.models.fingerprints import digest
+from lop.models.stored import Stored
+
+OURS = ("lop", "knapsack", "uniform")  # the methods whose score and compensation may be any
+
+
+@dataclass(frozen=True, order=True)
+class Ranking:
+    """Which neurons go, and whether their mean output is restored."""
+
+    score: str
+    compensate: bool
+
+    @property
+    def name(self) -> str:
+        return self.score + ("-compensated" if self.compensate else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What is computed; sizes are in samples. A subclass says how they are drawn.
+
+    `rivals` are the rankings that are searched and learned from besides the one that lop chooses,
+    in the first draw. `parts` are lop's settings of that name.
+    """
+
+    model: Path
+    runs: Path
+    draws: int = 3
+    calibration: int
+    reward: int
+    chosen_on: int  # reward samples that score and compensation are chosen on
+    kind: str  # of reward
+    test: int
+    ratios: tuple[float, ...]
+    targets: tuple[float, ...]
+    shares: tuple[float, ...]
+    simulations: int
+    rivals: tuple[Ranking, ...] = ()
+    batch_size: int
+    workers: int = 2
+
+    def tables(self, seed: int) -> Mapping[str, pd.DataFrame]:
+        """The samples of a draw: calibration, reward and test."""
+        raise NotImplementedError
+
+    def sources(self) -> Any:
+        """What the samples are drawn from, for the name of the folder."""
+        return None
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where a run of this scale lies: named after all that decides its numbers."""
+        places = ("model", "text", "runs", "draws", "workers")
+        sizes = {name: of for name, of in asdict(self).items() if name not in places}
+        versions = [module.VERSION for module in (choice, importance, reward, search)]
+        return self.runs / digest(sizes, versions, self.source.fingerprint, self.sources())
+
+    @property
+    def source(self) -> Stored:
+        """The model, not loaded."""
+        return _stored(self.model)
+
+
+@cache  # and no property, which would go along to other processes
+def _stored(path: Path) -> Stored:
+    return Stored(path)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a method, and the ranking it has; None is the one that lop chooses."""
+
+    method: str
+    ranking: Ranking | None
+
+
+LOP = Row("lop", None)
+FLAP = Row("flap", Ranking("flap", True))
+
+
+def rows(scale: Scale) -> list[Row]:
+    """What every draw is asked: what lop makes of a ratio, and its strongest rivals."""
+    own = [Row(method, None) for method in OURS]
+    paper = Row("uniform", Ranking("activation_l2", False))
+    return [*own, paper, Row("wanda_sp", Ranking("wanda_sp", False)), FLAP]
+
+
+def further(scale: Scale) -> list[Row]:
+    """What the first draw is asked besides: other rankings, and what is far behind."""
+    rivals = [Row(method, ranking) for ranking in scale.rivals for method in OURS]
+    behind = [
+        Row("uniform", Ranking("flap", False)),
+        Row("flap", Ranking("flap", False)),
+        Row("random", None),
+        Row("magnitude", Ranking("magnitude", False)),
+    ]
+    return [row for row in dict.fromkeys([*rivals, *behind]) if row not in rows(scale)]

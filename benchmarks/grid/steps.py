@@ -1,0 +1,109 @@
+"""A table's steps in order, each done once, and the command line that runs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import chain, product
+from pathlib import Path
+from typing import TypeVar
+
+from benchmarks.common import RESULTS
+from benchmarks.grid import cells, check, progress
+from benchmarks.grid.draw import Draw
+from benchmarks.grid.progress import Step
+from benchmarks.grid.scale import LOP, Ranking, Row, Scale, further, rows
+from lop.errors import LopError
+
+S = TypeVar("S", bound=Scale)
+
+
+def made(draw: Draw) -> Iterator[Step]:
+    """Samples and scores; costs are samples that are read."""
+    scale = draw.scale
+    yield Step(f"draw {draw.seed}: samples", draw.samples("test"), 1, draw.prepare)
+    yield Step(f"draw {draw.seed}: scores", draw.importance, scale.calibration / 2, draw.score)
+
+
+def learned(draw: Draw, ranking: Ranking) -> Iterator[Step]:
+    """What is searched and learned with a ranking."""
+    scale, layers, of = draw.scale, len(draw.scale.source.widths), partial(draw.of, ranking)
+    profiled = (layers * (len(scale.shares) + 1) + 1) * scale.reward / 2
+    searched = len(scale.targets) * scale.simulations * scale.reward
+    for what, out, cost, do in (
+        ("profile", of("profile.parquet"), profiled, draw.profile),
+        ("search", of("search/index.json"), searched, draw.search),
+        ("predictor", of("training"), 20, draw.train),
+    ):
+        yield Step(f"draw {draw.seed}, {ranking.name}: {what}", out, cost, partial(do, ranking))
+
+
+def judged(draw: Draw, wanted: list[Row]) -> Step:
+    """The test of some rows at every ratio, and of the dense model."""
+    scale, done = draw.scale, draw.judged(wanted)
+
+    def do() -> None:
+        planned = [cells.cell(draw, row, ratio) for row, ratio in product(wanted, scale.ratios)]
+        cells.measure([cells.dense(draw), *planned], scale.workers)
+        done.touch()
+
+    cost = (1 + len(wanted) * len(scale.ratios)) * scale.test
+    return Step(f"draw {draw.seed}: test of {len(wanted)} rows", done, cost, do)
+
+
+def steps(scale: Scale) -> list[Step]:
+    """All that is done once samples and scores are there, what matters most first."""
+    draws = [Draw(scale, seed) for seed in range(scale.draws)]
+    first = draws[0]
+    own = [[*learned(d, d.chosen), judged(d, rows(scale))] for d in draws]
+    rivals = [learned(first, ranking) for ranking in scale.rivals if ranking != first.chosen]
+    return [*chain.from_iterable([*own, *rivals]), judged(first, further(scale))]
+
+
+def run(scale: Scale) -> None:
+    """Compute what is not there yet of a scale."""
+    progress.run([step for seed in range(scale.draws) for step in made(Draw(scale, seed))])
+    progress.run(steps(scale))
+    check.difference(Draw(scale, 0), LOP, max(scale.ratios))
+
+
+def finished(scale: Scale) -> list[tuple[Draw, list[Row]]]:
+    """The draws that are judged, with the rows that are; LopError where there is none."""
+    found = []
+    for draw in (Draw(scale, seed) for seed in range(scale.draws)):
+        parts = [of for of in (rows(scale), further(scale)) if draw.judged(of).exists()]
+        if parts:
+            found.append((draw, list(chain.from_iterable(parts))))
+    if not found:
+        raise LopError(f"{scale.folder}: no draw has been judged yet")
+    return found
+
+
+def command(
+    name: str,
+    about: str | None,
+    scales: tuple[S, S],
+    ready: Callable[[], None],
+    write: Callable[[S, Path], None],
+) -> None:
+    """The command line of a table: `scales` are the whole one, and that of a smoke run."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--quick", action="store_true", help="a smoke run")
+    parser.add_argument("--draws", type=int, help="of samples and seeds")
+    parser.add_argument("--workers", type=int, help="processes")
+    parser.add_argument("--page", action="store_true", help="only the page, of what is there")
+    args = parser.parse_args()
+    given = {each: of for each in ("draws", "workers") if (of := getattr(args, each))}
+    scale = replace(scales[args.quick], **given)
+    out = scale.runs.with_name("page") if args.quick else RESULTS / name
+    try:
+        if not args.page:
+            ready()
+            run(scale)
+        write(scale, out)
+        print(out / f"{name}.md")
+    except LopError as error:
+        sys.exit(f"{name}: {error}")
