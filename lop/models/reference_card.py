@@ -232,7 +232,7 @@ One layer alone, the others dense: points of overall accuracy lost.
 
 Answers a second at 50 %, in batches of {batch} questions, as a multiple of the dense model's, each
 measured in turn {rounds} times: {low:.2f} to {high:.2f}, median **{middle:.2f}**.
-"""
+{aims}"""
 
 
 def write_card(model_dir: str | Path, measured: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -249,6 +249,7 @@ def write_card(model_dir: str | Path, measured: dict[str, Any] | None = None) ->
         share_attention=measured["attention"] / measured["parameters"],
         narrow=params["stages"][0]["ffn"],
         begun=f"\n{record['begun_from']}" if "begun_from" in record else "",
+        aims=f"\n{record['aims']}\n" if "aims" in record else "",
         facts=sum(len(subject.facts) for subject in knowledge.subjects()),
         bits=knowledge.bits(),
         batch=BATCH,
