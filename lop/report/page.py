@@ -153,8 +153,8 @@ neurons and are asked the same.
 ## LOP against each baseline
 
 Difference in {by.unit} on the same samples ± paired standard error; **bold** where it is beyond
-twice that error. Ratios marked * were never searched: their plans are the predictor's alone. This is
-one draw of samples and seeds: it tells of this predictor, and not yet of the method.
+twice that error. Ratios marked * were never searched: their plans are the predictor's alone. This
+is one draw of samples and seeds: it tells of this predictor, and not yet of the method.
 
 {differences_markdown(results.differences, targets)}"""
 
