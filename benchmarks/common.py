@@ -46,5 +46,6 @@ def origin() -> str:
     """The line under a page's title that says how to make it again."""
     spec = sys.modules["__main__"].__spec__
     module = spec.name.removesuffix(".__main__") if spec else ""
-    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    given = [word for word in sys.argv[1:] if word != "--page"]  # which computes nothing
+    command = shlex.join(["python", "-m", module, *given])
     return f"Made by `{command}` at commit {git_commit()[:12]} on {datetime.now(UTC).date()}."

@@ -10,6 +10,7 @@ import pandas as pd
 
 from benchmarks.common import origin
 from benchmarks.full.scale import Questions
+from benchmarks.grid.draw import Draw
 from benchmarks.grid.figures import rate
 from benchmarks.grid.measured import Measured, choices, compared, comparisons, pooled, title
 from lop import plots
@@ -128,10 +129,13 @@ The embedded Qwen2.5-VL, {len(widths)} layers of {widths[0]} FFN neurons: {len(d
 Below, first accuracy in per cent, all draws together; then LOP against the others, in points:
 accuracy of *LOP, as lop chooses* minus the other's. Positive is better; bold is beyond two standard
 errors, which are those by picture of the paired differences and those of the draws. A draw has
-samples for scores, reward and test of its own, and its own seeds of search and predictor. *As lop
-chooses* is with `score: auto` and `compensate: auto`; chosen was, draw by draw: {choices(draws)}.
+samples for scores, reward and test of its own, and its own seeds of search and predictor.
 
 {chr(10).join(f"{part}{chr(10)}" for part in parts)}
+## What lop chooses
+
+{choices(draws, Draw(scale, 0))}
+
 ## How it is made
 
 - **Samples** of a draw: {scale.calibration} for scores, {scale.reward} for the reward. No search

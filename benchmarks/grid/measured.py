@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmarks.grid.draw import Draw
 from benchmarks.grid.figures import difference
 from benchmarks.grid.scale import LOP, Ranking, Row
+from lop.choice import FILE, read_choice
 from lop.comparison import TITLES, bold, markdown
 from lop.plan import per_cent
+from lop.report.page import choice_table
 
 SCORES = {
     "activation_l2": "activation-L2",
@@ -106,10 +109,16 @@ def compared(comparison: pd.DataFrame, draws: Sequence[Measured], unit: float = 
     return markdown(lines)
 
 
-def choices(draws: Sequence[Measured]) -> str:
-    """What lop chose, draw by draw, in words."""
+def choices(draws: Sequence[Measured], first: Draw) -> str:
+    """What lop chose in each draw, and what it saw in the first, as Markdown."""
     names = [(SCORES[draw.chosen.score], draw.chosen.compensate) for draw in draws]
-    return ", ".join(name + (", compensated" if restored else "") for name, restored in names)
+    words = ", ".join(name + (", compensated" if restored else "") for name, restored in names)
+    found = read_choice(first.importance / FILE)
+    return f"""`score: auto` and `compensate: auto` chose, draw by draw: {words}. They judge
+uniform plans by {found.samples} reward samples (reward `{found.reward}`, higher is better); those
+of the first draw:
+
+{choice_table(found)}"""
 
 
 def title(row: Row) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.common import origin
+from benchmarks.grid.draw import Draw
 from benchmarks.grid.figures import perplexity
 from benchmarks.grid.measured import Measured, choices, compared, comparisons, pooled, title
 from benchmarks.real.scale import Texts
@@ -102,9 +103,6 @@ tokens of {len(set(whole.clusters))} documents. Dense it has a perplexity of
 
 {table(whole)}
 
-*As lop chooses* is with `score: auto` and `compensate: auto`; chosen was, draw by draw:
-{choices(draws)}.
-
 ## The first draw, with other scores
 
 {table(draws[0])}
@@ -117,6 +115,10 @@ seeds of search and predictor. The error is that by document of the paired diffe
 the draws.
 
 {compared(comparison, draws)}
+
+## What lop chooses
+
+{choices(draws, Draw(scale, 0))}
 
 ## How it is made
 

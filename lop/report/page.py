@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lop import plots
+from lop.choice import Choice
 from lop.comparison import TASK, TITLES, Comparison, bold, differences_markdown, markdown
 from lop.plan import per_cent
 from lop.report import benchmarks
@@ -83,7 +84,15 @@ def _choice(results: Results) -> str:
     """What `auto` means for this model, and by which figures."""
     if not results.choice:
         return ""
-    found = results.choice
+    return f"""## Score
+
+{str(results.choice).capitalize()} (reward `{results.choice.reward}`; higher is better).
+
+{choice_table(results.choice)}"""
+
+
+def choice_table(found: Choice) -> str:
+    """Mean reward of each candidate's uniform plan, a column a ratio; in bold what was chosen."""
     ratios = sorted(found.ratios)
     lines = [["score", "compensated", *map(per_cent, ratios)], ["---"] * (2 + len(ratios))]
     by = {(one.score, one.compensate, one.ratio): one for one in found.table}
@@ -92,11 +101,7 @@ def _choice(results: Results) -> str:
         cells = [by[score, compensate, ratio] for ratio in ratios]
         shown = [bold(f"{c.reward:.3f}", own) for c in cells]
         lines.append([score, "yes" if compensate else "no", *shown])
-    return f"""## Score
-
-{str(found).capitalize()} (reward `{found.reward}`; higher is better).
-
-{markdown(lines)}"""
+    return markdown(lines)
 
 
 def _benchmarks(results: Results, title: str, label: str, out: Path) -> str:
