@@ -334,7 +334,7 @@ def test_the_step_writes_what_the_report_reads(model_dir, few, path, tmp_path, m
     shutil.copytree(model_dir, pruned / "flap-0.5")
     tasks = ["lop_vqa", *({name: data} for name, data in few.items())]
     grid = {"batch_size": 32, "latency_samples": 1, "tasks": tasks}
-    here = {"each": lambda work, keys: [work(*key) for key in keys]}
+    here = dict.fromkeys(("each", "alone"), lambda work, keys: [work(*key) for key in keys])
     metrics = evaluating.evaluate(out, str(model_dir), pruned, path, **grid, **here)
     files = {f"{name}.{kind}" for name in ["lop_vqa", *few] for kind in ("json", "parquet")}
     assert {p.name for p in (out / "dense").iterdir()} == files | {"footprint.json"}

@@ -104,7 +104,7 @@ def make(root: Path) -> None:
     pruning.prune_grid(data / "pruned", ["flap", "lop"], [0.3], cutter)
     evaluating.evaluate(
         data / "evaluation", model, data / "pruned", data / "samples/benchmark.parquet",
-        latency_samples=2, each=_here,
+        latency_samples=2, each=_here, alone=_here,
     )  # fmt: skip
 
 

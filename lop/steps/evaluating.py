@@ -35,6 +35,7 @@ def evaluate(
     latency_samples: int = 20,
     workers: int = 1,
     each: Each[dict[str, Any]] | None = None,
+    alone: Each[dict[str, Any]] | None = None,
     tasks: Sequence[Spec] = (HEADLINE,),
 ) -> dict[str, dict[str, Any]]:
     """Evaluate and measure the dense model and all in `pruned_dir`: a folder a model in `out`, and
@@ -43,16 +44,21 @@ def evaluate(
     `tasks` are names, or {name: data}; see `lop.tasks.benchmarks.locate`.
 
     Returns the metrics by model name; the dense model is called `dense`. Every model gets a
-    process of its own, `workers` at a time, unless `each` sees to that.
+    process of its own, `workers` at a time, unless `each` sees to that. Memory and speed are
+    measured last, on this machine, one model at a time, unless `alone` sees to that.
     """
     places = locate(tasks, samples_path)
     models = {"dense": Path(model_path)}
     models |= {path.name: path for path in sorted(pruned_dir.iterdir()) if path.is_dir()}
-    options = (samples_path, batch_size, latency_samples, places)
     each = each or in_processes(workers, "models", MODULES, fresh=True)
-    work = partial(_evaluate_named, out, models, options)
-    results = each(work, [(name,) for name in models])
-    metrics = dict(zip(models, results, strict=True))
+    alone = alone or in_processes(1, "timing", ["lop.footprint"], fresh=True)
+    names = [(name,) for name in models]
+    asked = each(partial(_answers_of, out, models, samples_path, batch_size, places), names)
+    costs = alone(partial(_footprint_of, out, models, samples_path, latency_samples), names)
+    metrics = {
+        name: answers["headline"] | cost | {"tasks": answers["tasks"]}
+        for name, answers, cost in zip(models, asked, costs, strict=True)
+    }
     for name in models:  # what killed runs and workers left; none is writing now
         clear_leftovers(out / name)
     with replacing(out / "metrics.json") as tmp:
@@ -60,10 +66,21 @@ def evaluate(
     return metrics
 
 
-def _evaluate_named(
-    out: Path, models: Mapping[str, Path], options: tuple[Any, ...], name: str
+def _answers_of(
+    out: Path,
+    models: Mapping[str, Path],
+    samples_path: Path,
+    batch_size: int,
+    places: Mapping[str, str],
+    name: str,
 ) -> dict[str, Any]:
-    return evaluate_one(out / name, models[name], *options)
+    return _answers(out / name, models[name], samples_path, batch_size, places)
+
+
+def _footprint_of(
+    out: Path, models: Mapping[str, Path], samples_path: Path, latency_samples: int, name: str
+) -> dict[str, Any]:
+    return _footprint(out / name, models[name], samples_path, latency_samples)
 
 
 def evaluate_one(
@@ -79,6 +96,21 @@ def evaluate_one(
     Everything is kept in `out`, and what is there and current is not done again. Size, latency and
     memory are measured on samples, and not without.
     """
+    answers = _answers(out, model_path, samples_path, batch_size, places)
+    cost = {}
+    if samples_path is not None:
+        cost = _footprint(out, model_path, samples_path, latency_samples)
+    return answers["headline"] | cost | {"tasks": answers["tasks"]}
+
+
+def _answers(
+    out: Path | None,
+    model_path: str | Path,
+    samples_path: Path | None,
+    batch_size: int,
+    places: Mapping[str, str],
+) -> dict[str, Any]:
+    """Every task's figures, and those of the one that methods are compared by."""
     from lop.evaluation import evaluate_all
 
     if out and out.is_file():
@@ -86,13 +118,12 @@ def evaluate_one(
     if out:
         for name in places:
             check_file(out / f"{name}.parquet", (model_path, samples_path, *places.values()))
-    cost = {}
-    if samples_path is not None:
-        cost = _footprint(out, model_path, samples_path, latency_samples)
     found = evaluate_all(out, model_path, places, batch_size)
-    figures = {name: shard.summary() for name, shard in found.items()}
     headline = next((found[name].headline() for name in (HEADLINE, TEXT) if name in found), {})
-    return headline | cost | {"tasks": figures}
+    return {
+        "headline": headline,
+        "tasks": {name: shard.summary() for name, shard in found.items()},
+    }
 
 
 def _footprint(
