@@ -123,8 +123,13 @@ def search_progress(progress: pd.DataFrame, path: Path) -> None:
             gain = rows.groupby("simulation")["best"].mean()
             label = f"{100 * float(target):g} %" + (f", {searcher}" if several else "")
             colour = colormaps["viridis_r"](float(target) / top)  # more targets than a cycle has
-            axes.plot(
-                gain.index + 1, gain - gain.iloc[0], label=label, color=colour, ls=styles[searcher]
+            axes.step(
+                gain.index + 1,
+                gain - gain.iloc[0],
+                where="post",
+                label=label,
+                color=colour,
+                ls=styles[searcher],
             )
         axes.set(xlabel="Plans evaluated", ylabel="Best reward, above that of the first plan")
         axes.legend(
