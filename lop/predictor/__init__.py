@@ -21,12 +21,11 @@ from torch import Tensor
 
 from lop.errors import LopError
 from lop.files import Kind, replacing_dir
-from lop.plan import MIN_KEEP, Plan, budget
+from lop.plan import MIN_KEEP, Plan
 from lop.plan import check_ratio as check_reachable
 from lop.predictor.base import GRID, PlanNetwork
 from lop.predictor.bilstm import PlanBiLSTM
 from lop.predictor.mlp import PlanMLP
-from lop.predictor.nested import Nested
 from lop.predictor.transformer import PlanTransformer
 from lop.typed import read_typed
 
@@ -86,19 +85,26 @@ class Predictor:
         return self.plans([ratio])[0]
 
     def plans(self, ratios: Sequence[float]) -> list[Plan]:
-        """A plan a ratio. They are nested: no layer gets more neurons at a higher ratio."""
+        """A plan a ratio: linear between those of a grid of budgets, each put on its budget.
+
+        They are not nested. A layer may get more neurons at a higher ratio, as the best plans of
+        two budgets are rarely one within the other.
+        """
         for ratio in ratios:
             self.check_ratio(ratio)
-        widths = self.config.widths
-        return [self._nested.plan(budget(widths, ratio)) for ratio in ratios]
+        budgets, known = self._known
+        config, found = self.config, []
+        for ratio in ratios:
+            said = [np.interp(ratio, budgets, layer) for layer in known.T]
+            found.append(Plan.from_ratios(said, config.widths, ratio, config.min_keep))
+        return found
 
     @cached_property
-    def _nested(self) -> Nested:
-        """The network's plans over its range, once, in float64."""
+    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+        """`GRID` budgets of its range, and what the network says of them, (GRID, L), in float64."""
         ratios = np.linspace(self.config.min_ratio, self.config.max_ratio, GRID)
         network = copy.deepcopy(self.network).double().eval()
-        plans = network.generate(torch.tensor(ratios)).numpy()
-        return Nested.of(plans, ratios, self.config.widths, self.config.min_keep)
+        return ratios, network.generate(torch.tensor(ratios)).numpy()
 
     def check_ratio(self, ratio: float) -> None:
         """Raise LopError outside the range of ratios that were searched."""
