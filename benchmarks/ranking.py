@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import RESULTS, origin
-from benchmarks.yardsticks import YARDSTICKS, Yardstick
+from benchmarks.grid import steps
+from benchmarks.yardsticks import YARDSTICKS, drawn
 from lop.comparison import markdown
 from lop.files import replacing
 from lop.plan import Plan
@@ -75,24 +76,26 @@ def _change(plan: Plan, root: Plan) -> np.ndarray:
     return (np.array(plan.kept) - np.array(root.kept)) / np.array(root.widths)
 
 
-def run(yardstick: Yardstick, ratios: list[float], draws: int) -> pd.DataFrame:
+def run(yardstick: str, ratios: list[float], draws: int) -> pd.DataFrame:
     """A row a reward, number of samples and ratio: taus, means over draws."""
+    YARDSTICKS[yardstick].ready()
     rows = []
-    for draw in range(draws):
-        profile = yardstick.profile(draw, 2)
-        rng = np.random.default_rng(draw)
+    for number in range(draws):
+        draw = drawn(yardstick, number)
+        profile = steps.profile(draw)
+        rng = np.random.default_rng(number)
         around = {r: solve(profile, r) for r in ratios}
         plans = {
             r: [shake(root, STEP, rng, 0.1) for _ in range(PLANS)] for r, root in around.items()
         }
         truths, agreement = {}, {}
-        with yardstick.reward(draw, "validation", "loglik") as reward:
+        with draw.reward("validation", draw.chosen, "loglik") as reward:
             for ratio in ratios:
                 values = np.stack([reward.values(plan, 0) for plan in plans[ratio]])
                 truths[ratio] = values.mean(1)
                 agreement[ratio] = halves(values, reward.parts[0].pictures, rng)
         for kind in ("loglik", "kl", "kl_text"):
-            with yardstick.reward(draw, "reward", kind, PARTS) as reward:
+            with draw.reward("reward", draw.chosen, kind, PARTS) as reward:
                 size = sum(len(part.numbers) for part in reward.parts)
                 for ratio, root in around.items():
                     found = {
@@ -103,7 +106,7 @@ def run(yardstick: Yardstick, ratios: list[float], draws: int) -> pd.DataFrame:
                     found[name, size // 2] = pooled(reward, root, plans[ratio], rng)
                     rows += [
                         (
-                            yardstick.name,
+                            yardstick,
                             *key,
                             ratio,
                             tau(means, truths[ratio]),
@@ -142,7 +145,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "ranking")
     args = parser.parse_args()
-    table = pd.concat([run(YARDSTICKS[m], args.ratios, args.draws) for m in args.models])
+    table = pd.concat([run(m, args.ratios, args.draws) for m in args.models])
     args.out.mkdir(parents=True, exist_ok=True)
     with replacing(args.out / "ranking.csv") as tmp:
         table.to_csv(tmp, index=False)

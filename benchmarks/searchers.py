@@ -3,7 +3,7 @@
 `python -m benchmarks.searchers` writes docs/results/search/. Every searcher starts from the
 knapsack's plan and may judge as many reward samples. Measured is what its best plan gains on the
 knapsack's, on the reward samples that it saw and on validation samples that no search saw, over
-draws of all samples. Finished searches in data/benchmarks are reused.
+draws of all samples. Finished searches are reused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import RESULTS, origin
-from benchmarks.yardsticks import YARDSTICKS, Yardstick
+from benchmarks.grid import steps
+from benchmarks.yardsticks import YARDSTICKS, drawn
 from lop import plots
 from lop.clusters import clustered_error
 from lop.comparison import markdown
@@ -27,7 +28,6 @@ from lop.predictor.training import good_samples
 from lop.search import best_plan, run_shard
 from lop.search.knapsack import solve
 from lop.steps import searching
-from lop.tasks.samples import read_samples
 from lop.workers import at_once, processes
 
 # name -> settings, and the share of the samples that it does not see and by which it chooses
@@ -68,11 +68,11 @@ def one_search(
 ) -> Plan:
     """The plan that a searcher finds in a draw."""
     settings, held = VARIANTS[name]
-    model = YARDSTICKS[yardstick]
+    of = drawn(yardstick, draw)
     count = round(evaluations / (1 - held))
-    with model.reward(draw, "reward", parts=PARTS) as reward:
+    with of.reward("reward", of.chosen, parts=PARTS) as reward:
         path = run_shard(
-            model.folder(draw) / "search", reward, target, draw, count, root=root,
+            of.folder / "search", reward, target, draw, count, root=root,
             hold_out=held, **settings,
         )  # fmt: skip
     return found(pd.read_parquet(path), root, held)
@@ -80,33 +80,32 @@ def one_search(
 
 def judge(yardstick: str, draw: int, purpose: str, plans: list[Plan]) -> list[np.ndarray]:
     """Rewards of plans on each sample of a purpose."""
-    with YARDSTICKS[yardstick].reward(draw, purpose) as reward:
+    of = drawn(yardstick, draw)
+    with of.reward(purpose, of.chosen) as reward:
         return [reward.values(plan, 0) for plan in plans]
 
 
 def run(
-    yardstick: Yardstick, names: list[str], targets: list[float], draws: int, evaluations: int
+    yardstick: str, names: list[str], targets: list[float], draws: int, evaluations: int
 ) -> pd.DataFrame:
     """A row a searcher, target and draw: gains, and the errors of those on validation samples."""
+    YARDSTICKS[yardstick].ready()
     rows = []
     with processes(2, [*searching.MODULES, "benchmarks.searchers"]) as call:
         for draw in range(draws):
-            profile = yardstick.profile(draw, 2)
+            profile = steps.profile(drawn(yardstick, draw))
             roots = {target: solve(profile, target) for target in targets}
             keys = [
-                (yardstick.name, draw, name, target, roots[target], evaluations)
+                (yardstick, draw, name, target, roots[target], evaluations)
                 for name, target in product(names, targets)
             ]
             plans = at_once(2, f"draw {draw}")(lambda *key: call(one_search, *key), keys)
             asked = [*roots.values(), *plans]
             values = {
-                purpose: dict(
-                    zip(asked, call(judge, yardstick.name, draw, purpose, asked), strict=True)
-                )
+                purpose: dict(zip(asked, call(judge, yardstick, draw, purpose, asked), strict=True))
                 for purpose in ("reward", "validation")
             }
-            pictures = read_samples(yardstick.samples(draw, "validation"))["image_id"]
-            pictures = pictures.to_numpy(str)
+            pictures, _ = drawn(yardstick, draw).asked("validation")
             for (_, _, name, target, root, _), plan in zip(keys, plans, strict=True):
                 gaps = {p: of[plan] - of[root] for p, of in values.items()}
                 rows.append(
@@ -167,7 +166,7 @@ def main() -> None:
     args = parser.parse_args()
     tables = [
         summed_up(
-            run(YARDSTICKS[name], args.searchers, args.targets, args.draws, args.evaluations),
+            run(name, args.searchers, args.targets, args.draws, args.evaluations),
             name,
             args.evaluations,
         )

@@ -34,4 +34,4 @@ def write(scale: Questions, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    steps.command("full", __doc__, (Questions(), QUICK), lambda: None, write)
+    steps.command("full", __doc__, (Questions(), QUICK), write)

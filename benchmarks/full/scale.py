@@ -9,11 +9,17 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.common import MODEL
-from benchmarks.grid.scale import Scale
+from benchmarks.grid.scale import WEAK, Row, Scale
 from lop.settings import Params
 from lop.tasks.prepare import prepare_samples
 
 SETTINGS = Params()
+SPLITS = {
+    "calibration": "calibration",
+    "reward": "reward",
+    "test": "benchmark",
+    "validation": "validation",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +41,13 @@ class Questions(Scale):
 
     def tables(self, seed: int) -> Mapping[str, pd.DataFrame]:
         """Samples that training held out, and for the test, questions of the test splits."""
-        sizes = {
-            "calibration": self.calibration,
-            "reward": self.reward,
-            "validation": None,
-            "benchmark": self.test,
-        }
-        found = prepare_samples("reference", seed, sizes)
-        return {name: found[name] for name in ("calibration", "reward")} | {
-            "test": found["benchmark"]
-        }
+        sizes = self.sizes()
+        found = prepare_samples("reference", seed, {of: sizes.get(p) for p, of in SPLITS.items()})
+        return {purpose: found[SPLITS[purpose]] for purpose in sizes}
+
+    def rows(self) -> list[Row]:
+        """Here no method is so far behind that a draw can do without it."""
+        return [*super().rows(), *WEAK]
 
 
 QUICK = Questions(

@@ -15,7 +15,6 @@ from benchmarks.grid.scale import Ranking, Row
 from lop.files import read_json, replacing
 from lop.models.fingerprints import digest
 from lop.plan import Plan
-from lop.steps import searching
 from lop.workers import in_processes
 
 MODULES = ["benchmarks.grid.cells"]
@@ -71,16 +70,7 @@ def measure(cells: Sequence[Cell], workers: int) -> None:
 
 
 def _measure(cell: Cell) -> None:
-    made = searching.reward_of(
-        str(cell.draw.scale.model),
-        cell.draw.samples("test"),
-        cell.draw.importance,
-        cell.ranking.score,
-        cell.ranking.compensate,
-        "loglik",
-        cell.draw.scale.batch_size,
-    )
-    with made as reward:
+    with cell.draw.reward("test", cell.ranking, "loglik") as reward:
         correct, loglik = reward.per_sample(cell.plan)
     (part,) = reward.parts
     owners = torch.cat([batch.owners for batch in part.batches])

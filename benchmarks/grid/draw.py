@@ -16,6 +16,7 @@ from lop.methods import Kit, Method, method
 from lop.models.fingerprints import digest
 from lop.plan import Plan
 from lop.predictor import Predictor
+from lop.reward import Reward
 from lop.search.knapsack import Profile
 from lop.settings import Params
 from lop.steps import scoring, searching, training
@@ -54,9 +55,9 @@ class Draw:
         for purpose, table in self.scale.tables(self.seed).items():
             write_samples(table, self.samples(purpose))
 
-    def asked(self) -> tuple[np.ndarray, np.ndarray]:
-        """Picture or document, and id, of each test sample; (N,) both."""
-        table = read_samples(self.samples("test"))
+    def asked(self, purpose: str = "test") -> tuple[np.ndarray, np.ndarray]:
+        """Picture or document, and id, of each sample of a purpose; (N,) both."""
+        table = read_samples(self.samples(purpose))
         return table["image_id"].to_numpy(str), table["id"].to_numpy(str)
 
     def score(self) -> None:
@@ -75,6 +76,21 @@ class Draw:
     def chosen(self) -> Ranking:
         """The ranking that `auto` means here."""
         return Ranking(*chosen(self.importance, AUTO, AUTO))
+
+    def reward(
+        self, purpose: str, ranking: Ranking, kind: str | None = None, parts: int = 1
+    ) -> Reward:
+        """The reward on the samples of a purpose; of the scale's kind where none is given."""
+        return searching.reward_of(
+            str(self.scale.model),
+            self.samples(purpose),
+            self.importance,
+            ranking.score,
+            ranking.compensate,
+            kind or self.scale.kind,
+            self.scale.batch_size,
+            parts,
+        )
 
     def place(self, ranking: Ranking) -> tuple[str, Path, Path, str]:
         """What lop's steps take: model, reward samples, scores, and which of them."""

@@ -14,6 +14,8 @@ from lop import choice, importance, reward, search
 from lop.models.fingerprints import digest
 from lop.models.stored import Stored
 
+# new ones go to the end: seeds of samples go by this order
+PURPOSES = ("calibration", "reward", "test", "validation")
 OURS = ("lop", "knapsack", "uniform")  # the methods whose score and compensation may be any
 
 
@@ -31,10 +33,11 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What is computed; sizes are in samples. A subclass says how they are drawn.
+    """A model, and what is computed of it; a subclass says how its samples are drawn.
 
-    `rivals` are the rankings that are searched and learned from besides the one that lop chooses,
-    in the first draw. `parts` are lop's settings of that name.
+    Sizes are in samples. A table has test samples; what defaults are chosen by has validation
+    samples instead. `rivals` are the rankings that are searched and learned from besides the one
+    that lop chooses, in the first draw.
     """
 
     model: Path
@@ -45,6 +48,7 @@ class Scale:
     chosen_on: int  # reward samples that score and compensation are chosen on
     kind: str  # of reward
     test: int
+    validation: int = 0
     ratios: tuple[float, ...]
     targets: tuple[float, ...]
     shares: tuple[float, ...]
@@ -53,9 +57,32 @@ class Scale:
     batch_size: int
     workers: int = 2
 
+    def ready(self) -> None:
+        """Put in place what samples are drawn from."""
+
     def tables(self, seed: int) -> Mapping[str, pd.DataFrame]:
-        """The samples of a draw: calibration, reward and test."""
+        """The samples of a draw, a table for each of `sizes`."""
         raise NotImplementedError
+
+    def sizes(self) -> dict[str, int]:
+        """How many samples a draw has of each purpose that it has."""
+        return {purpose: size for purpose in PURPOSES if (size := getattr(self, purpose))}
+
+    def rows(self) -> list[Row]:
+        """What every draw is asked: what lop makes of a ratio, and its strongest rivals."""
+        own = [Row(method, None) for method in OURS]
+        paper = Row("uniform", Ranking("activation_l2", False))
+        return [*own, paper, Row("wanda_sp", Ranking("wanda_sp", False)), FLAP]
+
+    def further(self) -> list[Row]:
+        """What the first draw is asked besides: other rankings, and what is far behind."""
+        rivals = [Row(method, ranking) for ranking in self.rivals for method in OURS]
+        behind = [
+            Row("uniform", Ranking("flap", False)),
+            Row("flap", Ranking("flap", False)),
+            *WEAK,
+        ]
+        return [row for row in dict.fromkeys([*rivals, *behind]) if row not in self.rows()]
 
     def sources(self) -> Any:
         """What the samples are drawn from, for the name of the folder."""
@@ -66,6 +93,8 @@ class Scale:
         """Where a run of this scale lies: named after all that decides its numbers."""
         places = ("model", "text", "runs", "draws", "workers")
         sizes = {name: of for name, of in asdict(self).items() if name not in places}
+        if not self.validation:
+            del sizes["validation"]  # as runs were named before there was one
         versions = [module.VERSION for module in (choice, importance, reward, search)]
         return self.runs / digest(sizes, versions, self.source.fingerprint, self.sources())
 
@@ -90,22 +119,4 @@ class Row:
 
 LOP = Row("lop", None)
 FLAP = Row("flap", Ranking("flap", True))
-
-
-def rows(scale: Scale) -> list[Row]:
-    """What every draw is asked: what lop makes of a ratio, and its strongest rivals."""
-    own = [Row(method, None) for method in OURS]
-    paper = Row("uniform", Ranking("activation_l2", False))
-    return [*own, paper, Row("wanda_sp", Ranking("wanda_sp", False)), FLAP]
-
-
-def further(scale: Scale) -> list[Row]:
-    """What the first draw is asked besides: other rankings, and what is far behind."""
-    rivals = [Row(method, ranking) for ranking in scale.rivals for method in OURS]
-    behind = [
-        Row("uniform", Ranking("flap", False)),
-        Row("flap", Ranking("flap", False)),
-        Row("random", None),
-        Row("magnitude", Ranking("magnitude", False)),
-    ]
-    return [row for row in dict.fromkeys([*rivals, *behind]) if row not in rows(scale)]
+WEAK = [Row("random", None), Row("magnitude", Ranking("magnitude", False))]

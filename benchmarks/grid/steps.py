@@ -15,26 +15,34 @@ from benchmarks.common import RESULTS
 from benchmarks.grid import cells, check, progress
 from benchmarks.grid.draw import Draw
 from benchmarks.grid.progress import Step
-from benchmarks.grid.scale import LOP, Ranking, Row, Scale, further, rows
+from benchmarks.grid.scale import LOP, Ranking, Row, Scale
 from lop.errors import LopError
+from lop.search.knapsack import Profile
 
 S = TypeVar("S", bound=Scale)
 
 
 def made(draw: Draw) -> Iterator[Step]:
     """Samples and scores; costs are samples that are read."""
-    scale = draw.scale
-    yield Step(f"draw {draw.seed}: samples", draw.samples("test"), 1, draw.prepare)
+    scale, last = draw.scale, list(draw.scale.sizes())[-1]
+    yield Step(f"draw {draw.seed}: samples", draw.samples(last), 1, draw.prepare)
     yield Step(f"draw {draw.seed}: scores", draw.importance, scale.calibration / 2, draw.score)
+
+
+def profiled(draw: Draw, ranking: Ranking) -> Step:
+    """The profile with a ranking."""
+    scale, layers = draw.scale, len(draw.scale.source.widths)
+    cost = (layers * (len(scale.shares) + 1) + 1) * scale.reward / 2
+    label, out = f"draw {draw.seed}, {ranking.name}: profile", draw.of(ranking, "profile.parquet")
+    return Step(label, out, cost, partial(draw.profile, ranking))
 
 
 def learned(draw: Draw, ranking: Ranking) -> Iterator[Step]:
     """What is searched and learned with a ranking."""
-    scale, layers, of = draw.scale, len(draw.scale.source.widths), partial(draw.of, ranking)
-    profiled = (layers * (len(scale.shares) + 1) + 1) * scale.reward / 2
+    scale, of = draw.scale, partial(draw.of, ranking)
     searched = len(scale.targets) * scale.simulations * scale.reward
+    yield profiled(draw, ranking)
     for what, out, cost, do in (
-        ("profile", of("profile.parquet"), profiled, draw.profile),
         ("search", of("search/index.json"), searched, draw.search),
         ("predictor", of("training"), 20, draw.train),
     ):
@@ -58,9 +66,17 @@ def steps(scale: Scale) -> list[Step]:
     """All that is done once samples and scores are there, what matters most first."""
     draws = [Draw(scale, seed) for seed in range(scale.draws)]
     first = draws[0]
-    own = [[*learned(d, d.chosen), judged(d, rows(scale))] for d in draws]
+    own = [[*learned(d, d.chosen), judged(d, scale.rows())] for d in draws]
     rivals = [learned(first, ranking) for ranking in scale.rivals if ranking != first.chosen]
-    return [*chain.from_iterable([*own, *rivals]), judged(first, further(scale))]
+    return [*chain.from_iterable([*own, *rivals]), judged(first, scale.further())]
+
+
+def profile(draw: Draw) -> Profile:
+    """The profile of what lop chooses in a draw, with all that it needs computed if it is not."""
+    progress.run(list(made(draw)))
+    step = profiled(draw, draw.chosen)
+    progress.run([step])
+    return Profile.load(step.out)
 
 
 def run(scale: Scale) -> None:
@@ -74,7 +90,7 @@ def finished(scale: Scale) -> list[tuple[Draw, list[Row]]]:
     """The draws that are judged, with the rows that are; LopError where there is none."""
     found = []
     for draw in (Draw(scale, seed) for seed in range(scale.draws)):
-        parts = [of for of in (rows(scale), further(scale)) if draw.judged(of).exists()]
+        parts = [of for of in (scale.rows(), scale.further()) if draw.judged(of).exists()]
         if parts:
             found.append((draw, list(chain.from_iterable(parts))))
     if not found:
@@ -86,7 +102,6 @@ def command(
     name: str,
     about: str | None,
     scales: tuple[S, S],
-    ready: Callable[[], None],
     write: Callable[[S, Path], None],
 ) -> None:
     """The command line of a table: `scales` are the whole one, and that of a smoke run."""
@@ -101,7 +116,7 @@ def command(
     out = scale.runs.with_name("page") if args.quick else RESULTS / name
     try:
         if not args.page:
-            ready()
+            scale.ready()
             run(scale)
         write(scale, out)
         print(out / f"{name}.md")

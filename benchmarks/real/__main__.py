@@ -11,14 +11,8 @@ from pathlib import Path
 from benchmarks.grid import cells, check, steps
 from benchmarks.grid.draw import Draw
 from benchmarks.grid.measured import Measured
-from benchmarks.real import model, page, text
+from benchmarks.real import page
 from benchmarks.real.scale import QUICK, Texts
-
-
-def ready() -> None:
-    """Text and model, as files."""
-    text.write()
-    model.write()
 
 
 def write(scale: Texts, out: Path) -> None:
@@ -37,4 +31,4 @@ def write(scale: Texts, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    steps.command("real", __doc__, (Texts(), QUICK), ready, write)
+    steps.command("real", __doc__, (Texts(), QUICK), write)

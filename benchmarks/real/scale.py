@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.grid.scale import Ranking, Scale
+from benchmarks.grid.scale import PURPOSES, Ranking, Scale
 from benchmarks.real import windows
 from benchmarks.real.model import MODEL
+from benchmarks.real.model import write as write_model
 from benchmarks.real.text import TEXT
+from benchmarks.real.text import write as write_text
 from lop.models.checkpoint import load_processor
 from lop.tasks.samples import read_samples
-
-PURPOSES = ("calibration", "reward", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +45,23 @@ class Texts(Scale):
     )
     batch_size: int = 16
 
+    def ready(self) -> None:
+        """Text and model, as files."""
+        write_text(self.text)
+        write_model(self.model)
+
     def tables(self, seed: int) -> Mapping[str, pd.DataFrame]:
         """Windows of each purpose, from documents of its own."""
         tokenizer, found = load_processor(self.model), {}
-        for number, purpose in enumerate(PURPOSES):
+        for purpose, count in self.sizes().items():
             documents = read_samples(self.text / f"{purpose}.jsonl")
-            count, drawn_by = getattr(self, purpose), 1000 * seed + number
+            drawn_by = 1000 * seed + PURPOSES.index(purpose)
             found[purpose] = windows.draw(documents, tokenizer, self.window, count, drawn_by)
         return found
 
     def sources(self) -> list[str]:
         """The texts."""
-        return [(self.text / f"{purpose}.jsonl").read_text() for purpose in PURPOSES]
+        return [(self.text / f"{purpose}.jsonl").read_text() for purpose in self.sizes()]
 
 
 QUICK = Texts(

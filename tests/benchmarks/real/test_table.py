@@ -1,17 +1,20 @@
 """The whole table, of a tiny model of text: from documents to a page."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import texts
 
 from benchmarks.grid import cells, steps
 from benchmarks.grid.draw import Draw
-from benchmarks.grid.scale import Ranking, Row, further, rows
+from benchmarks.grid.scale import PURPOSES, Ranking, Row
 from benchmarks.real import __main__ as real
-from benchmarks.real.scale import PURPOSES, Texts
+from benchmarks.real.scale import Texts
 from lop.models.checkpoint import save
+from lop.search.knapsack import solve
 
 RIVAL = Ranking("flap", True)
 
@@ -45,7 +48,7 @@ def out(scale, tmp_path_factory):
 def test_every_row_has_a_perplexity_at_every_ratio(scale, out):
     found = pd.read_csv(out / "perplexity.csv")
     counts = found[found["method"] != "dense"].groupby("draw").size()
-    every, first = (len(of(scale)) * len(scale.ratios) for of in (rows, further))
+    every, first = (len(of) * len(scale.ratios) for of in (scale.rows(), scale.further()))
     assert counts.to_dict() == {"all": every, "0": every + first, "1": every}
     assert (found["perplexity"] > 1).all()
     assert (found["stderr"] > 0).all()
@@ -54,7 +57,7 @@ def test_every_row_has_a_perplexity_at_every_ratio(scale, out):
 
 def test_lop_is_compared_with_every_other_row(scale, out):
     found = pd.read_csv(out / "comparison.csv")
-    others = len(rows(scale)) + len(further(scale)) - 1
+    others = len(scale.rows()) + len(scale.further()) - 1
     assert found.groupby("ratio").size().tolist() == [others, others]
     rival = (found["score"] == "flap") & found["baseline"].isin(["lop", "knapsack", "uniform"])
     assert set(found.loc[rival, "draws"]) == {1}
@@ -87,6 +90,19 @@ def test_other_settings_are_another_run(scale):
     folders = {Texts(**vars_of(scale) | change).folder for change in [{}, *more]}
     assert len(folders) == 5
     assert Texts(**vars_of(scale) | {"draws": 3, "workers": 2}).folder == scale.folder
+
+
+def test_defaults_are_chosen_without_the_test_text(scale):
+    draw = Draw(replace(scale, test=0, validation=5), 0)
+    profile = steps.profile(draw)
+    with draw.reward("validation", draw.chosen) as reward:
+        assert len(reward.values(solve(profile, 0.5), 0)) == 5
+    with draw.reward("reward", draw.chosen) as reward:
+        assert reward.fingerprint == profile.fingerprint
+    documents, _ = draw.asked("validation")
+    assert all(name.startswith("validation-") for name in np.unique(documents))
+    assert not draw.samples("test").exists()
+    assert draw.scale.folder != scale.folder
 
 
 def vars_of(scale):
