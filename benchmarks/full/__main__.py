@@ -12,25 +12,20 @@ import numpy as np
 
 from benchmarks.full import page
 from benchmarks.full.scale import QUICK, Questions
-from benchmarks.grid import cells, check, steps
-from benchmarks.grid.draw import Draw
+from benchmarks.grid import cells, steps
 from benchmarks.grid.measured import Measured
 
 
 def write(scale: Questions, out: Path) -> None:
     """Write the page of what is there to the directory `out`."""
     found, tasks = [], []
-    for draw, wanted in steps.finished(scale):
-        right = {
-            (row, ratio): cells.cell(draw, row, ratio).result().correct
-            for row in wanted
-            for ratio in scale.ratios
-        }
+    for draw, results in steps.finished(scale):
+        right = {key: of.correct for key, of in results.items()}
         pictures, ids = draw.asked()
         dense, each = cells.dense(draw).result().correct, np.ones(len(ids))
         found.append(Measured(right, dense, each, pictures, draw.chosen))
         tasks.append(np.array([name.split("-")[0] for name in ids]))
-    page.write(found, tasks, scale, check.read(Draw(scale, 0)), out)
+    page.write(found, tasks, scale, out)
 
 
 if __name__ == "__main__":

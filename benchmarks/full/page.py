@@ -10,11 +10,20 @@ import pandas as pd
 
 from benchmarks.common import origin
 from benchmarks.full.scale import Questions
+from benchmarks.grid import check
 from benchmarks.grid.draw import Draw
 from benchmarks.grid.figures import rate
-from benchmarks.grid.measured import Measured, choices, compared, comparisons, pooled, title
+from benchmarks.grid.measured import (
+    Measured,
+    choices,
+    compared,
+    comparisons,
+    figures,
+    pooled,
+    table,
+)
 from lop import plots
-from lop.comparison import TITLES, bold, markdown
+from lop.comparison import TITLES
 from lop.files import Kind, replacing_dir
 from lop.plan import per_cent
 
@@ -31,77 +40,43 @@ def by_task(draws: Sequence[Measured], tasks: Sequence[np.ndarray]) -> dict[str,
     return found
 
 
-def accuracies(found: dict[str, list[Measured]]) -> pd.DataFrame:
-    """A row a (task, method, ranking, ratio, draw), where draw is `all` or a number."""
-    lines = []
-    for task, draws in found.items():
-        for name, draw in [("all", pooled(draws)), *((str(i), d) for i, d in enumerate(draws))]:
-            for (row, ratio), right in draw.lines().items():
-                ranking = row.ranking or draw.chosen
-                value, error = rate(right, draw.tokens, draw.clusters)
-                lines.append(
-                    {
-                        "task": task,
-                        "method": row.method,
-                        "score": ranking.score,
-                        "compensated": ranking.compensate,
-                        "ratio": ratio,
-                        "accuracy": value,
-                        "stderr": error,
-                        "draw": name,
-                        "chosen": row.ranking is None,  # by lop, score and compensation
-                    }
-                )
-    return pd.DataFrame(lines)
-
-
-def table(draw: Measured) -> str:
-    """Accuracy ± standard error in per cent, a column a ratio; the best in bold."""
-    ratios = sorted({ratio for _, ratio in draw.cells})
-    lines = [["FFN removed", *map(per_cent, ratios)], ["---"] * (1 + len(ratios))]
-    found = {key: rate(of, draw.tokens, draw.clusters) for key, of in draw.cells.items()}
-    best = {ratio: max(v for (_, r), (v, _) in found.items() if r == ratio) for ratio in ratios}
-    for row in dict.fromkeys(row for row, _ in draw.cells):
-        cells = [(ratio, *found[row, ratio]) for ratio in ratios]
-        shown = [bold(f"{100 * v:.1f} ± {100 * e:.1f}", v == best[r]) for r, v, e in cells]
-        lines.append([title(row), *shown])
-    return markdown(lines)
+def _shown(value: float, error: float) -> str:
+    return f"{100 * value:.1f} ± {100 * error:.1f}"
 
 
 def write(
     draws: Sequence[Measured],
     tasks: Sequence[np.ndarray],
     scale: Questions,
-    off: float | None,
     out: Path,
 ) -> None:
     """Write full.md, accuracy.csv, comparison.csv and accuracy.png to the directory `out`.
 
-    `tasks` (N,) a draw are the questions' tasks, `off` is what `benchmarks.grid.check` found.
+    `tasks` (N,) a draw are the questions' tasks.
     """
     found = by_task(draws, tasks)
     compared_by = {task: comparisons(of) for task, of in found.items()}
-    figures = accuracies(found)
-    shown = figures[(figures["task"] == "overall") & (figures["draw"] == "all")]
+    by = {task: figures(of, "accuracy", rate) for task, of in found.items()}
+    shown = by["overall"][by["overall"]["draw"] == "all"]
     lines = shown[shown["chosen"] | shown["method"].isin(["wanda_sp", "flap", "magnitude"])]
     dense = float(shown.loc[shown["method"] == "dense", "accuracy"].iloc[0])
     with replacing_dir(out, KIND) as tmp:
-        figures.to_csv(tmp / "accuracy.csv", index=False, float_format="%.5f")
+        of_tasks = pd.concat(by, names=["task"]).reset_index("task")
+        of_tasks.to_csv(tmp / "accuracy.csv", index=False, float_format="%.5f")
         table_of = [of.assign(task=task) for task, of in compared_by.items()]
         pd.concat(table_of).to_csv(tmp / "comparison.csv", index=False, float_format="%.5f")
         as_shown = lines.assign(value=100 * lines["accuracy"], stderr=100 * lines["stderr"])
         plots.curves(as_shown, 100 * dense, TITLES, "Accuracy (%)", tmp / "accuracy.png")
-        (tmp / "full.md").write_text(text(found, compared_by, scale, off))
+        (tmp / "full.md").write_text(text(found, compared_by, scale))
 
 
 def text(
     found: dict[str, list[Measured]],
     comparison: dict[str, pd.DataFrame],
     scale: Questions,
-    off: float | None,
 ) -> str:
     """The page as Markdown."""
-    draws, widths = found["overall"], scale.source.widths
+    draws, widths, first = found["overall"], scale.source.widths, Draw(scale, 0)
     shares = {}
     for task, of in found.items():
         whole = pooled(of)
@@ -109,12 +84,11 @@ def text(
     parts = [
         f"""## {TASKS[task][0].upper()}{TASKS[task][1:]}
 
-{table(pooled(of))}
+{table(pooled(of), rate, _shown, max)}
 
 {compared(comparison[task], of, POINT)}"""
         for task, of in found.items()
     ]
-    checked = "not measured yet" if off is None else f"{abs(off):.0e} nats a token apart"
     return f"""# The reference model
 
 {origin()}
@@ -134,7 +108,7 @@ samples for scores, reward and test of its own, and its own seeds of search and 
 {chr(10).join(f"{part}{chr(10)}" for part in parts)}
 ## What lop chooses
 
-{choices(draws, Draw(scale, 0))}
+{choices(draws, first)}
 
 ## How it is made
 
@@ -144,7 +118,7 @@ samples for scores, reward and test of its own, and its own seeds of search and 
   ({", ".join(map(per_cent, scale.targets))}); all else as lop comes.
 - **Right** is what greedy generation would answer exactly.
 - **Check**: what `lop prune` cuts at {per_cent(max(scale.ratios))}, and the same plan
-  measured in views of the dense model's weights: {checked}.
+  measured in views of the dense model's weights: {check.told(first)}.
 
 [accuracy.csv](accuracy.csv), [comparison.csv](comparison.csv)
 """

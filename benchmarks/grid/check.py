@@ -36,6 +36,12 @@ def read(draw: Draw) -> float | None:
     return read_json(_path(draw)) if _path(draw).exists() else None
 
 
+def told(draw: Draw) -> str:
+    """What was measured, in words."""
+    found = read(draw)
+    return "not measured yet" if found is None else f"{abs(found):.0e} nats a token apart"
+
+
 def _path(draw: Draw) -> Path:
     return draw.folder / "check.json"
 

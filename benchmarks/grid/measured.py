@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from lop.comparison import TITLES, bold, markdown
 from lop.plan import per_cent
 from lop.report.page import choice_table
 
+# of results, tokens and clusters (N,): a figure and its standard error, as in grid.figures
+Figure = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, float]]
 SCORES = {
     "activation_l2": "activation-L2",
     "flap": "FLAP's score",
@@ -61,6 +63,47 @@ def pooled(draws: Sequence[Measured]) -> Measured:
         np.concatenate([draw.clusters for draw in draws]),
         choices.pop() if len(choices) == 1 else Ranking("auto", False),
     )
+
+
+def figures(draws: Sequence[Measured], name: str, figure: Figure) -> pd.DataFrame:
+    """A row a (method, ranking, ratio, draw), its figure as `name`; a draw is a number or `all`."""
+    lines = []
+    for number, draw in [("all", pooled(draws)), *((str(i), d) for i, d in enumerate(draws))]:
+        for (row, ratio), results in draw.lines().items():
+            ranking = row.ranking or draw.chosen
+            value, error = figure(results, draw.tokens, draw.clusters)
+            lines.append(
+                {
+                    "method": row.method,
+                    "score": ranking.score,
+                    "compensated": ranking.compensate,
+                    "ratio": ratio,
+                    name: value,
+                    "stderr": error,
+                    "draw": number,
+                    "chosen": row.ranking is None,  # by lop, score and compensation
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def table(
+    draw: Measured,
+    figure: Figure,
+    shown: Callable[[float, float], str],
+    best_of: Callable[[list[float]], float],
+) -> str:
+    """Each row's figure as `shown` with its standard error, a column a ratio; the best in bold."""
+    ratios = sorted({ratio for _, ratio in draw.cells})
+    lines = [["FFN removed", *map(per_cent, ratios)], ["---"] * (1 + len(ratios))]
+    found = {key: figure(of, draw.tokens, draw.clusters) for key, of in draw.cells.items()}
+    best = {
+        ratio: best_of([v for (_, r), (v, _) in found.items() if r == ratio]) for ratio in ratios
+    }
+    for row in dict.fromkeys(row for row, _ in draw.cells):
+        cells = [bold(shown(*found[row, r]), found[row, r][0] == best[r]) for r in ratios]
+        lines.append([title(row), *cells])
+    return markdown(lines)
 
 
 def comparisons(draws: Sequence[Measured]) -> pd.DataFrame:

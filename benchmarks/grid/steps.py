@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from benchmarks.common import RESULTS
 from benchmarks.grid import cells, check, progress
+from benchmarks.grid.cells import Result
 from benchmarks.grid.draw import Draw
 from benchmarks.grid.progress import Step
 from benchmarks.grid.scale import LOP, Ranking, Row, Scale
@@ -86,13 +87,18 @@ def run(scale: Scale) -> None:
     check.difference(Draw(scale, 0), LOP, max(scale.ratios))
 
 
-def finished(scale: Scale) -> list[tuple[Draw, list[Row]]]:
-    """The draws that are judged, with the rows that are; LopError where there is none."""
+def finished(scale: Scale) -> list[tuple[Draw, dict[tuple[Row, float], Result]]]:
+    """The draws that are judged, with what was measured of the rows that are, by row and ratio.
+
+    Raises LopError where there is none.
+    """
     found = []
     for draw in (Draw(scale, seed) for seed in range(scale.draws)):
         parts = [of for of in (scale.rows(), scale.further()) if draw.judged(of).exists()]
         if parts:
-            found.append((draw, list(chain.from_iterable(parts))))
+            wanted = product(chain.from_iterable(parts), scale.ratios)
+            results = {(r, ratio): cells.cell(draw, r, ratio).result() for r, ratio in wanted}
+            found.append((draw, results))
     if not found:
         raise LopError(f"{scale.folder}: no draw has been judged yet")
     return found

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.grid import cells, check, steps
-from benchmarks.grid.draw import Draw
+from benchmarks.grid import cells, steps
 from benchmarks.grid.measured import Measured
 from benchmarks.real import page
 from benchmarks.real.scale import QUICK, Texts
@@ -18,16 +17,11 @@ from benchmarks.real.scale import QUICK, Texts
 def write(scale: Texts, out: Path) -> None:
     """Write the page of what is there to the directory `out`."""
     found = []
-    for draw, wanted in steps.finished(scale):
-        done = {
-            (row, ratio): cells.cell(draw, row, ratio).result()
-            for row in wanted
-            for ratio in scale.ratios
-        }
+    for draw, results in steps.finished(scale):
         dense, (documents, _) = cells.dense(draw).result(), draw.asked()
-        lost = {key: -of.loglik for key, of in done.items()}
+        lost = {key: -of.loglik for key, of in results.items()}
         found.append(Measured(lost, -dense.loglik, dense.tokens, documents, draw.chosen))
-    page.write(found, scale, check.read(Draw(scale, 0)), out)
+    page.write(found, scale, out)
 
 
 if __name__ == "__main__":

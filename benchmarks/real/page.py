@@ -8,52 +8,25 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.common import origin
+from benchmarks.grid import check
 from benchmarks.grid.draw import Draw
 from benchmarks.grid.figures import perplexity
-from benchmarks.grid.measured import Measured, choices, compared, comparisons, pooled, title
+from benchmarks.grid.measured import (
+    Measured,
+    choices,
+    compared,
+    comparisons,
+    figures,
+    pooled,
+    table,
+)
 from benchmarks.real.scale import Texts
 from lop import plots
-from lop.comparison import TITLES, bold, markdown
+from lop.comparison import TITLES
 from lop.files import Kind, replacing_dir
 from lop.plan import per_cent
 
 KIND = Kind("the page of a real decoder", ("real.md", "perplexity.csv", "comparison.csv"))
-
-
-def perplexities(draws: Sequence[Measured]) -> pd.DataFrame:
-    """A row a (method, ranking, ratio, draw), where draw is `all` or a number."""
-    lines = []
-    for name, draw in [("all", pooled(draws)), *((str(i), d) for i, d in enumerate(draws))]:
-        for (row, ratio), lost in draw.lines().items():
-            ranking = row.ranking or draw.chosen
-            value, error = perplexity(lost, draw.tokens, draw.clusters)
-            lines.append(
-                {
-                    "method": row.method,
-                    "score": ranking.score,
-                    "compensated": ranking.compensate,
-                    "ratio": ratio,
-                    "perplexity": value,
-                    "stderr": error,
-                    "draw": name,
-                    "chosen": row.ranking is None,  # by lop, score and compensation
-                }
-            )
-    return pd.DataFrame(lines)
-
-
-def table(draw: Measured) -> str:
-    """Perplexity ± standard error in a draw, a column a ratio; the best in bold."""
-    ratios = sorted({ratio for _, ratio in draw.cells})
-    lines = [["FFN removed", *map(per_cent, ratios)], ["---"] * (1 + len(ratios))]
-    where = (draw.tokens, draw.clusters)
-    found = {key: perplexity(lost, *where) for key, lost in draw.cells.items()}
-    best = {ratio: min(v for (_, r), (v, _) in found.items() if r == ratio) for ratio in ratios}
-    for row in dict.fromkeys(row for row, _ in draw.cells):
-        cells = [found[row, ratio] for ratio in ratios]
-        shown = [bold(_shown(*c), c[0] == best[r]) for c, r in zip(cells, ratios, strict=True)]
-        lines.append([title(row), *shown])
-    return markdown(lines)
 
 
 def _shown(value: float, error: float) -> str:
@@ -68,26 +41,20 @@ def plot(found: pd.DataFrame, path: Path) -> None:
     plots.curves(lines, dense, TITLES, "Perplexity", path)
 
 
-def write(draws: Sequence[Measured], scale: Texts, off: float | None, out: Path) -> None:
-    """Write real.md, perplexity.csv, comparison.csv and perplexity.png to the directory `out`.
-
-    `off` is what `benchmarks.real.check` found.
-    """
-    found, comparison = perplexities(draws), comparisons(draws)
+def write(draws: Sequence[Measured], scale: Texts, out: Path) -> None:
+    """Write real.md, perplexity.csv, comparison.csv and perplexity.png to the directory `out`."""
+    found, comparison = figures(draws, "perplexity", perplexity), comparisons(draws)
     with replacing_dir(out, KIND) as tmp:
         found.to_csv(tmp / "perplexity.csv", index=False, float_format="%.4f")
         comparison.to_csv(tmp / "comparison.csv", index=False, float_format="%.5f")
         plot(found, tmp / "perplexity.png")
-        (tmp / "real.md").write_text(text(draws, scale, off, comparison))
+        (tmp / "real.md").write_text(text(draws, scale, comparison))
 
 
-def text(
-    draws: Sequence[Measured], scale: Texts, off: float | None, comparison: pd.DataFrame
-) -> str:
+def text(draws: Sequence[Measured], scale: Texts, comparison: pd.DataFrame) -> str:
     """The page as Markdown."""
-    whole, widths = pooled(draws), scale.source.widths
+    whole, widths, first = pooled(draws), scale.source.widths, Draw(scale, 0)
     value, error = perplexity(whole.dense, whole.tokens, whole.clusters)
-    checked = "not measured yet" if off is None else f"{abs(off):.0e} nats a token apart"
     return f"""# A real decoder
 
 {origin()}
@@ -101,11 +68,11 @@ tokens of {len(set(whole.clusters))} documents. Dense it has a perplexity of
 
 ## Perplexity over all draws
 
-{table(whole)}
+{table(whole, perplexity, _shown, min)}
 
 ## The first draw, with other scores
 
-{table(draws[0])}
+{table(draws[0], perplexity, _shown, min)}
 
 ## LOP against the others
 
@@ -118,7 +85,7 @@ the draws.
 
 ## What lop chooses
 
-{choices(draws, Draw(scale, 0))}
+{choices(draws, first)}
 
 ## How it is made
 
@@ -129,7 +96,7 @@ the draws.
 - **Search**: a profile with {len(scale.shares)} shares a layer, then {scale.simulations} plans for
   each of {len(scale.targets)} targets; all else as lop comes.
 - **Check**: the checkpoint that `lop prune` cuts at {per_cent(max(scale.ratios))}, and its cell
-  here, which is measured in views of the dense model's weights: {checked}.
+  here, which is measured in views of the dense model's weights: {check.told(first)}.
 - **Weights**: quantized (Q4_K_M) as packaged, computed in float32. Gemma is provided under and
   subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms; nothing of it is kept here.
 
