@@ -118,6 +118,7 @@ class Draw:
             seeds=[self.seed],
             settings=settings.model_dump(exclude_unset=True)
             | {"simulations": self.scale.simulations},
+            spacing=Params().search.spacing,
             start="knapsack",
             profile_path=self.of(ranking, "profile.parquet"),
             compensate=ranking.compensate,

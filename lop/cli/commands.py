@@ -50,7 +50,7 @@ def search(o: given.Search) -> None:
         o.out, *_judging(o), o.target, o.seed, settings,
         start=_begin(o.profile), profile_path=o.profile,
         compensate=o.compensate, reward=o.reward, batch_size=o.batch_size,
-        parts=o.parts, hold_out=o.hold_out,
+        parts=o.parts, hold_out=o.hold_out, spacing=o.spacing,
     )  # fmt: skip
     for key, rows in read_search(o.out).groupby(["target", "seed"]):
         whole = rows[rows["share"] == 1]

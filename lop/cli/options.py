@@ -165,6 +165,7 @@ class Search(OfJudging):
     )
     parts: Count = same(settings.Search, "parts")
     hold_out: Part = same(settings.Search, "hold_out")
+    spacing: Part = same(settings.Search, "spacing")
 
 
 class Samples(Section):

@@ -13,6 +13,7 @@ from lop.comparison import TASK, Comparison, check_keys
 from lop.files import read_json
 from lop.plan import written
 from lop.report import benchmarks
+from lop.search.carried import CARRIED
 from lop.search.shards import read_search
 
 SEARCH = ["searcher", "target", "seed"]  # what tells one search from another
@@ -24,7 +25,7 @@ class Results:
 
     comparison: Comparison
     differences: pd.DataFrame  # LOP against each baseline
-    search: pd.DataFrame
+    search: pd.DataFrame  # without what was carried from one target to another
     training: dict[str, float]
     plan_seconds: dict[str, float]  # by model name
     choice: Choice | None  # what score and compensation `auto` are
@@ -48,11 +49,12 @@ class Results:
         timed = pruned.with_name(f"{pruned.name}.json")
         seconds = read_json(timed) if timed.is_file() else {}
         check_keys(seconds, dict.fromkeys(seconds, (int, float)), str(timed))
+        searched = read_search(search)
         predicted = dict.fromkeys(compared.of("lop")["name"], learned["predict_ms"] / 1000)
         return cls(
             comparison=compared,
             differences=compared.differences("lop"),
-            search=read_search(search),
+            search=searched[searched["searcher"] != CARRIED],
             training=learned,
             plan_seconds=predicted | seconds,
             choice=read_choice(scores / FILE) if scores and (scores / FILE).exists() else None,

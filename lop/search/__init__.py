@@ -22,6 +22,7 @@ from lop.models.fingerprints import digest
 from lop.plan import MIN_KEEP, Plan
 from lop.progress import progress
 from lop.search.base import Evaluated, Searcher
+from lop.search.carried import carried
 from lop.search.drawn import HOLD_OUT, Drawn, held_out
 from lop.search.evolution import evolution
 from lop.search.knapsack import knapsack
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
 
 SEARCHERS: Mapping[str, Searcher] = {
     searcher.__name__: searcher
-    for searcher in (surrogate, local, mcts, evolution, random, uniform, knapsack)
+    for searcher in (surrogate, local, mcts, evolution, random, uniform, knapsack, carried)
 }
 
 FINALISTS = 3  # best plans of a search that the held-out samples check
-VERSION = 3  # of the plans that this code finds: raised when a change of it changes them
+VERSION = 4  # of the plans that this code finds: raised when a change of it changes them
 
 __all__ = [
     "SEARCHERS",
@@ -116,8 +117,9 @@ def _checked(samples: pd.DataFrame, held: Drawn, root: Plan) -> pd.DataFrame:
     """
     checked = {root.kept: (0.0, 0.0)}
     whole = samples[samples["share"] == 1].sort_values("reward", ascending=False, kind="stable")
-    for kept in dict.fromkeys(whole["kept"].map(tuple).head(FINALISTS) if held.parts else ()):
-        checked.setdefault(kept, held.gap(Plan(root.widths, kept), root))
+    others = [kept for kept in dict.fromkeys(whole["kept"].map(tuple)) if kept != root.kept]
+    for kept in others[:FINALISTS] if held.parts else ():
+        checked[kept] = held.gap(Plan(root.widths, kept), root)
     found = [checked.get(tuple(kept), (np.nan, np.nan)) for kept in samples["kept"]]
     gains, errors = zip(*found, strict=True)
     return samples.assign(gain=gains, gain_error=errors)

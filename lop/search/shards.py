@@ -35,10 +35,15 @@ def read_search(directory: str | Path) -> pd.DataFrame:
     directory = Path(directory)
     if not (directory / INDEX).exists():
         raise LopError(f"{directory}: no {INDEX}; expected search samples, run the search first")
-    shards = [_read_shard(directory / name) for name in _current(directory)]
-    if not shards:
+    names = _current(directory)
+    if not names:
         raise LopError(f"{directory / INDEX}: names no shard; run the search first")
-    return pd.concat(shards, ignore_index=True)
+    return read_shards(directory / name for name in names)
+
+
+def read_shards(paths: Iterable[Path]) -> pd.DataFrame:
+    """All samples of these shards, in order; LopError when one is missing or broken."""
+    return pd.concat([_read_shard(path) for path in paths], ignore_index=True)
 
 
 def list_searches(directory: str | Path) -> pd.DataFrame:

@@ -222,9 +222,7 @@ class Search(Judging):
     seeds: Several[Seed] = Field([0], description="each target is searched once a seed")
     start: Start = Field(
         "knapsack",
-        description="the plan a search starts from: the `knapsack`'s, or `uniform`; from "
-        "`uniform`, `step: 0.3` and `value: max` among the settings "
-        "[find better plans](method.md#what-was-found)",
+        description="the plan a search starts from: the `knapsack`'s, or `uniform`",
     )
     settings: Annotated[list[Searcher], Field(min_length=1), BeforeValidator(_listed)] = Field(
         [Surrogate(simulations=50)], description="one mapping, or a list of them, one a searcher"
@@ -234,6 +232,11 @@ class Search(Judging):
     )
     hold_out: Part = Field(
         0.3, description="share of the parts that a search does not see; they check its best plans"
+    )
+    spacing: Part = Field(
+        0.05,
+        description="what was found is judged at all targets, and at ratios between them that are "
+        "at most so far apart; 0 for none of this",
     )
     runner: Runner = Field("processes", description="`processes`, `threads`, `dask` or `ray`")
     workers: Count = Field(2, description="searches at once")

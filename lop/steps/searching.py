@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lop.choice import chosen
@@ -19,13 +20,14 @@ from lop.importance import (
 )
 from lop.models.checkpoint import load_processor, load_spread
 from lop.models.stored import Stored
-from lop.plan import check_ratio
+from lop.plan import Plan, check_ratio
 from lop.reward import Reward
 from lop.search import by_searcher, run_shard, write_index
+from lop.search.carried import CARRIED, budgets, carried_plans, differences
 from lop.search.drawn import HOLD_OUT
 from lop.search.knapsack import SHARES, Profile, beginning, solve
 from lop.search.knapsack import profile as profile_layers
-from lop.search.shards import check_directory
+from lop.search.shards import check_directory, read_shards
 from lop.tasks.samples import read_samples
 from lop.workers import Each, in_processes, once_a_thread
 
@@ -82,10 +84,14 @@ def search(
     batch_size: int = 100,
     parts: int = PARTS,
     hold_out: float = HOLD_OUT,
+    spacing: float = 0,
     workers: int = 1,
-    each: Each[Path] | None = None,
+    each: Each[Any] | None = None,
 ) -> list[Path]:
     """Write one shard of search samples a (searcher, target, seed); finished shards are kept.
+
+    Then what was found is judged at the other targets, and at budgets between them that are at most
+    `spacing` apart (`lop.search.carried`; 0 for none of this), a shard a budget.
 
     Searches `start` from the `uniform` plan or from the `knapsack`'s, which needs a profile.
     The samples are dealt to `parts`, of which a search does not see a share `hold_out`: those check
@@ -104,7 +110,12 @@ def search(
     chosen = by_searcher(settings)
     work = partial(_search_one, place, out, profile, chosen, hold_out)
     each = each or in_processes(workers, "searches", MODULES)
-    shards = each(work, product(chosen, targets, seeds))
+    shards = list(each(work, product(chosen, targets, seeds)))
+    if spacing:
+        found = differences(read_shards(shards))
+        asked = [(CARRIED, target, seeds[0]) for target in budgets(targets, spacing)]
+        carry = partial(_carry_one, place, out, profile, widths, found, hold_out)
+        shards += [shard for shard in each(carry, asked) if shard]
     write_index(out, shards)
     return shards
 
@@ -119,16 +130,36 @@ def _search_one(
     target: float,
     seed: int,
 ) -> Path:
+    root = solve(profile, target) if profile else None
     with reward_of(*place) as reward:
         if profile and profile.fingerprint != reward.fingerprint:
             raise LopError(
                 f"profile of reward {profile.fingerprint}, the search's is {reward.fingerprint}: "
                 "measure it with the same model, scores, samples and settings"
             )
-        root = solve(profile, target) if profile else None
         return run_shard(
             out, reward, target, seed, root=root, hold_out=hold_out, **settings[searcher]
         )
+
+
+def _carry_one(
+    place: tuple[Any, ...],
+    out: Path,
+    profile: Profile | None,
+    widths: Sequence[int],
+    found: Mapping[float, np.ndarray],
+    hold_out: float,
+    searcher: str,
+    target: float,
+    seed: int,
+) -> Path | None:
+    """The shard of plans from elsewhere at one budget; None where there are none."""
+    root = solve(profile, target) if profile else Plan.uniform(widths, target)
+    plans = [plan.kept for plan in carried_plans(root, target, found)]
+    if not plans:
+        return None
+    settings = {searcher: {"searcher": searcher, "simulations": len(plans) + 1, "plans": plans}}
+    return _search_one(place, out, profile, settings, hold_out, searcher, target, seed)
 
 
 def _widths(scores_dir: Path) -> list[int]:

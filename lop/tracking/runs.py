@@ -143,7 +143,7 @@ def searches(
             which = {name: rows[name].iloc[0] for name in ("searcher", "target", "seed")}
             name = f"search {which['searcher']} {which['target']:g} seed {which['seed']}"
             marks = {"stage": "search", "fingerprint": str(key), **tags}
-            knobs = {**params, **settings[which["searcher"]], **which}
+            knobs = {**params, **settings.get(which["searcher"], {}), **which}
             with stage.child(name, knobs, marks, once="fingerprint") as one:
                 one.curve(curve(rows), step="simulation")
 
