@@ -93,14 +93,13 @@ class Kept:
         The next stage has optimizers of its own.
         """
         self.at.losses.append(loss)
-        weights = {name: value.clone() for name, value in trainee.model.state_dict().items()}
-        alike = all(self.mean[name].shape == of.shape for name, of in weights.items() if self.mean)
-        self.ends = self.ends + 1 if self.mean and alike else 1
-        if self.ends > 1:
-            weights = {
-                name: torch.lerp(self.mean[name], of, 1 / self.ends) for name, of in weights.items()
-            }
-        self.mean = weights
+        weights, before = trainee.model.state_dict(), self.mean
+        alike = before and all(before[name].shape == of.shape for name, of in weights.items())
+        self.ends = self.ends + 1 if alike else 1
+        self.mean = {
+            name: torch.lerp(before[name], of, 1 / self.ends) if alike else of.clone()
+            for name, of in weights.items()
+        }
         self.save(trainee, [], rng, 0)
 
     def remove(self) -> None:

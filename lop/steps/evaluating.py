@@ -52,13 +52,12 @@ def evaluate(
     models |= {path.name: path for path in sorted(pruned_dir.iterdir()) if path.is_dir()}
     each = each or in_processes(workers, "models", MODULES, fresh=True)
     alone = alone or in_processes(1, "timing", ["lop.footprint"], fresh=True)
-    names = [(name,) for name in models]
-    asked = each(partial(_answers_of, out, models, samples_path, batch_size, places), names)
-    costs = alone(partial(_footprint_of, out, models, samples_path, latency_samples), names)
-    metrics = {
-        name: answers["headline"] | cost | {"tasks": answers["tasks"]}
-        for name, answers, cost in zip(models, asked, costs, strict=True)
-    }
+    ask = partial(_answers_of, out, models, samples_path, batch_size, places)
+    weigh = partial(_footprint, samples_path=samples_path, latency_samples=latency_samples)
+    asked = each(ask, [(name,) for name in models])  # a task is named by its key
+    costs = alone(weigh, [(out / name, path) for name, path in models.items()])
+    found = zip(models, asked, costs, strict=True)
+    metrics = {name: answers | cost for name, answers, cost in found}
     for name in models:  # what killed runs and workers left; none is writing now
         clear_leftovers(out / name)
     with replacing(out / "metrics.json") as tmp:
@@ -77,12 +76,6 @@ def _answers_of(
     return _answers(out / name, models[name], samples_path, batch_size, places)
 
 
-def _footprint_of(
-    out: Path, models: Mapping[str, Path], samples_path: Path, latency_samples: int, name: str
-) -> dict[str, Any]:
-    return _footprint(out / name, models[name], samples_path, latency_samples)
-
-
 def evaluate_one(
     out: Path | None,
     model_path: str | Path,
@@ -97,10 +90,9 @@ def evaluate_one(
     memory are measured on samples, and not without.
     """
     answers = _answers(out, model_path, samples_path, batch_size, places)
-    cost = {}
-    if samples_path is not None:
-        cost = _footprint(out, model_path, samples_path, latency_samples)
-    return answers["headline"] | cost | {"tasks": answers["tasks"]}
+    if samples_path is None:
+        return answers
+    return answers | _footprint(out, model_path, samples_path, latency_samples)
 
 
 def _answers(
@@ -120,10 +112,7 @@ def _answers(
             check_file(out / f"{name}.parquet", (model_path, samples_path, *places.values()))
     found = evaluate_all(out, model_path, places, batch_size)
     headline = next((found[name].headline() for name in (HEADLINE, TEXT) if name in found), {})
-    return {
-        "headline": headline,
-        "tasks": {name: shard.summary() for name, shard in found.items()},
-    }
+    return headline | {"tasks": {name: shard.summary() for name, shard in found.items()}}
 
 
 def _footprint(
