@@ -24,9 +24,9 @@ from lop.footprint import memory_meter
 from lop.importance import load_scores
 from lop.models import reference
 from lop.models.checkpoint import load, load_processor
-from lop.models.ffn import ffn_widths, find_ffns
+from lop.models.space import ffn_widths, find_ffns
 from lop.plan import Plan
-from lop.pruning import kept_neurons
+from lop.pruning import kept_units
 from lop.reward import Reward
 from lop.reward.captured import Captured, capture
 from lop.tasks.encoding import prompt
@@ -42,12 +42,12 @@ def straightforward(
     then processor and `generate` for each sample, then put the weights back."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
-        for ffn, kept in zip(find_ffns(model), kept_neurons(scores, plan), strict=True):
-            pruned = torch.ones(ffn.width, dtype=torch.bool)
+        for ffn, kept in zip(find_ffns(model), kept_units(scores, plan), strict=True):
+            pruned = torch.ones(ffn.units, dtype=torch.bool)
             pruned[kept] = False
-            for linear in ffn.inputs.values():
+            for linear in map(ffn.map, ffn.inputs):
                 linear.weight[pruned] = 0
-            ffn.down.weight[:, pruned] = 0
+            ffn.out.weight[:, pruned] = 0
     right = 0
     for row in samples.to_dict("records"):
         text, images = prompt(processor, row), decode_images(row)

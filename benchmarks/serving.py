@@ -29,8 +29,8 @@ from lop.comparison import markdown
 from lop.files import replacing
 from lop.importance import SCORES, save_scores
 from lop.models.checkpoint import load
-from lop.models.ffn import ffn_widths
 from lop.models.fingerprints import fingerprint
+from lop.models.space import ffn_widths
 from lop.plan import budget
 from lop.predictor import Predictor, PredictorConfig
 from lop.predictor.transformer import PlanTransformer

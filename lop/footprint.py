@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from lop.errors import LopError
 from lop.models.checkpoint import load as load_model
 from lop.models.checkpoint import load_processor
-from lop.models.ffn import find_ffns, linear_weights
+from lop.models.space import find_ffns, linear_weights
 from lop.models.weights import weight_files
 from lop.progress import quiet_libraries
 from lop.tasks.chat import Processor, check_processor
@@ -83,7 +83,7 @@ def measure(
     decoding = times["generate"].median() - times["prefill"].median()
     return Footprint(
         parameters=sum(p.numel() for p in model.parameters()),
-        ffn_neurons=sum(ffn.width for ffn in find_ffns(model)),
+        ffn_neurons=sum(ffn.units for ffn in find_ffns(model)),
         disk_bytes=sum(file.stat().st_size for file in files),
         peak_bytes=peak(),
         peak_of=peak_of,

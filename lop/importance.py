@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 
 from lop.errors import LopError
 from lop.files import replacing
-from lop.models.ffn import FFN, find_ffns
+from lop.models.site import Site
+from lop.models.space import find_sites
 from lop.progress import progress
 
 if TYPE_CHECKING:
@@ -89,35 +90,55 @@ def _in_rows(x: Tensor, mask: Tensor) -> Tensor:
     )
 
 
-def activation_l2(stats: Stats, ffn: FFN) -> Tensor:
+def activation_l2(stats: Stats, site: Site) -> Tensor:
     """Mean over samples of ‖x_j‖₂ over the sample's tokens (LOP, appendix A.2, eq. 24-25)."""
-    return stats.sample_norm / stats.samples
+    return _of_units(stats.sample_norm / stats.samples, site)
 
 
-def magnitude(stats: Stats, ffn: FFN) -> Tensor:
+def magnitude(stats: Stats, site: Site) -> Tensor:
     """Norm of the neuron's weights in gate, up and down."""
-    total = ffn.down.weight.float().square().sum(0)
-    for linear in ffn.inputs.values():
-        total += linear.weight.float().square().sum(1).view(-1, ffn.width).sum(0)
+    *inputs, output = (name for name in site.parts if name.endswith(".weight"))
+    total = _squares(site, output)
+    for name in inputs:
+        total += _squares(site, name)
     return total.sqrt()
 
 
-def wanda_sp(stats: Stats, ffn: FFN) -> Tensor:
+def _squares(site: Site, name: str) -> Tensor:
+    """The squares of a weight's entries, summed over each unit, (d,)."""
+    weight, found = site.tensor(name).float(), torch.zeros(())
+    for part in site.parts[name]:
+        along = weight.square().sum(1 - part.dim)
+        own = along.narrow(0, part.offset, site.units * part.block)
+        found = found.to(own) + _of_units(own.reshape(-1), site, part.block)
+    return found
+
+
+def wanda_sp(stats: Stats, site: Site) -> Tensor:
     """‖x_j‖₂ · mean |W_down[:, j]| (Wanda, structured)."""
-    return stats.norm * ffn.down.weight.float().abs().mean(0)
+    return _of_units(stats.norm * site.out.weight.float().abs().mean(0), site)
 
 
-def flap(stats: Stats, ffn: FFN) -> Tensor:
+def flap(stats: Stats, site: Site) -> Tensor:
     """Var(x_j) · ‖W_down[:, j]‖₂² (FLAP's WIFV)."""
-    return stats.variance * ffn.down.weight.float().square().sum(0)
+    return _of_units(stats.variance * site.out.weight.float().square().sum(0), site)
 
 
-def mean_activation(stats: Stats, ffn: FFN) -> Tensor:
-    """Mean of x_j, from which FLAP's bias restores what pruned neurons gave on average."""
+def mean_activation(stats: Stats, site: Site) -> Tensor:
+    """Mean of x_j, from which FLAP's bias restores what pruned units gave on average.
+
+    The one that is of columns of the output map, not of units: attention heads have many.
+    """
     return stats.mean
 
 
-SCORES: Mapping[str, Callable[[Stats, FFN], Tensor]] = {
+def _of_units(values: Tensor, site: Site, block: int | None = None) -> Tensor:
+    """Summed over the entries of each unit, (d,); `block` of them, or as many as it has columns."""
+    block = block or site.block
+    return values if block == 1 else values.view(site.units, block).sum(1)
+
+
+SCORES: Mapping[str, Callable[[Stats, Site], Tensor]] = {
     f.__name__: f for f in (activation_l2, magnitude, wanda_sp, flap, mean_activation)
 }
 # those that say which neurons matter; the mean says nothing of that, and is what a bias restores
@@ -132,32 +153,36 @@ def check_ranks(score: str) -> None:
 
 @torch.inference_mode()
 def collect(
-    model: PreTrainedModel, batches: Iterable[Batch], total: int | None = None
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    total: int | None = None,
+    scope: str = "ffn",
 ) -> dict[str, list[Tensor]]:
-    """Run the calibration batches and return every score of `SCORES`: a tensor (d_l,) a layer.
+    """Run the calibration batches and return every score of `SCORES`: a tensor (d_i,) a site.
 
     Raises LopError when a score is not finite, naming score and layer.
     """
-    ffns = find_ffns(model)
-    stats = [Stats.zeros(ffn.width) for ffn in ffns]
+    sites = find_sites(model, scope)
+    stats = [Stats.zeros(site.units * site.block) for site in sites]
     mask = torch.empty(0)
 
     def watch(layer: Stats) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda module, args: layer.add(args[0], mask.to(args[0].device))
 
     with ExitStack() as hooks:
-        for ffn, layer in zip(ffns, stats, strict=True):
-            hooks.callback(ffn.down.register_forward_pre_hook(watch(layer)).remove)
+        for site, layer in zip(sites, stats, strict=True):
+            hooks.callback(site.out.register_forward_pre_hook(watch(layer)).remove)
         for batch in progress(batches, "calibration", total=total, unit="batch"):
             mask = batch.inputs["attention_mask"]
             model(**batch.inputs, use_cache=False, logits_to_keep=1)
     scores: dict[str, list[Tensor]] = {name: [] for name in SCORES}
-    for ffn, layer in zip(ffns, stats, strict=True):
-        with ffn.weights():
+    for site, layer in zip(sites, stats, strict=True):
+        with site.weights():
             for name, score in SCORES.items():
-                scores[name].append(score(layer, ffn).cpu())
+                scores[name].append(score(layer, site).cpu())
     for name, layers in scores.items():
-        check_scores(layers, [ffn.width for ffn in ffns], name)
+        columns = name == mean_activation.__name__
+        check_scores(layers, [s.units * (s.block if columns else 1) for s in sites], name)
     return scores
 
 

@@ -55,8 +55,8 @@ class Plan:
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.kept):
             raise LopError(f"plan has {len(self.kept)} layers, the model has {len(self.widths)}")
-        if any(not 0 < k <= d for k, d in zip(self.kept, self.widths, strict=True)):
-            raise LopError(f"plan keeps {self.kept} of {self.widths}: each layer keeps 1 to all")
+        if any(not 0 <= k <= d for k, d in zip(self.kept, self.widths, strict=True)):
+            raise LopError(f"plan keeps {self.kept} of {self.widths}: expected none to all of each")
 
     @classmethod
     def uniform(cls, widths: Sequence[int], ratio: float, min_keep: float = MIN_KEEP) -> Plan:

@@ -17,9 +17,11 @@ from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import check_scores
 from lop.methods import Method, Scores
-from lop.models.checkpoint import record_widths
+from lop.models.checkpoint import record_sizes
 from lop.models.cutting import cut
-from lop.models.ffn import FFN, check_in_memory, find_ffns, keep_neurons, lost_output
+from lop.models.modeling_lop import skip
+from lop.models.site import Site, keep_units, lost_output
+from lop.models.space import check_in_memory, find_sites
 from lop.models.stored import Stored
 from lop.plan import Plan
 
@@ -28,8 +30,8 @@ PRUNED = Kind(
 )
 
 
-def kept_neurons(scores: Sequence[Tensor], plan: Plan) -> list[Tensor]:
-    """Indices of the neurons each layer keeps, (k_l,) ascending: its k_l highest scores.
+def kept_units(scores: Sequence[Tensor], plan: Plan) -> list[Tensor]:
+    """Indices of the units each site keeps, (k_i,) ascending: its k_i highest scores.
 
     Ties go to the lower index. Raises LopError when scores and plan do not fit.
     """
@@ -44,50 +46,54 @@ def prune(
     plan: Plan,
     scores: Sequence[Tensor],
     mean_activation: Sequence[Tensor] | None = None,
+    scope: str = "ffn",
 ) -> PreTrainedModel:
-    """Cut the model's FFNs in place down to `plan`, keeping the neurons that score highest.
+    """Cut the sites of a scope in place down to `plan`, keeping the units that score highest.
 
-    With `mean_activation`, (d_l,) a layer, down_proj gets a bias that restores the pruned neurons'
-    mean output (FLAP's compensation): W_down[:, pruned] · mean[pruned].
+    A site that keeps none is skipped. With `mean_activation`, a value for each column of a site's
+    output map, that gets a bias which restores the pruned units' mean output (FLAP's
+    compensation): W_down[:, pruned] · mean[pruned].
 
     Raises LopError when plan or scores do not fit the model.
     """
-    ffns = find_ffns(model)
-    check_in_memory(ffns)
-    _check_plan(ffns, plan)
+    sites = find_sites(model, scope)
+    check_in_memory(sites)
+    _check_plan(sites, plan)
     if plan.kept == plan.widths:
         mean_activation = None  # nothing is lost
-    for i, (ffn, kept) in enumerate(zip(ffns, kept_neurons(scores, plan), strict=True)):
-        bias = (
-            None
-            if mean_activation is None
-            else lost_output(ffn.down.weight, kept, mean_activation[i])
-        )
-        keep_neurons(ffn, kept.to(ffn.down.weight.device), bias)
-    record_widths(model)
+    for i, (site, kept) in enumerate(zip(sites, kept_units(scores, plan), strict=True)):
+        bias = None
+        if mean_activation is not None:
+            bias = lost_output(site.out.weight, site.columns(kept), mean_activation[i])
+        keep_units(site, kept.to(site.out.weight.device), bias)
+        if not len(kept):
+            skip(model, site.kind, site.name, site.output)
+    record_sizes(model)
     return model
 
 
 @contextmanager
-def masked(model: PreTrainedModel, plan: Plan, scores: Sequence[Tensor]) -> Iterator[None]:
+def masked(
+    model: PreTrainedModel, plan: Plan, scores: Sequence[Tensor], scope: str = "ffn"
+) -> Iterator[None]:
     """Inside, the full-size model computes what the pruned one would: pruned activations are 0."""
-    ffns = find_ffns(model)
-    _check_plan(ffns, plan)
+    sites = find_sites(model, scope)
+    _check_plan(sites, plan)
     with ExitStack() as hooks:
-        for ffn, kept in zip(ffns, kept_neurons(scores, plan), strict=True):
-            mask = torch.zeros(ffn.width)
-            mask[kept] = 1
-            handle = ffn.down.register_forward_pre_hook(
+        for site, kept in zip(sites, kept_units(scores, plan), strict=True):
+            mask = torch.zeros(site.units * site.block)
+            mask[site.columns(kept)] = 1
+            handle = site.out.register_forward_pre_hook(
                 lambda _, args, m=mask: (args[0] * m.to(args[0]),)
             )
             hooks.callback(handle.remove)
         yield
 
 
-def _check_plan(ffns: Sequence[FFN], plan: Plan) -> None:
-    widths = tuple(ffn.width for ffn in ffns)
-    if plan.widths != widths:
-        raise LopError(f"plan for FFN widths {plan.widths}, the model has {widths}")
+def _check_plan(sites: Sequence[Site], plan: Plan) -> None:
+    units = tuple(site.units for site in sites)
+    if plan.widths != units:
+        raise LopError(f"plan for FFN widths {plan.widths}, the model has {units}")
 
 
 def prune_checkpoint(
@@ -110,7 +116,7 @@ def prune_checkpoint(
     which = scores[chosen.score]
     means = scores["mean_activation"] if chosen.compensate else None
     with replacing_dir(out, PRUNED) as tmp:
-        cut(source, kept_neurons(which, plan), tmp, means, padded)
+        cut(source, kept_units(which, plan), tmp, means, padded)
         small = Stored(tmp)  # also checks what was written
         filled = sum(small.widths) - sum(plan.kept)
         record = {

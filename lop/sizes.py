@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lop.errors import LopError
-from lop.models.ffn import FFN, linear_weights
+from lop.models.site import Site
+from lop.models.space import linear_weights
 from lop.models.stored import Stored
 from lop.models.weights import DTYPES, Entry
 from lop.plan import Plan, max_ratio
@@ -68,7 +69,7 @@ def flops_per_token(model: Stored, compensate: bool = False) -> Cost:
     Biases are left out too.
     """
     ffn = model.ffns[0]
-    neuron = sum(m.weight.numel() for m in [*ffn.inputs.values(), ffn.down]) // ffn.width
+    neuron = sum(linear.weight.numel() for linear in ffn.maps) // ffn.units
     return _cost(model, "FLOPs per token", 2 * linear_weights(model.model), 2 * neuron)
 
 
@@ -105,18 +106,17 @@ def amount(text: str) -> float:
     raise LopError(f"{text!r}: expected an amount such as 5.2B, 9GB, 8.5GiB or 1.2e9")
 
 
-def _down(model: Stored, ffn: FFN) -> Entry:
+def _down(model: Stored, ffn: Site) -> Entry:
     return model.tensors[f"{ffn.name}.{ffn.output}.weight"]
 
 
-def _neuron_bytes(model: Stored, ffn: FFN) -> int:
-    inputs = [model.tensors[f"{ffn.name}.{name}"] for name in ffn.input_tensors()]
-    return sum(entry.size for entry in [*inputs, _down(model, ffn)]) // ffn.width
+def _neuron_bytes(model: Stored, ffn: Site) -> int:
+    return sum(model.tensors[f"{ffn.name}.{name}"].size for name in ffn.parts) // ffn.units
 
 
 def _new_biases(model: Stored) -> int:
     """Parameters that compensation adds, where output maps have no bias yet."""
-    return sum(ffn.down.out_features for ffn in model.ffns if ffn.down.bias is None)
+    return sum(ffn.out.out_features for ffn in model.ffns if ffn.out.bias is None)
 
 
 def _cost(model: Stored, name: str, dense: float, neuron: float, biases: float = 0) -> Cost:

@@ -17,7 +17,7 @@ from clone import clone  # noqa: F401, a fixture
 from PIL import Image
 
 from lop.models import reference
-from lop.models.ffn import find_ffns
+from lop.models.space import find_ffns
 
 SHAPE = reference.Shape(
     layers=3, hidden=32, ffn=40, vocab=300, vision_layers=1, vision_hidden=32, vision_ffn=32
@@ -60,7 +60,7 @@ def model(processor):
     built = reference.build_model(processor.tokenizer, SHAPE, seed=0).eval()
     with torch.no_grad():  # weights large enough for pruning to change something
         for ffn in find_ffns(built):
-            for linear in (*ffn.inputs.values(), ffn.down):
+            for linear in ffn.maps:
                 linear.weight.mul_(10)
     return built
 

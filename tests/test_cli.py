@@ -13,7 +13,7 @@ import pytest
 
 from lop.cli import main
 from lop.models.checkpoint import load
-from lop.models.ffn import ffn_widths
+from lop.models.space import ffn_widths
 from lop.models.stored import Stored
 from lop.sizes import COSTS
 from lop.tasks import easyvqa, easyvqa_benchmarks

@@ -14,7 +14,7 @@ from lop.errors import LopError
 from lop.evaluation import Evaluation, evaluate, evaluate_all
 from lop.footprint import measure
 from lop.models.checkpoint import load, load_processor, save
-from lop.models.ffn import ffn_widths
+from lop.models.space import ffn_widths
 from lop.plan import Plan
 from lop.pruning import prune
 from lop.steps import evaluating

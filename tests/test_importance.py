@@ -8,7 +8,7 @@ import torch
 from lop.errors import LopError
 from lop.importance import Stats, collect, load_scores, save_scores
 from lop.models.checkpoint import load
-from lop.models.ffn import find_ffns
+from lop.models.space import find_ffns
 from lop.plan import Plan
 from lop.pruning import prune
 from lop.tasks.encoding import encode
@@ -20,7 +20,7 @@ def recorded(model, processor, samples):
     ffns = find_ffns(model)
     seen = [[] for _ in ffns]
     hooks = [
-        ffn.down.register_forward_pre_hook(lambda _, args, s=s: s.append(args[0][0].clone()))
+        ffn.out.register_forward_pre_hook(lambda _, args, s=s: s.append(args[0][0].clone()))
         for ffn, s in zip(ffns, seen, strict=True)
     ]
     with torch.inference_mode():
@@ -35,7 +35,7 @@ def test_scores_follow_their_formulas(model, processor, samples, recorded):
     scores = collect(model, encode(samples, model, processor, batch_size=5))  # padded batches
     for i, (ffn, layer) in enumerate(zip(find_ffns(model), recorded, strict=True)):
         tokens = torch.cat(layer)
-        gate, up, down = (m.weight for m in (*ffn.inputs.values(), ffn.down))
+        gate, up, down = (m.weight for m in ffn.maps)
         expected = {
             "activation_l2": torch.stack([x.norm(dim=0) for x in layer]).mean(0),
             "magnitude": torch.cat([gate, up, down.T], 1).norm(dim=1),
@@ -51,7 +51,7 @@ def test_scores_follow_their_formulas(model, processor, samples, recorded):
 def test_hooks_are_gone_and_weights_untouched(model, processor, samples):
     before = copy.deepcopy(model.state_dict())
     collect(model, encode(samples, model, processor, 12))
-    assert all(not ffn.down._forward_pre_hooks for ffn in find_ffns(model))
+    assert all(not ffn.out._forward_pre_hooks for ffn in find_ffns(model))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
@@ -66,7 +66,7 @@ def test_running_variance_stands_large_means():
 
 
 def test_nan_weights_are_named(model, processor, samples):
-    find_ffns(model)[1].down.weight.data[0, 0] = float("nan")
+    find_ffns(model)[1].out.weight.data[0, 0] = float("nan")
     with pytest.raises(
         LopError, match="magnitude: layer 1 has scores that are not finite|activation_l2: layer 2"
     ):
@@ -92,7 +92,7 @@ def test_offloaded_layers_score_as_those_in_memory(model_dir, processor, samples
     rest |= {"model.language_model.norm": "cpu", "model.language_model.rotary_emb": "cpu"}
     spread = load(model_dir, device_map=layers | rest, offload_folder=tmp_path / "offload")
     whole = load(model_dir)
-    assert find_ffns(spread)[2].down.weight.is_meta
+    assert find_ffns(spread)[2].out.weight.is_meta
     found, expected = (
         collect(m, encode(samples, m, processor, batch_size=5)) for m in (spread, whole)
     )

@@ -11,10 +11,11 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGe
 from lop.errors import LopError
 from lop.methods import Method
 from lop.models.checkpoint import load, load_processor, save
-from lop.models.ffn import find_ffns, lost_output
+from lop.models.site import lost_output
+from lop.models.space import find_ffns
 from lop.models.stored import Stored
 from lop.plan import Plan
-from lop.pruning import kept_neurons, masked, prune, prune_checkpoint
+from lop.pruning import kept_units, masked, prune, prune_checkpoint
 from lop.tasks.encoding import encode
 
 WIDTHS = (40, 40, 40)
@@ -97,7 +98,7 @@ def test_the_padded_format_is_a_stock_checkpoint_with_the_same_output(
     source, all_scores = Stored(model_dir), {"flap": scores}
     prune_checkpoint(source, rule, "mine", 0.5, all_scores, tmp_path / "padded", padded=True)
     stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "padded")
-    assert [ffn.width for ffn in find_ffns(stock)] == [max(PLAN.kept)] * 3
+    assert [ffn.units for ffn in find_ffns(stock)] == [max(PLAN.kept)] * 3
     assert load(tmp_path / "padded").state_dict().keys() == stock.state_dict().keys()
     small = prune(model, PLAN, scores)
     torch.testing.assert_close(logits(stock, batch), logits(small, batch), atol=1e-5, rtol=0)
@@ -175,7 +176,7 @@ def test_a_pruned_checkpoint_generates(model, processor, scores, batch, tmp_path
 
 def test_highest_scores_stay_and_ties_go_to_the_lower_index():
     plan = Plan((5, 4), (2, 3))
-    kept = kept_neurons([torch.tensor([3.0, 9, 1, 7, 2]), torch.ones(4)], plan)
+    kept = kept_units([torch.tensor([3.0, 9, 1, 7, 2]), torch.ones(4)], plan)
     assert [k.tolist() for k in kept] == [[1, 3], [0, 1, 2]]
 
 
@@ -183,8 +184,8 @@ def test_compensation_adds_the_mean_output_of_pruned_neurons(model, scores, batc
     ffn = find_ffns(model)[0]
     mean = torch.linspace(0, 1, 40)
     kept = torch.arange(30)
-    expected = ffn.down.weight[:, 30:] @ mean[30:]
-    torch.testing.assert_close(lost_output(ffn.down.weight, kept, mean), expected)
+    expected = ffn.out.weight[:, 30:] @ mean[30:]
+    torch.testing.assert_close(lost_output(ffn.out.weight, kept, mean), expected)
 
 
 def test_a_compensated_checkpoint_survives_reloading(
@@ -194,7 +195,7 @@ def test_a_compensated_checkpoint_survives_reloading(
     small = prune(model, PLAN, scores, means)
     save(small, processor, tmp_path / "small")
     assert torch.equal(logits(load(tmp_path / "small"), batch), logits(small, batch))
-    assert find_ffns(small)[0].down.bias is not None
+    assert find_ffns(small)[0].out.bias is not None
 
 
 def test_bad_scores_and_plans_are_refused(model, scores):
@@ -204,4 +205,4 @@ def test_bad_scores_and_plans_are_refused(model, scores):
         prune(model, PLAN, scores[:2])
     with pytest.raises(LopError, match=r"the model has \(40, 40, 40\)"):
         prune(model, Plan((30, 40, 40), (3, 40, 40)), scores)
-    assert [ffn.width for ffn in find_ffns(model)] == [40, 40, 40]
+    assert [ffn.units for ffn in find_ffns(model)] == [40, 40, 40]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lop.errors import LopError
-from lop.models.ffn import ffn_widths
+from lop.models.space import ffn_widths
 from lop.plan import Plan
 from lop.pruning import masked, prune
 from lop.reward import Reward

@@ -7,7 +7,7 @@ import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from lop.models.checkpoint import model_class
-from lop.models.ffn import find_ffns
+from lop.models.space import find_ffns
 
 LINES = [
     "the cat sat on the mat and the dog lay by the door",
@@ -57,6 +57,6 @@ def model(kind: str = "Llama", **more: Any) -> Any:
             elif isinstance(module, torch.nn.Linear):
                 module.weight.normal_(std=module.in_features**-0.5)
         for ffn in find_ffns(built):
-            for linear in (*ffn.inputs.values(), ffn.down):
+            for linear in ffn.maps:
                 linear.weight.normal_(std=0.3)
     return built

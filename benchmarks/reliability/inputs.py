@@ -18,7 +18,7 @@ from benchmarks.clone import ROOT
 from lop.choice import AUTO
 from lop.models import reference
 from lop.models.checkpoint import save
-from lop.models.ffn import find_ffns
+from lop.models.space import find_ffns
 from lop.steps import evaluating, pruning, scoring, searching, training
 from lop.tasks.easyvqa_benchmarks import write
 from lop.tasks.samples import write_samples
@@ -197,7 +197,7 @@ def _write_models(root: Path) -> None:
     model = reference.build_model(tokenizer, SHAPE, seed=0).eval()
     with torch.no_grad():  # weights large enough for pruning to change something
         for ffn in find_ffns(model):
-            for linear in (*ffn.inputs.values(), ffn.down):
+            for linear in ffn.maps:
                 linear.weight.mul_(10)
     save(model, processor, root / "model")
     model.save_pretrained(root / "sharded", max_shard_size="60KB")

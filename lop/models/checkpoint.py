@@ -6,6 +6,7 @@ No code that a checkpoint brings along is ever run, and no pickle is opened.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,19 @@ from transformers import (
 
 from lop.errors import LopError, first_line
 from lop.files import Kind, replacing_dir
-from lop.models.ffn import describe, find_ffns
 from lop.models.modeling_lop import (
+    HEADS,
+    KV_HEADS,
     WIDTH,
-    forget_widths,
+    Sizes,
+    forget_sizes,
     is_ours,
     is_pruned,
     pruned_class,
-    set_layer_widths,
+    set_layer_sizes,
 )
+from lop.models.site import Site
+from lop.models.space import describe, find_sites, skipped_layers
 from lop.models.weights import (
     DTYPES,
     Entry,
@@ -171,34 +176,88 @@ def save(
             (tmp / name).write_text(text)
 
 
-def record_widths(model: PreTrainedModel) -> None:
-    """Make a model whose FFNs were cut say so, in its config and its class.
+def record_sizes(model: PreTrainedModel) -> None:
+    """Make a model whose sites were cut say so, in its config and its class.
 
     From then on `save_pretrained` and `push_to_hub` write a checkpoint that loads again. Where
-    the stock class makes these very tensors from a config with one width, it is a model of that
-    class. Else the config says each layer's width, and whether output maps have got biases that
-    the architecture has not.
+    the stock class makes these very tensors from a config with one size of each, it is a model of
+    that class. Else the config says each layer's sizes, and whether output maps have got biases
+    that the architecture has not.
     """
-    ffns = find_ffns(model)
-    widths = [ffn.width for ffn in ffns]
+    sites = quiet_sites(model)
     text = model.config.get_text_config()
-    forget_widths(text)
+    forget_sizes(text)
     by_nature = text.per_layer_attributes or ()
-    before = None if WIDTH in by_nature else getattr(text, WIDTH, None)
-    if len(set(widths)) == 1 and before is not None:
-        setattr(text, WIDTH, widths[0])
-    stock = model_class(model.config)
-    with torch.device("meta"), one_line(f"{stock.__name__}: cannot be built from its config"):
-        made = _shapes(stock(copy.deepcopy(model.config)))
-    if made == _shapes(model):
+    ours = {n: getattr(text, n, None) for n in (WIDTH, HEADS, KV_HEADS) if n not in by_nature}
+    before = {name: value for name, value in ours.items() if value is not None}
+    _set(text, _one_size(sites, before, text.num_hidden_layers))
+    shapes = _shapes(model)
+    if _stock_shapes(model.config) == shapes:
         _forget_class(model.config)
     else:
-        if before is not None:
-            setattr(text, WIDTH, before)
-        biases = [f"{ffn.name}.{ffn.output}.bias" for ffn in ffns if ffn.down.bias is not None]
-        added = any(name not in made for name in biases)
-        set_layer_widths(text, widths, describe(ffns, output_bias=added))
+        _set(text, before)
+        made = _stock_shapes(model.config)
+        set_layer_sizes(text, _sizes(model, sites, made, shapes))
     model.__class__ = model_class(model.config)
+
+
+def quiet_sites(model: PreTrainedModel) -> list[Site]:
+    """All sites, without a word about attention that is not understood."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return find_sites(model, "ffn+attention")
+
+
+def _set(text: Any, values: Mapping[str, int]) -> None:
+    for name, value in values.items():
+        setattr(text, name, value)
+
+
+def _one_size(sites: Sequence[Site], before: Mapping[str, int], layers: int) -> dict[str, int]:
+    """What a config says of a model whose layers are all alike, as far as they are."""
+    found: dict[str, int] = {}
+    for kind in ("ffn", "attention"):
+        each = [site for site in sites if site.kind == kind]
+        if len(each) == layers and len({site.units for site in each}) == 1:
+            query, shared = each[0].heads
+            found |= {WIDTH: each[0].units} if kind == "ffn" else {HEADS: query * each[0].units}
+            found |= {KV_HEADS: shared * each[0].units} if shared else {}
+    return {name: value for name, value in found.items() if name in before}
+
+
+def _sizes(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    made: Mapping[str, torch.Size],
+    shapes: Mapping[str, torch.Size],
+) -> Sizes:
+    """The sizes of each kind of site that is not as the stock class makes it."""
+    sizes: Sizes = {}
+    for kind in ("ffn", "attention"):
+        each = [site for site in sites if site.kind == kind]
+        gone = skipped_layers(model, kind)
+        if not each:
+            if gone:
+                raise LopError(f"no {kind} is left in any layer: expected one at least")
+            continue
+        names = tuple(f"{site.name}." for site in each)
+        own = [name for name in shapes if name.startswith(names)]
+        if not gone and all(made.get(name) == shapes[name] for name in own):
+            continue
+        biases = [f"{site.name}.{site.output}.bias" for site in each]
+        added = any(name in shapes and name not in made for name in biases)
+        units = {site.layer: site.units for site in each} | dict.fromkeys(gone, 0)
+        place = describe(each, output_bias=added)
+        if len(units) < model.config.get_text_config().num_hidden_layers:
+            place["layers"] = sorted(units)
+        sizes[kind] = place, dict(sorted(units.items()))
+    return sizes
+
+
+def _stock_shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
+    stock = model_class(config)
+    with torch.device("meta"), one_line(f"{stock.__name__}: cannot be built from its config"):
+        return _shapes(stock(copy.deepcopy(config)))
 
 
 def _forget_class(config: PreTrainedConfig) -> None:

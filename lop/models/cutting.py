@@ -21,9 +21,20 @@ from transformers.utils.hub import CHAT_TEMPLATE_DIR
 from lop.errors import LopError
 from lop.files import read_json
 from lop.models import modeling_lop
-from lop.models.checkpoint import record_widths
-from lop.models.ffn import FFN, describe, lost_output
-from lop.models.modeling_lop import WIDTH, is_ours, is_pruned, resize
+from lop.models.checkpoint import record_sizes
+from lop.models.modeling_lop import (
+    ALLOW,
+    HEADS,
+    KEYS,
+    KV_HEADS,
+    WIDTH,
+    is_ours,
+    is_pruned,
+    layer_sizes,
+    resize,
+)
+from lop.models.site import Site, lost_output
+from lop.models.space import describe
 from lop.models.stored import Stored
 from lop.models.weights import DTYPES, Entry, mapped, read_header
 from lop.progress import progress
@@ -56,34 +67,42 @@ def cut(
     out: Path,
     means: Sequence[Tensor] | None = None,
     padded: bool = False,
+    scope: str = "ffn",
 ) -> None:
-    """Write to directory `out` the checkpoint of `source` with these neurons only, (k_l,) a layer.
+    """Write to directory `out` the checkpoint of `source` with these units only, (k_i,) a site.
 
-    With `means`, (d_l,) a layer, the output maps get a bias that restores the lost neurons' mean
-    output, on top of one that is there. `padded` fills every layer up with zeros to the widest
-    kept one: larger, and an ordinary checkpoint for everything that loads the dense one.
+    A site without units is left out. With `means`, a value for each column of a site's output map,
+    those maps get a bias that restores the lost units' mean output, on top of one that is there.
+    `padded` fills every site up with zeros to the largest kept one of its kind: larger, and an
+    ordinary checkpoint for everything that loads the dense one.
 
     Raises LopError when a value is not finite, or when the architecture has no `padded` form.
     """
-    widths = [len(neurons) for neurons in kept]
-    if widths == list(source.widths):
+    sites = source.sites(scope)
+    units = [len(of) for of in kept]
+    if units == [site.units for site in sites]:
         means = None  # nothing is lost
     if padded:
-        widths = [max(widths)] * len(widths)
-    small = _cut_model(source, widths, means is not None)
+        kinds = [site.kind for site in sites]
+        most = {
+            kind: max(n for n, of in zip(units, kinds, strict=True) if of == kind) for kind in kinds
+        }
+        units = [most[kind] for kind in kinds]
+    small = _cut_model(source, sites, units, means is not None)
     if padded:
         _check_padded(source, small)
     new = {
         tensor.key: tensor
-        for layer, ffn in enumerate(source.ffns)
-        for tensor in _cut_ffn(
-            source, ffn, kept[layer], widths[layer], None if means is None else means[layer]
+        for i, site in enumerate(sites)
+        for tensor in _cut_site(
+            source, site, kept[i], units[i], None if means is None else means[i]
         )
     }
+    gone = _gone(source, [site for site, n in zip(sites, units, strict=True) if not n])
     files: dict[str, str] = {}
     for file in progress(source.files, "pruning", len(source.files), "shard"):
         name = file.relative_to(source.folder)
-        tensors = list(_tensors(read_header(file), new))
+        tensors = [t for t in _tensors(read_header(file), new) if t.key not in gone]
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         _write(out / name, tensors)
         files |= dict.fromkeys([tensor.key for tensor in tensors], name.as_posix())
@@ -93,6 +112,16 @@ def cut(
         (out / source.index).write_text(json.dumps(index, indent=2) + "\n")
     _write_config(source, small, out)
     _copy_the_rest(source.folder, small, out)
+
+
+def _gone(source: Stored, skipped: Sequence[Site]) -> set[str]:
+    """The keys of all that sites without units had, but for their output's bias."""
+    found = set()
+    for site in skipped:
+        bias = f"{site.name}.{site.output}.bias"
+        names = [name for name in source.tensors if name.startswith(f"{site.name}.")]
+        found |= {source.tensors[name].key for name in names if name != bias}
+    return found
 
 
 def _copy_the_rest(folder: Path, small: PreTrainedModel, out: Path) -> None:
@@ -110,11 +139,17 @@ def _copy_the_rest(folder: Path, small: PreTrainedModel, out: Path) -> None:
         shutil.copytree(templates, out / CHAT_TEMPLATE_DIR)
 
 
-def _cut_model(source: Stored, widths: Sequence[int], compensated: bool) -> PreTrainedModel:
+def _cut_model(
+    source: Stored, sites: Sequence[Site], units: Sequence[int], compensated: bool
+) -> PreTrainedModel:
     """The model that comes out, on the meta device."""
     small = copy.deepcopy(source.model)
-    resize(small, describe(source.ffns, compensated), widths)
-    record_widths(small)
+    for kind in ("ffn", "attention"):
+        of = {site.layer: n for site, n in zip(sites, units, strict=True) if site.kind == kind}
+        if of:
+            each = [site for site in sites if site.kind == kind]
+            resize(small, kind, describe(each, compensated), of)
+    record_sizes(small)
     return small
 
 
@@ -122,7 +157,7 @@ def _check_padded(source: Stored, small: PreTrainedModel) -> None:
     """Raise LopError unless the stock class holds the smaller model."""
     if not is_pruned(text := small.config.get_text_config()):
         return
-    if text.pruned_ffn["output_bias"]:
+    if any(place["output_bias"] for place, _ in layer_sizes(text).values()):
         raise LopError(
             f"{source.path}: the padded format has no room for the compensation's bias, as "
             "this architecture has none there: cut the dense model without compensation"
@@ -133,42 +168,43 @@ def _check_padded(source: Stored, small: PreTrainedModel) -> None:
     )
 
 
-def _cut_ffn(
-    source: Stored, ffn: FFN, kept: Tensor, width: int, mean: Tensor | None
+def _cut_site(
+    source: Stored, site: Site, kept: Tensor, units: int, mean: Tensor | None
 ) -> Iterator[_New]:
-    """The tensors of one layer's FFN that change."""
-    for name, tensor in ffn.input_tensors().items():
-        entry, halves = source.tensors[f"{ffn.name}.{name}"], 2 if ffn.fused else 1
-        make = partial(_rows, entry, kept, width, halves)
-        yield _New(entry.key, entry.dtype, (halves * width, *tensor.shape[1:]), make)
-    down = source.tensors[f"{ffn.name}.{ffn.output}.weight"]
-    yield _New(down.key, down.dtype, (down.shape[0], width), partial(_columns, down, kept, width))
+    """The tensors of a site that change; it gets so many `units`, those beyond `kept` zero."""
+    for name, parts in site.parts.items():
+        entry, dim = source.tensors[f"{site.name}.{name}"], parts[0].dim
+        others = entry.shape[dim] - site.units * sum(part.block for part in parts)
+        shape = list(entry.shape)
+        shape[dim] = others + units * sum(part.block for part in parts)
+        make = partial(_part, entry, site, name, kept, units)
+        yield _New(entry.key, entry.dtype, tuple(shape), make)
     if mean is not None:
-        bias = source.tensors.get(f"{ffn.name}.{ffn.output}.bias")
-        key = bias.key if bias else down.key.removesuffix("weight") + "bias"
-        make, behind = partial(_bias, down, bias, kept, mean), None if bias else down.key
-        yield _New(key, (bias or down).dtype, down.shape[:1], make, behind)
+        out = source.tensors[f"{site.name}.{site.output}.weight"]
+        bias = source.tensors.get(f"{site.name}.{site.output}.bias")
+        key = bias.key if bias else out.key.removesuffix("weight") + "bias"
+        make = partial(_bias, out, bias, site.columns(kept), mean)
+        yield _New(key, (bias or out).dtype, out.shape[:1], make, None if bias else out.key)
 
 
-def _rows(entry: Entry, kept: Tensor, width: int, halves: int) -> Tensor:
-    parts = []
-    for half in _finite(entry.read(), entry).chunk(halves):
-        parts.append(half.index_select(0, kept))
-        if width > len(kept):
-            parts.append(half.new_zeros(width - len(kept), *half.shape[1:]))
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+def _part(entry: Entry, site: Site, name: str, kept: Tensor, units: int) -> Tensor:
+    """What the kept units have of a tensor, with zeros for as many more as make `units`."""
+    tensor, found = _finite(entry.read(), entry), []
+    for part in site.parts[name]:
+        at = part.entries(kept)
+        of = _columns(tensor, at) if part.dim else tensor.index_select(0, at)
+        more = [0, (units - len(kept)) * part.block]
+        padding = more if part.dim else [0, 0] * (tensor.ndim - 1) + more
+        found.append(torch.nn.functional.pad(of, padding) if more[1] else of)
+    return torch.cat(found, site.parts[name][0].dim) if len(found) > 1 else found[0]
 
 
-def _columns(entry: Entry, kept: Tensor, width: int) -> Tensor:
-    weight = _finite(entry.read(), entry)
+def _columns(weight: Tensor, kept: Tensor) -> Tensor:
     stays = np.zeros(weight.shape[1], dtype=bool)
     stays[kept] = True
     # numpy is four times as fast at this as torch; it has no bfloat16, and need not know
     bits = weight.view(BITS[weight.dtype.itemsize]).numpy()
-    smaller = torch.from_numpy(np.compress(stays, bits, axis=1)).view(weight.dtype)
-    return (
-        torch.nn.functional.pad(smaller, (0, width - len(kept))) if width > len(kept) else smaller
-    )
+    return torch.from_numpy(np.compress(stays, bits, axis=1)).view(weight.dtype)
 
 
 def _bias(down: Entry, bias: Entry | None, kept: Tensor, mean: Tensor) -> Tensor:
@@ -244,13 +280,13 @@ def _write_config(source: Stored, small: PreTrainedModel, out: Path) -> None:
         if name not in values and is_pruned(after):
             values[name] = before.to_diff_dict()
         values = values.get(name, values)
-    width = after.attribute_map.get(WIDTH, WIDTH)
+    named = {after.attribute_map.get(name, name): name for name in (WIDTH, HEADS, KV_HEADS)}
     was, becomes = before.to_dict(), after.to_dict()
-    for key in (width, "per_layer_config", "pruned_ffn"):
+    for key in (*named, "per_layer_config", ALLOW, *KEYS.values()):
         if key not in becomes:
             values.pop(key, None)
         elif becomes[key] != was.get(key):
-            values[key if key in values or key != width else WIDTH] = becomes[key]
+            values[key if key in values else named.get(key, key)] = becomes[key]
     auto_map = {k: v for k, v in (config.get("auto_map") or {}).items() if not is_ours(v)}
     if is_pruned(after):
         cls: Any = type(small)

@@ -24,7 +24,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from lop.models.ffn import find_ffns
+from lop.models.space import find_ffns
 
 SIZE, PATCH, MERGE = 64, 8, 2  # px, px, patches merged a side
 GRID = SIZE // PATCH  # patches a side
@@ -178,13 +178,13 @@ def widen(model: Qwen2_5_VLForConditionalGeneration, width: int) -> None:
     (Chen et al., Net2Net, 2016, with zeros in place of copies).
     """
     for ffn in find_ffns(model):
-        more = width - ffn.width
-        for linear in ffn.inputs.values():
+        more = width - ffn.units
+        for linear in map(ffn.map, ffn.inputs):
             fresh = torch.randn(more, linear.in_features) * linear.weight.std()
             linear.weight = nn.Parameter(torch.cat([linear.weight.detach(), fresh]))
             linear.out_features = width
-        ffn.down.weight = nn.Parameter(F.pad(ffn.down.weight.detach(), (0, more)))
-        ffn.down.in_features = width
+        ffn.out.weight = nn.Parameter(F.pad(ffn.out.weight.detach(), (0, more)))
+        ffn.out.in_features = width
     model.config.get_text_config().intermediate_size = width
 
 

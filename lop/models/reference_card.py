@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lop.files import replacing
 from lop.importance import collect
-from lop.models.ffn import decoder_layers, ffn_widths
+from lop.models.space import decoder_layers, ffn_widths
 from lop.plan import Plan
 from lop.progress import progress
 from lop.pruning import prune

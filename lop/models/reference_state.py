@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from lop.files import replacing
 from lop.models import reference
-from lop.models.ffn import ffn_widths
 from lop.models.fingerprints import digest
+from lop.models.space import ffn_widths
 
 if TYPE_CHECKING:
     from lop.models.reference_training import Trainee

@@ -18,8 +18,9 @@ from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from lop.errors import LopError
 from lop.models.checkpoint import read_config, without_weights
-from lop.models.ffn import FFN, find_ffns
 from lop.models.fingerprints import picks
+from lop.models.site import Site
+from lop.models.space import find_sites
 from lop.models.weights import Entry, one_line, read_header, weight_files
 
 
@@ -39,13 +40,17 @@ class Stored:
         self.files, self.index = weight_files(self.folder, self.config)
         entries = [entry for file in self.files for entry in read_header(file)]
         self.model: PreTrainedModel = without_weights(path, self.config, entries)
-        self.ffns: list[FFN] = find_ffns(self.model)
+        self.ffns: list[Site] = find_sites(self.model)
         self.tensors = self._by_model_name(entries)
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Intermediate neurons of each decoder layer, shape (L,)."""
-        return tuple(ffn.width for ffn in self.ffns)
+        return tuple(ffn.units for ffn in self.ffns)
+
+    def sites(self, scope: str = "ffn") -> list[Site]:
+        """What is prunable in a scope, as `lop.models.space.find_sites` has it."""
+        return self.ffns if scope == "ffn" else find_sites(self.model, scope)
 
     @cached_property
     def parameters(self) -> int:
@@ -55,9 +60,7 @@ class Stored:
     @property
     def neuron_parameters(self) -> int:
         """Parameters that go with one FFN neuron."""
-        ffn = self.ffns[0]
-        inputs = sum(t.numel() for t in ffn.input_tensors().values())
-        return inputs // ffn.width + ffn.down.out_features
+        return self.ffns[0].cost
 
     @cached_property
     def fingerprint(self) -> str:

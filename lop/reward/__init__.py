@@ -22,7 +22,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 from lop.errors import LopError
 from lop.importance import check_scores
 from lop.models import fingerprints
-from lop.models.ffn import FFN, check_in_memory, decoder_layers, find_ffns
+from lop.models.site import Site, attributes, restore, show_front
+from lop.models.space import check_in_memory, decoder_layers, find_sites
 from lop.plan import Plan
 from lop.reward.captured import Below, Captured, capture, check_logits
 from lop.reward.kinds import KINDS, LABELLED, Expected, divergence, expect, likelihood
@@ -32,7 +33,6 @@ from lop.tasks.samples import accepted, check_answered
 from lop.tasks.samples import fingerprint as samples_fingerprint
 
 VERSION = 3  # of the numbers that this code gives: raised when a change of it changes them
-DOWN = "down"  # beside the names of an FFN's input tensors
 
 
 @dataclass
@@ -81,6 +81,7 @@ class Reward:
         batch_size: int = 100,
         mean_activation: Sequence[Tensor] | None = None,
         parts: int = 1,
+        scope: str = "ffn",
     ) -> None:
         if kind not in KINDS:
             raise LopError(f"reward kind {kind!r}: expected one of {', '.join(KINDS)}")
@@ -89,10 +90,11 @@ class Reward:
         self.kind = kind
         self.model = model
         self._dense = 0  # layers that are known to be whole
-        self.ffns = find_ffns(model)
-        check_in_memory(self.ffns)
-        self.widths = tuple(ffn.width for ffn in self.ffns)
-        self._output_biases = [ffn.down.bias for ffn in self.ffns]
+        self.sites = find_sites(model, scope)
+        check_in_memory(self.sites)
+        self.widths = tuple(site.units for site in self.sites)
+        self._output_biases = [site.out.bias for site in self.sites]
+        self._before = [attributes(site) for site in self.sites]
         self.model_fingerprint = fingerprints.fingerprint(model)
         self._made_of = (
             VERSION,
@@ -131,23 +133,25 @@ class Reward:
     def _rank(self, scores: Sequence[Tensor], mean_activation: Sequence[Tensor] | None) -> None:
         check_scores(scores, self.widths, "reward")
         self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]
-        self._means = _in_order(mean_activation, self._orders, self.ffns)
+        self._means = _in_order(mean_activation, self._orders, self.sites)
         self.fingerprint = fingerprints.digest(*self._made_of, *self._orders, *(self._means or []))
         self._full: list[dict[str, Tensor]] = []
         self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
 
     def __enter__(self) -> Reward:
-        for ffn, order in zip(self.ffns, self._orders, strict=True):
-            _permute(ffn, order)
-            self._full.append(ffn.input_tensors() | {DOWN: ffn.down.weight.detach()})
+        for site, order in zip(self.sites, self._orders, strict=True):
+            _permute(site, order)
+            self._full.append(site.tensors())
         return self
 
     def __exit__(self, *_: object) -> None:
         self._set_widths(self.widths)
         self._full.clear()
-        for ffn, order, bias in zip(self.ffns, self._orders, self._output_biases, strict=True):
-            _permute(ffn, torch.argsort(order))
-            ffn.down.bias = bias
+        for site, order in zip(self.sites, self._orders, strict=True):
+            _permute(site, torch.argsort(order))
+        for site, bias, before in zip(self.sites, self._output_biases, self._before, strict=True):
+            site.out.bias = bias
+            restore(site, before)
 
     def __call__(self, plan: Plan) -> float:
         """The plan's reward on all samples; each plan is evaluated once and remembered."""
@@ -215,22 +219,22 @@ class Reward:
             raise LopError(f"plan for FFN widths {plan.widths}, the model has {self.widths}")
         if not self._full:
             raise LopError("a Reward works inside its `with` block only")
-        if plan.kept[: self._dense] != self.widths[: self._dense]:
+        below = sum(site.layer < self._dense for site in self.sites)
+        if plan.kept[:below] != self.widths[:below]:
             raise LopError(f"plan {plan.kept}: expected whole layers below {self._dense}")
         self._set_widths(plan.kept)
 
     def _set_widths(self, kept: Sequence[int]) -> None:
-        for ffn, k, full in zip(self.ffns, kept, self._full, strict=True):
-            ffn.down.weight = nn.Parameter(full[DOWN][:, :k], requires_grad=False)
-            for name, linear in ffn.inputs.items():
-                for kind in [kind for kind, _ in linear.named_parameters()]:
-                    front = _front(full[f"{name}.{kind}"], k, ffn.fused)
-                    setattr(linear, kind, nn.Parameter(front, requires_grad=False))
+        for site, k, full, before in zip(self.sites, kept, self._full, self._before, strict=True):
+            restore(site, before)
+            show_front(site, full, k)
         for i, means in enumerate(self._means or []):
-            lost = self._full[i][DOWN][:, kept[i] :].float() @ means[kept[i] :]
+            site, first = self.sites[i], kept[i] * self.sites[i].block
+            weight = self._full[i][site.slices[-1].tensor]
+            lost = weight[:, first:].float() @ means[first:]
             bias = self._output_biases[i]
-            lost = lost.to(self.ffns[i].down.weight) + (0 if bias is None else bias)
-            self.ffns[i].down.bias = nn.Parameter(lost, requires_grad=False)
+            lost = lost.to(weight) + (0 if bias is None else bias)
+            site.out.bias = nn.Parameter(lost, requires_grad=False)
 
 
 def _dealt(pictures: pd.Series, parts: int) -> list[np.ndarray]:
@@ -268,27 +272,21 @@ def _each_answer(samples: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def _in_order(
-    means: Sequence[Tensor] | None, orders: Sequence[Tensor], ffns: Sequence[FFN]
+    means: Sequence[Tensor] | None, orders: Sequence[Tensor], sites: Sequence[Site]
 ) -> list[Tensor] | None:
     """Mean activations in the order of the scores, on each layer's device."""
     if means is None:
         return None
-    check_scores(means, [ffn.width for ffn in ffns], "mean_activation")
-    triples = zip(means, orders, ffns, strict=True)
-    return [mean[order].float().to(ffn.down.weight.device) for mean, order, ffn in triples]
-
-
-def _front(tensor: Tensor, k: int, fused: bool) -> Tensor:
-    """An input map's rows of the first k neurons: a view, or a copy where two maps are fused."""
-    if not fused or len(tensor) == 2 * k:
-        return tensor if fused else tensor[:k]
-    return torch.cat([half[:k] for half in tensor.chunk(2)])
+    check_scores(means, [site.units * site.block for site in sites], "mean_activation")
+    ordered = [mean[site.columns(o)] for mean, o, site in zip(means, orders, sites, strict=True)]
+    return [
+        mean.float().to(site.out.weight.device) for mean, site in zip(ordered, sites, strict=True)
+    ]
 
 
 @torch.no_grad()
-def _permute(ffn: FFN, order: Tensor) -> None:
-    """Reorder the neurons of an FFN in place; what it computes stays the same."""
-    order = order.to(ffn.down.weight.device)
-    ffn.down.weight.copy_(ffn.down.weight[:, order])
-    for tensor in ffn.input_tensors().values():
-        tensor.copy_(tensor[ffn.rows(order)])
+def _permute(site: Site, order: Tensor) -> None:
+    """Reorder the units of a site in place; what it computes stays the same."""
+    order = order.to(site.out.weight.device)
+    for name, tensor in site.tensors().items():
+        tensor.copy_(site.take(name, tensor, order))

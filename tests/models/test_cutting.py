@@ -12,7 +12,7 @@ from tiny import TEXT, build
 from lop.errors import LopError
 from lop.methods import Method
 from lop.models.checkpoint import load
-from lop.models.ffn import find_ffns
+from lop.models.space import find_ffns
 from lop.models.stored import Stored
 from lop.models.weights import INDEX
 from lop.plan import Plan
@@ -92,7 +92,7 @@ def test_pruning_changes_widths_in_the_config_and_nothing_else(name, rewrite, tm
     new = {("text_config", key) for key in ("per_layer_config", "pruned_ffn")}
     assert changed(before, after) == {("auto_map",)} | (new if place else {("text_config",)})
     small = load(tmp_path / "small")
-    assert [ffn.width for ffn in find_ffns(small)] == [10, 20, 30]
+    assert [ffn.units for ffn in find_ffns(small)] == [10, 20, 30]
     expected = prune(load(dense), plan, scores_of(plan.widths))
     assert torch.equal(logits(small, inputs), logits(expected, inputs))
 
@@ -136,7 +136,7 @@ def test_compensated_models_are_cut_again_and_their_biases_add_up(name, tmp_path
     cut(tmp_path / "dense", tmp_path / "file", first, compensate=True)
     memory = prune(model, first, scores_of(first.widths), scores_of(first.widths, 1))
     memory.save_pretrained(tmp_path / "memory")
-    once = find_ffns(load(tmp_path / "file"))[0].down.bias.clone()
+    once = find_ffns(load(tmp_path / "file"))[0].out.bias.clone()
     for compensate in (True, False):
         means = scores_of(second.widths, 1) if compensate else None
         again = cut(tmp_path / "file", tmp_path / f"file{compensate}", second, compensate)
@@ -144,7 +144,7 @@ def test_compensated_models_are_cut_again_and_their_biases_add_up(name, tmp_path
         small.save_pretrained(tmp_path / f"memory{compensate}")
         for folder in (again, tmp_path / f"memory{compensate}"):
             assert torch.equal(logits(load(folder), inputs), logits(small, inputs))
-        assert once.equal(find_ffns(small)[0].down.bias) is not compensate
+        assert once.equal(find_ffns(small)[0].out.bias) is not compensate
 
 
 def test_compensated_and_padded_needs_a_bias_of_the_architecture(tmp_path):
@@ -183,7 +183,7 @@ def test_a_bias_keeps_its_dtype(tmp_path):
     found = load_file(tmp_path / "small" / "model.safetensors")
     torch.testing.assert_close(found[key.format(0)], expected)
     small = load(tmp_path / "small")
-    assert torch.equal(find_ffns(small)[0].down.bias, expected.bfloat16())
+    assert torch.equal(find_ffns(small)[0].out.bias, expected.bfloat16())
     assert logits(small, inputs).isfinite().all()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lop.models.checkpoint import load
-from lop.models.ffn import ffn_widths
+from lop.models.space import ffn_widths
 from lop.plan import Plan
 from lop.pruning import prune
 

@@ -14,7 +14,6 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lop.errors import LopError
 from lop.models import reference, reference_training
-from lop.models.ffn import ffn_widths
 from lop.models.reference_rows import IGNORE, Prompts, pack, patchify, read, read_pictures, see
 from lop.models.reference_state import Kept
 from lop.models.reference_training import (
@@ -24,6 +23,7 @@ from lop.models.reference_training import (
     trained,
     training_text,
 )
+from lop.models.space import ffn_widths
 from lop.tasks import easyvqa, knowledge
 from lop.tasks.encoding import prompt
 

@@ -14,7 +14,7 @@ from tiny import ARCHITECTURES, build
 
 from benchmarks.reward import tokens_in
 from lop.models import fingerprints
-from lop.models.ffn import find_ffns
+from lop.models.space import find_ffns
 from lop.plan import Plan
 from lop.pruning import masked
 from lop.reward import Reward, captured, sharing
@@ -99,7 +99,7 @@ def two_questions(name):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_shares_or_is_left_alone(name, samples, monkeypatch):
     model, inputs, targets = two_questions(name)
-    scores = [torch.arange(float(ffn.width)) for ffn in find_ffns(model)]
+    scores = [torch.arange(float(ffn.units)) for ffn in find_ffns(model)]
     widths = tuple(len(score) for score in scores)
     plan = Plan.from_ratios([0.2, 0.5, 0.8], widths, 0.5)
     batch = Batch(copy.deepcopy(inputs), targets, targets)

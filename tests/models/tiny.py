@@ -201,7 +201,7 @@ def build(name: str) -> tuple[Any, dict[str, Any]]:
     pruning would change nothing.
     """
     from lop.models.checkpoint import model_class
-    from lop.models.ffn import find_ffns
+    from lop.models.space import find_ffns
 
     config, inputs = ARCHITECTURES[name]()
     torch.manual_seed(2)
@@ -213,7 +213,7 @@ def build(name: str) -> tuple[Any, dict[str, Any]]:
             elif isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d):
                 module.weight.normal_(std=module.weight[0].numel() ** -0.5)
         for ffn in find_ffns(model):
-            for linear in (*ffn.inputs.values(), ffn.down):
+            for linear in ffn.maps:
                 linear.weight.normal_(std=0.3)
         output = model.get_output_embeddings().weight
         output.normal_()

@@ -14,7 +14,7 @@ import pytest
 from service import refused, serving
 
 from lop.models.checkpoint import load
-from lop.models.ffn import ffn_widths
+from lop.models.space import ffn_widths
 from lop.models.stored import Stored
 from lop.serving.jobs import Job, Jobs, Limits, Refused
 from lop.steps.pruning import Cutter

@@ -8,7 +8,7 @@ from conftest import SHAPE, make_samples
 
 from lop.errors import LopError
 from lop.models import reference
-from lop.models.ffn import ffn_widths
+from lop.models.space import ffn_widths
 from lop.reward import Reward
 from lop.tasks import chat as chats
 from lop.tasks.chat import answer_ids, chat, end_token, plain, stop_tokens

@@ -10,7 +10,7 @@ from lop.errors import LopError
 from lop.importance import collect
 from lop.models import fingerprints
 from lop.models.checkpoint import load, load_processor, load_spread, save
-from lop.models.ffn import find_ffns
+from lop.models.space import find_ffns
 from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.reward import Reward
@@ -122,7 +122,7 @@ def test_without_an_answer_there_is_a_prompt_and_nothing_to_say():
     assert told(batch.targets)[0] == []
     ids = tokenizer.encode("what is it?\n", add_special_tokens=False)
     assert told(batch.text_targets)[0] == ids
-    scores = [torch.arange(float(ffn.width)) for ffn in find_ffns(model)]
+    scores = [torch.arange(float(ffn.units)) for ffn in find_ffns(model)]
     for kind in ("loglik", "accuracy"):
         with pytest.raises(LopError, match=f"sample s0: no answer, and the reward {kind} needs"):
             Reward(model, tokenizer, rows, scores, kind)

@@ -6,7 +6,7 @@ import transformers as tf
 from tiny import TEXT, VIT, build
 
 from lop.errors import LopError
-from lop.models.ffn import find_ffns
+from lop.models.space import find_ffns
 
 
 def test_a_tower_with_as_many_layers_is_not_the_decoder():
@@ -44,7 +44,7 @@ def test_a_scale_of_the_neurons_is_refused_by_name():
 def test_a_layer_that_is_the_ffn_itself_may_have_tensors_of_the_hidden_size():
     # OPT's fc1 and fc2 stand beside norms and attention, here all of one size
     config = tf.OPTConfig(**TEXT, ffn_dim=32, word_embed_proj_dim=32)
-    assert [ffn.width for ffn in find_ffns(tf.OPTForCausalLM(config))] == [32] * 3
+    assert [ffn.units for ffn in find_ffns(tf.OPTForCausalLM(config))] == [32] * 3
 
 
 def test_parameters_that_are_not_the_neurons_are_left_alone():

@@ -1,0 +1,215 @@
+"""What a decoder layer's feed-forward network and attention are, by structure and shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lop.errors import LopError
+from lop.models.modeling_lop import Skipped
+from lop.models.site import Site, Slice
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+FUSED = "qkv_proj"  # the one fused map whose rows are known: all of q, then k, then v
+
+
+def ffn_of(prefix: str, number: int, layer: nn.Module) -> Site | None:
+    """The FFN of a layer, which is called `prefix`; LopError when there is not just one.
+
+    None where it was skipped.
+    """
+    if skipped(layer, "ffn"):
+        return None
+    if any(parameter.ndim > 2 for parameter in layer.parameters()):
+        raise LopError(f"{prefix}: is a mixture of experts, which lop does not prune")
+    found = [
+        site
+        for name, module in layer.named_modules()
+        if "attention" not in type(module).__name__.lower()
+        and (site := _match_ffn(f"{prefix}.{name}".rstrip("."), number, module))
+    ]
+    if len(found) == 1:
+        site = found[0]
+        for name in (*site.inputs, site.output):
+            if flaw := _flaw(site.module.get_submodule(name)):
+                raise LopError(f"{site.name}.{name}: {flaw}")
+        _check_plain(site, site.module is layer)
+        return site
+    if found:
+        names = ", ".join(site.name.removeprefix(prefix + ".") for site in found[:4])
+        raise LopError(f"{prefix}: {len(found)} feed-forward networks ({names} …), expected one")
+    kinds = sorted({type(m).__name__ for m in layer.modules()} - {type(layer).__name__})
+    raise LopError(
+        f"{prefix}: no feed-forward network of linear maps (gate, up, down; gate_up, down; "
+        f"or fc1, fc2); found {', '.join(kinds)}"
+    )
+
+
+def skipped(layer: nn.Module, kind: str) -> bool:
+    """Whether a layer goes without its FFN or attention."""
+    return any(isinstance(m, Skipped) and m.kind == kind for m in layer.modules())
+
+
+def _match_ffn(name: str, number: int, module: nn.Module) -> Site | None:
+    """The FFN that a module's own linear maps make up, if they do."""
+    linears = _linears(module)
+    if len(linears) not in (2, 3):
+        return None
+    # the last that fits: should all be square, the map out of the neurons is the one defined last
+    for output in reversed(linears):
+        down = linears[output]
+        inputs = {n: m for n, m in linears.items() if n != output}
+        hidden, width = down.out_features, down.in_features
+        shapes = {(m.in_features, m.out_features) for m in inputs.values()}
+        fused = len(inputs) == 1 and shapes == {(hidden, 2 * width)}
+        if shapes == {(hidden, width)} or fused:
+            slices = [
+                Slice(f"{n}.{kind}", 0, 1, offset)
+                for n, linear in inputs.items()
+                for kind in _parameters(linear)
+                for offset in ((0, width) if fused else (0,))
+            ]
+            slices.append(Slice(f"{output}.weight", 1, 1))
+            return Site(name, "ffn", number, width, module, tuple(inputs), output, tuple(slices))
+    return None
+
+
+def attention_of(prefix: str, number: int, layer: nn.Module) -> Site | str | None:
+    """The self-attention of a layer that is called `prefix`; in words why it cannot be cut.
+
+    None where it was skipped.
+    """
+    if skipped(layer, "attention"):
+        return None
+    named = {
+        name: module
+        for name, module in layer.named_modules()
+        if name and "attention" in type(module).__name__.lower() and _linears(module)
+    }
+    if len(named) != 1:
+        return f"{prefix}: {len(named)} attention modules of linear maps, expected one"
+    ((name, module),) = named.items()
+    name = f"{prefix}.{name}"
+    found = _match_attention(name, number, module)
+    if isinstance(found, str):
+        return f"{name} ({type(module).__name__}): {found}"
+    return found
+
+
+def _match_attention(name: str, number: int, module: nn.Module) -> Site | str:
+    """The attention that a module's own linear maps make up; in words why they do not."""
+    linears, size = _linears(module), getattr(module, "head_dim", None)
+    if "cross" in type(module).__name__.lower():
+        return "is cross-attention"
+    if not isinstance(size, int) or not (set(linears) > {FUSED} or len(linears) == 4):
+        return f"expected maps of q, k, v and the output, or {FUSED} and the output"
+    if flaw := next(filter(None, map(_flaw, linears.values())), None):
+        return flaw
+    for output in reversed(linears):
+        inputs = {n: m for n, m in linears.items() if n != output}
+        if output != FUSED and (heads := _heads(linears[output], inputs, size)):
+            query, shared = heads
+            flaw = _beside(module, linears, size, heads)
+            slices = _attention_slices(inputs, output, linears[output], size, query, shared)
+            a_unit = (1, 0) if shared == 1 < query else (query // shared, 1)
+            units = query // a_unit[0]
+            return flaw or Site(
+                name, "attention", number, units, module, tuple(inputs), output, slices, a_unit
+            )
+    return "its maps do not have the shapes of query, key and value heads"
+
+
+def _heads(out: nn.Linear, inputs: dict[str, Any], size: int) -> tuple[int, int] | None:
+    """Query and KV heads, each of `size`, if these maps have such shapes."""
+    if any(linear.in_features != out.out_features for linear in inputs.values()):
+        return None
+    rows = sorted(linear.out_features for linear in inputs.values())
+    if FUSED in inputs:
+        key = (rows[0] - out.in_features) // 2
+        rows = [key, rows[0] - out.in_features - key, out.in_features]
+    key, value, query = rows
+    fits = key == value and query == out.in_features and key > 0 and not query % key
+    return (query // size, key // size) if fits and not key % size else None
+
+
+def _attention_slices(
+    inputs: dict[str, Any], output: str, out: nn.Linear, size: int, query: int, shared: int
+) -> tuple[Slice, ...]:
+    """The slices of query heads and of those that go with them; one KV head belongs to no unit."""
+    alone = shared == 1 < query
+    group = size if alone else query // shared * size
+    slices = []
+    for name, linear in inputs.items():
+        for kind in _parameters(linear):
+            if name == FUSED or linear.out_features == out.in_features:
+                slices.append(Slice(f"{name}.{kind}", 0, group))
+            if name == FUSED and not alone:
+                firsts = (query * size, (query + shared) * size)
+                slices += [Slice(f"{name}.{kind}", 0, size, first) for first in firsts]
+            elif name != FUSED and linear.out_features != out.in_features and not alone:
+                slices.append(Slice(f"{name}.{kind}", 0, size))
+    return (*slices, Slice(f"{output}.weight", 1, group))
+
+
+def _beside(
+    module: nn.Module, linears: dict[str, Any], size: int, heads: tuple[int, int]
+) -> str | None:
+    """Why heads cannot be told apart: tensors beside the maps other than a norm of each head."""
+    maps = tuple(f"{name}." for name in linears)
+    for name, tensor in module.named_parameters():
+        norm = "norm" in type(module.get_submodule(name.rpartition(".")[0])).__name__.lower()
+        if not name.startswith(maps) and not (norm and tuple(tensor.shape) == (size,)):
+            return f"{name} is a parameter of {tuple(tensor.shape)} beside its linear maps"
+    groups = getattr(module, "num_key_value_groups", None)
+    if groups is not None and groups != heads[0] // heads[1]:
+        return f"has {groups} query heads to a KV head, by its shapes {heads[0] // heads[1]}"
+    return None
+
+
+def _linears(module: nn.Module) -> dict[str, Any]:
+    """A module's own linear maps, in the order in which they were defined.
+
+    Also what is no nn.Linear but stands for one: a gated FFN must not pass for a plain one.
+    """
+    return {
+        name: child
+        for name, child in module.named_children()
+        if "linear" in type(child).__name__.lower() or hasattr(child, "in_features")
+    }
+
+
+def _parameters(linear: Any) -> list[str]:
+    return [kind for kind, _ in linear.named_parameters()] or ["weight"]
+
+
+def _flaw(linear: Any) -> str | None:
+    """Why a map is not one that can be cut."""
+    kind = type(linear)
+    if kind is nn.Linear and linear.weight.dtype in FLOATS:
+        return None
+    dtype = getattr(linear.weight, "dtype", "its own kind")
+    return (
+        f"is a {kind.__name__} of {dtype}; expected an nn.Linear of float32, float16 or bfloat16 "
+        "(is the model quantized?)"
+    )
+
+
+def _check_plain(site: Site, whole: bool) -> None:
+    """Raise LopError when neurons depend on each other, or have tensors beside the linear maps.
+
+    A norm over the neurons is both: without some of them it is another norm. `whole` says that
+    the module is the whole layer, where other tensors are of the hidden size.
+    """
+    fused = any(each.offset for each in site.slices)
+    sizes = {site.units, 2 * site.units} if fused else {site.units}
+    if whole:
+        sizes.discard(site.out.out_features)
+    maps = tuple(f"{name}." for name in (*site.inputs, site.output))
+    for name, tensor in (*site.module.named_parameters(), *site.module.named_buffers()):
+        if not name.startswith(maps) and sizes & set(tensor.shape):
+            raise LopError(
+                f"{site.name}.{name}: is a parameter of the FFN's {site.units} neurons; expected "
+                "none but the linear maps'"
+            )

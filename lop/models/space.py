@@ -1,0 +1,141 @@
+"""Finds what is prunable in a model: feed-forward networks and attention of its language decoder.
+
+Found by structure and shapes, not by a list of architectures: importance, reward and pruning all
+walk over the sites that `find_sites` returns, so a model family is understood here or nowhere.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from lop.errors import LopError
+from lop.models.matching import attention_of, ffn_of, skipped
+from lop.models.site import Kind, Site
+
+SCOPES: Mapping[str, tuple[Kind, ...]] = {"ffn": ("ffn",), "ffn+attention": ("attention", "ffn")}
+
+
+def find_sites(model: PreTrainedModel, scope: str = "ffn") -> list[Site]:
+    """The decoder's sites in layer order; vision tower and projector are left alone.
+
+    An attention module that is not understood is left out, with one warning that names it. Raises
+    LopError, naming the layer and what was found in it, when a layer has not just one FFN of
+    ordinary linear maps: a mixture of experts, quantized or shared weights are none.
+    """
+    if scope not in SCOPES:
+        raise LopError(f"scope {scope!r}: expected one of {', '.join(SCOPES)}")
+    if method := getattr(model, "quantization_method", None):
+        raise LopError(f"{type(model).__name__}: is quantized ({method}): prune it before that")
+    prefix, layers = _layers(model)
+    sites: list[Site] = []
+    left_out = []
+    for i, layer in enumerate(layers):
+        if "attention" in SCOPES[scope]:
+            found = attention_of(f"{prefix}.{i}", i, layer)
+            left_out += [found] if isinstance(found, str) else []
+            sites += [found] if isinstance(found, Site) else []
+        sites += [ffn] if (ffn := ffn_of(f"{prefix}.{i}", i, layer)) else []
+    if left_out:
+        told = f"attention stays whole in {len(left_out)} layers: {left_out[0]}"
+        warnings.warn(told, stacklevel=2)
+    owners: dict[int, str] = {}
+    for site in sites:
+        if (owner := owners.setdefault(id(site.out.weight), site.name)) != site.name:
+            raise LopError(f"{site.name}: shares its weights with {owner}; expected its own")
+    return sites
+
+
+def find_ffns(model: PreTrainedModel) -> list[Site]:
+    """The decoder's FFNs in layer order, as `find_sites` has them."""
+    return find_sites(model, "ffn")
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The language decoder's layers. Raises LopError where none are found."""
+    return _layers(model)[1]
+
+
+def ffn_widths(model: PreTrainedModel) -> tuple[int, ...]:
+    """Intermediate neurons of each decoder layer, shape (L,)."""
+    return tuple(ffn.units for ffn in find_ffns(model))
+
+
+def skipped_layers(model: PreTrainedModel, kind: Kind) -> list[int]:
+    """The layers that go without a kind of site."""
+    return [i for i, layer in enumerate(decoder_layers(model)) if skipped(layer, kind)]
+
+
+def linear_weights(model: PreTrainedModel) -> int:
+    """Weights of the language model's linear maps, its output embeddings among them."""
+    maps = [m for m in model.get_decoder().modules() if isinstance(m, nn.Linear)]
+    return sum(m.weight.numel() for m in [*maps, model.get_output_embeddings()])
+
+
+def check_in_memory(sites: Sequence[Site]) -> None:
+    """Raise LopError when weights are offloaded, where they cannot be changed in place."""
+    for site in sites:
+        if site.out.weight.is_meta:
+            raise LopError(
+                f"{site.name}: is offloaded by its device map; expected the decoder in memory "
+                "(`lop prune` cuts files, and needs no memory for the model)"
+            )
+
+
+def describe(sites: Sequence[Site], output_bias: bool) -> dict[str, Any]:
+    """Where the linear maps of sites of one kind are, as `lop.models.modeling_lop.resize` wants it.
+
+    Raises LopError when they are not all built alike.
+    """
+    first = sites[0]
+    path = re.sub(rf"\.{first.layer}(?=\.|$)", ".{}", first.name, count=1)
+    for site in sites:
+        if site.name != path.format(site.layer) or _shape(site) != _shape(first):
+            raise LopError(f"{site.name}: is built in another way than {first.name}")
+    place = {"module": path, "inputs": list(first.inputs), "output": first.output}
+    if first.kind == "ffn":
+        fused = len(first.parts[f"{first.inputs[0]}.weight"]) == 2
+        return place | {"fused": fused, "output_bias": output_bias}
+    rows = {}
+    for name in first.inputs:
+        of_one = sum(part.block for part in first.parts.get(f"{name}.weight", ()))
+        rows[name] = [len(first.map(name).weight) - of_one * first.units, of_one]
+    heads = {"rows": rows, "columns": first.block, "heads": list(first.heads)}
+    return place | heads | {"output_bias": output_bias}
+
+
+def _shape(site: Site) -> tuple[Any, ...]:
+    """What sites that are built alike have in common, whatever their units."""
+    blocks = [(each.tensor, each.dim, each.block) for each in site.slices]
+    return site.inputs, site.output, blocks, site.heads
+
+
+def _layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The decoder's layers, and their name in the model.
+
+    A vision tower may have as many: the decoder's are those beside the input embeddings.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    decoder, names = model.get_decoder(), {m: name for name, m in model.named_modules()}
+    beside = names.get(model.get_input_embeddings(), "").split(".")
+
+    def nearness(name: str) -> tuple[int, int]:
+        parts = name.split(".")
+        same = [a == b for a, b in zip(parts, beside, strict=False)]
+        return [*same, False].index(False), -len(parts)
+
+    found = {
+        names[module]: module
+        for module in decoder.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    }
+    if not found:
+        kind = type(model).__name__
+        raise LopError(f"{kind}: no {count} decoder layers found in its language model")
+    name = max(found, key=nearness)
+    return name, found[name]
