@@ -221,7 +221,7 @@ def _one_size(sites: Sequence[Site], before: Mapping[str, int], layers: int) -> 
         if len(each) == layers and len({site.units for site in each}) == 1:
             query, shared = each[0].heads
             found |= {WIDTH: each[0].units} if kind == "ffn" else {HEADS: query * each[0].units}
-            found |= {KV_HEADS: shared * each[0].units} if shared else {}
+            found |= {KV_HEADS: max(1, shared * each[0].units)} if query else {}
     return {name: value for name, value in found.items() if name in before}
 
 

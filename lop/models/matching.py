@@ -76,10 +76,13 @@ def _match_ffn(name: str, number: int, module: nn.Module) -> Site | None:
     return None
 
 
-def attention_of(prefix: str, number: int, layer: nn.Module) -> Site | str | None:
+def attention_of(
+    prefix: str, number: int, layer: nn.Module, alone: bool = False
+) -> Site | str | None:
     """The self-attention of a layer that is called `prefix`; in words why it cannot be cut.
 
-    None where it was skipped.
+    Its units are KV heads with their query heads, or with `alone` query heads, for models in which
+    a single KV head serves all. None where it was skipped.
     """
     if skipped(layer, "attention"):
         return None
@@ -92,13 +95,13 @@ def attention_of(prefix: str, number: int, layer: nn.Module) -> Site | str | Non
         return f"{prefix}: {len(named)} attention modules of linear maps, expected one"
     ((name, module),) = named.items()
     name = f"{prefix}.{name}"
-    found = _match_attention(name, number, module)
+    found = _match_attention(name, number, module, alone)
     if isinstance(found, str):
         return f"{name} ({type(module).__name__}): {found}"
     return found
 
 
-def _match_attention(name: str, number: int, module: nn.Module) -> Site | str:
+def _match_attention(name: str, number: int, module: nn.Module, alone: bool) -> Site | str:
     """The attention that a module's own linear maps make up; in words why they do not."""
     linears, size = _linears(module), getattr(module, "head_dim", None)
     if "cross" in type(module).__name__.lower():
@@ -112,8 +115,8 @@ def _match_attention(name: str, number: int, module: nn.Module) -> Site | str:
         if output != FUSED and (heads := _heads(linears[output], inputs, size)):
             query, shared = heads
             flaw = _beside(module, linears, size, heads)
-            slices = _attention_slices(inputs, output, linears[output], size, query, shared)
-            a_unit = (1, 0) if shared == 1 < query else (query // shared, 1)
+            a_unit = (1, 0) if alone else (query // shared, 1)
+            slices = _attention_slices(inputs, output, linears[output], size, a_unit)
             units = query // a_unit[0]
             return flaw or Site(
                 name, "attention", number, units, module, tuple(inputs), output, slices, a_unit
@@ -135,21 +138,21 @@ def _heads(out: nn.Linear, inputs: dict[str, Any], size: int) -> tuple[int, int]
 
 
 def _attention_slices(
-    inputs: dict[str, Any], output: str, out: nn.Linear, size: int, query: int, shared: int
+    inputs: dict[str, Any], output: str, out: nn.Linear, size: int, a_unit: tuple[int, int]
 ) -> tuple[Slice, ...]:
-    """The slices of query heads and of those that go with them; one KV head belongs to no unit."""
-    alone = shared == 1 < query
-    group = size if alone else query // shared * size
+    """The slices of query heads, and of the KV heads that go with them where each unit has one."""
+    group, query = a_unit[0] * size, out.in_features
+    shared = query // group * size  # rows of keys, as many as of values
     slices = []
     for name, linear in inputs.items():
         for kind in _parameters(linear):
-            if name == FUSED or linear.out_features == out.in_features:
-                slices.append(Slice(f"{name}.{kind}", 0, group))
-            if name == FUSED and not alone:
-                firsts = (query * size, (query + shared) * size)
-                slices += [Slice(f"{name}.{kind}", 0, size, first) for first in firsts]
-            elif name != FUSED and linear.out_features != out.in_features and not alone:
-                slices.append(Slice(f"{name}.{kind}", 0, size))
+            tensor, is_query = f"{name}.{kind}", linear.out_features == query
+            if name == FUSED or is_query:
+                slices.append(Slice(tensor, 0, group))
+            if name == FUSED and a_unit[1]:
+                slices += [Slice(tensor, 0, size, first) for first in (query, query + shared)]
+            elif not is_query and a_unit[1]:
+                slices.append(Slice(tensor, 0, size))
     return (*slices, Slice(f"{output}.weight", 1, group))
 
 

@@ -33,22 +33,33 @@ def find_sites(model: PreTrainedModel, scope: str = "ffn") -> list[Site]:
     if method := getattr(model, "quantization_method", None):
         raise LopError(f"{type(model).__name__}: is quantized ({method}): prune it before that")
     prefix, layers = _layers(model)
+    attention = _attention(prefix, layers) if "attention" in SCOPES[scope] else {}
     sites: list[Site] = []
-    left_out = []
     for i, layer in enumerate(layers):
-        if "attention" in SCOPES[scope]:
-            found = attention_of(f"{prefix}.{i}", i, layer)
-            left_out += [found] if isinstance(found, str) else []
-            sites += [found] if isinstance(found, Site) else []
-        sites += [ffn] if (ffn := ffn_of(f"{prefix}.{i}", i, layer)) else []
-    if left_out:
-        told = f"attention stays whole in {len(left_out)} layers: {left_out[0]}"
-        warnings.warn(told, stacklevel=2)
+        ffn = ffn_of(f"{prefix}.{i}", i, layer)
+        sites += [site for site in (attention.get(i), ffn) if site]
     owners: dict[int, str] = {}
     for site in sites:
         if (owner := owners.setdefault(id(site.out.weight), site.name)) != site.name:
             raise LopError(f"{site.name}: shares its weights with {owner}; expected its own")
     return sites
+
+
+def _attention(prefix: str, layers: nn.ModuleList) -> dict[int, Site]:
+    """The attention of each layer that has one which is understood."""
+
+    def found(alone: bool) -> dict[int, Site | str | None]:
+        each = enumerate(layers)
+        return {i: attention_of(f"{prefix}.{i}", i, layer, alone) for i, layer in each}
+
+    sites = found(alone=False)
+    known = [site for site in sites.values() if isinstance(site, Site)]
+    if known and all(site.units == 1 for site in known):  # a single KV head in every layer
+        sites = found(alone=True)
+    if told := [site for site in sites.values() if isinstance(site, str)]:
+        line = f"attention stays whole in {len(told)} layers: {told[0]}"
+        warnings.warn(line, stacklevel=3)
+    return {i: site for i, site in sites.items() if isinstance(site, Site)}
 
 
 def find_ffns(model: PreTrainedModel) -> list[Site]:

@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from processors import PROCESSORS
 from processors import samples as questions
-from tiny import ARCHITECTURES, build
+from tiny import ARCHITECTURES, TEXT, build, text_ids
 
 from lop.errors import LopError
 from lop.evaluation import evaluate
 from lop.importance import collect
 from lop.methods import Method, uniform_plan
-from lop.models.checkpoint import load, save
+from lop.models.checkpoint import load, model_class, save
 from lop.models.cutting import cut
 from lop.models.fingerprints import fingerprint
 from lop.models.space import find_ffns, find_sites
@@ -72,6 +73,15 @@ def drop(plan, sites):
     return Plan(plan.widths, tuple(0 if key in gone else n for key, n in kept.items()))
 
 
+def uneven(plan, sites):
+    """The plan of sites with the last layer's attention whole."""
+    last = max(i for i, site in enumerate(sites) if site.kind == "attention")
+    kept = [
+        d if i == last else k for i, (d, k) in enumerate(zip(plan.widths, plan.kept, strict=True))
+    ]
+    return Plan(plan.widths, tuple(kept))
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.filterwarnings("ignore:attention stays whole")  # Mllama's cross-attention
 def test_attention_and_layers_go_the_whole_way(name, tmp_path):
@@ -85,7 +95,7 @@ def test_attention_and_layers_go_the_whole_way(name, tmp_path):
     units = tuple(site.units for site in sites)
     half = Plan(units, tuple(n // 2 for n in units))
     model.save_pretrained(tmp_path / "dense")
-    for i, plan in enumerate((half, drop(half, sites))):
+    for i, plan in enumerate((half, uneven(half, sites), drop(half, sites))):
         which = scores["flap"] if i else scores["magnitude"]
         with masked(model, plan, which, scope):
             expected = logits(model, inputs)
@@ -185,6 +195,68 @@ def test_the_whole_pipeline_runs(name, tmp_path):
     answered = evaluate(tmp_path / "cut", tmp_path / "samples.parquet", batch_size=2)
     assert answered.samples["prediction"][which] == own
     assert answered.samples["correct"].tolist() == right
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.filterwarnings("ignore:attention stays whole")
+def test_a_reward_judges_plans_of_heads_and_layers(name):
+    """By views of the whole weights, it says what the model that is cut says, and undoes it all."""
+    model, processor, samples = build(name)[0], PROCESSORS[name](), questions()
+    scope = "ffn+attention"
+    scores = collect(model, encode(samples, model, processor, 3), scope=scope)
+    sites = find_sites(model, scope)
+    half = Plan(tuple(s.units for s in sites), tuple(s.units // 2 for s in sites))
+    plan, means = drop(half, sites), scores["mean_activation"]
+    small = prune(copy.deepcopy(model), plan, scores["flap"], means, scope)
+    before = [vars(site.module).copy() for site in sites]
+    options = {"batch_size": 3, "mean_activation": means, "scope": scope}
+    with Reward(model, processor, samples, scores["flap"], **options) as reward:
+        whole, found = (reward.per_sample(of)[1] for of in (Plan(half.widths, half.widths), plan))
+    np.testing.assert_allclose(found, own_judgement(small, processor, samples)[0], rtol=1e-3)
+    np.testing.assert_allclose(whole, own_judgement(model, processor, samples)[0], rtol=1e-3)
+    for site, was in zip(sites, before, strict=True):
+        assert vars(site.module).keys() == was.keys()
+        assert all(vars(site.module)[name] is of for name, of in was.items())
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("kind", ["Llama", "Phi3"])
+def test_one_head_of_keys_for_all_and_one_for_each(kind, kv_heads, tmp_path):
+    """The unit is a query head where one KV head serves all, which then stays."""
+    config = getattr(tf, f"{kind}Config")(**TEXT | {"num_key_value_heads": kv_heads})
+    model = model_class(config)(config).double().eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    sites = find_sites(model, "ffn+attention")
+    assert [s.units for s in sites if s.kind == "attention"] == [4, 4, 4]
+    kept = [(3, 30), (1, 48), (4, 20)]
+    plan = Plan((4, 48) * 3, tuple(n for pair in kept for n in pair))
+    scores = [torch.rand(s.units) for s in sites]
+    inputs = {"input_ids": text_ids()}
+    with masked(model, plan, scores, "ffn+attention"):
+        expected = logits(model, inputs)
+    model.save_pretrained(tmp_path / "dense")
+    small = prune(model, plan, scores, scope="ffn+attention")
+    torch.testing.assert_close(logits(small, inputs), expected, atol=1e-6, rtol=0)
+    (tmp_path / "cut").mkdir()
+    kept_of = kept_units(scores, plan)
+    cut(Stored(tmp_path / "dense"), kept_of, tmp_path / "cut", scope="ffn+attention")
+    again = load(tmp_path / "cut")
+    torch.testing.assert_close(logits(again, inputs), expected, atol=1e-6, rtol=0)
+    layer = again.config.per_layer_config[0]
+    assert (layer.num_attention_heads, layer.num_key_value_heads) == (3, min(3, kv_heads))
+
+
+def test_equal_heads_make_an_ordinary_checkpoint(tmp_path):
+    model, inputs = build("Llama")
+    sites = find_sites(model, "ffn+attention")
+    plan = Plan(tuple(s.units for s in sites), tuple(s.units // 2 for s in sites))
+    assert plan.widths == (2, 48) * 3
+    prune(model, plan, [torch.rand(s.units) for s in sites], scope="ffn+attention")
+    model.save_pretrained(tmp_path)
+    assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (2, 1)
+    stock = tf.LlamaForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(stock, inputs), logits(model, inputs))
 
 
 def mixtral():
