@@ -196,6 +196,8 @@ def _part(entry: Entry, site: Site, name: str, kept: Tensor, units: int) -> Tens
         more = [0, (units - len(kept)) * part.block]
         padding = more if part.dim else [0, 0] * (tensor.ndim - 1) + more
         found.append(torch.nn.functional.pad(of, padding) if more[1] else of)
+    found.append(site.shared(name, tensor))
+    found = [of for of in found if of.numel()] or found[:1]
     return torch.cat(found, site.parts[name][0].dim) if len(found) > 1 else found[0]
 
 

@@ -142,11 +142,13 @@ def _attention_slices(
 ) -> tuple[Slice, ...]:
     """The slices of query heads, and of the KV heads that go with them where each unit has one."""
     group, query = a_unit[0] * size, out.in_features
+    first = next(iter(inputs))  # of maps that are all alike, where one head is left, it is of q
     shared = query // group * size  # rows of keys, as many as of values
     slices = []
     for name, linear in inputs.items():
         for kind in _parameters(linear):
-            tensor, is_query = f"{name}.{kind}", linear.out_features == query
+            tensor = f"{name}.{kind}"
+            is_query = linear.out_features == query and (bool(a_unit[1]) or name == first)
             if name == FUSED or is_query:
                 slices.append(Slice(tensor, 0, group))
             if name == FUSED and a_unit[1]:

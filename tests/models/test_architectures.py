@@ -108,7 +108,8 @@ def test_attention_and_layers_go_the_whole_way(name, tmp_path):
         small.save_pretrained(tmp_path / f"saved-{i}")
         for path in (out, tmp_path / f"saved-{i}"):
             reloaded = load(path)
-            torch.testing.assert_close(logits(reloaded, inputs), expected, atol=1e-5, rtol=0)
+            # buffers are computed anew, in float32
+            torch.testing.assert_close(logits(reloaded, inputs), expected, atol=1e-4, rtol=0)
             assert parameters(reloaded) == parameters(small) < parameters(model)
         caches = CACHES[1:2] if name in ONE_CACHE else CACHES
         told = [generate(reloaded, inputs, **how) for how in caches]
