@@ -31,7 +31,8 @@ def made(model_dir, samples, tmp_path, capsys):
         ["importance", *data, "--reward", data[-1], "--out", str(tmp_path / "scores")],
         ["profile", *data, *search, "--out", str(tmp_path / "profile.parquet")],
         ["search", *data, *search, "--out", str(tmp_path / "search"), "--target", "0.2", "0.6"]
-        + ["--simulations", "6", "--profile", str(tmp_path / "profile.parquet")],
+        + ["--simulations", "6", "--spacing", "0"]
+        + ["--profile", str(tmp_path / "profile.parquet")],
         ["train", "--search", str(tmp_path / "search"), "--scores", scores]
         + ["--out", str(tmp_path / "predictor"), "--epochs", "5"],
     ]
