@@ -106,12 +106,11 @@ def magnitude(stats: Stats, site: Site) -> Tensor:
 
 def _squares(site: Site, name: str) -> Tensor:
     """The squares of a weight's entries, summed over each unit, (d,)."""
-    weight, found = site.tensor(name).float(), torch.zeros(())
-    for part in site.parts[name]:
-        along = weight.square().sum(1 - part.dim)
-        own = along.narrow(0, part.offset, site.units * part.block)
-        found = found.to(own) + _of_units(own.reshape(-1), site, part.block)
-    return found
+    parts = site.parts[name]
+    along = site.tensor(name).float().square().sum(1 - parts[0].dim)
+    own = [along.narrow(0, part.offset, site.units * part.block) for part in parts]
+    each = [_of_units(of, site, part.block) for of, part in zip(own, parts, strict=True)]
+    return torch.stack(each).sum(0)
 
 
 def wanda_sp(stats: Stats, site: Site) -> Tensor:

@@ -184,7 +184,7 @@ def record_sizes(model: PreTrainedModel) -> None:
     that class. Else the config says each layer's sizes, and whether output maps have got biases
     that the architecture has not.
     """
-    sites = quiet_sites(model)
+    sites = _all_sites(model)
     text = model.config.get_text_config()
     forget_sizes(text)
     by_nature = text.per_layer_attributes or ()
@@ -201,7 +201,7 @@ def record_sizes(model: PreTrainedModel) -> None:
     model.__class__ = model_class(model.config)
 
 
-def quiet_sites(model: PreTrainedModel) -> list[Site]:
+def _all_sites(model: PreTrainedModel) -> list[Site]:
     """All sites, without a word about attention that is not understood."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

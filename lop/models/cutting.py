@@ -33,7 +33,7 @@ from lop.models.modeling_lop import (
     layer_sizes,
     resize,
 )
-from lop.models.site import Site, lost_output
+from lop.models.site import Site, join, lost_output
 from lop.models.space import describe
 from lop.models.stored import Stored
 from lop.models.weights import DTYPES, Entry, mapped, read_header
@@ -83,11 +83,8 @@ def cut(
     if units == [site.units for site in sites]:
         means = None  # nothing is lost
     if padded:
-        kinds = [site.kind for site in sites]
-        most = {
-            kind: max(n for n, of in zip(units, kinds, strict=True) if of == kind) for kind in kinds
-        }
-        units = [most[kind] for kind in kinds]
+        each = list(zip(sites, units, strict=True))
+        units = [max(n for of, n in each if of.kind == site.kind) for site in sites]
     small = _cut_model(source, sites, units, means is not None)
     if padded:
         _check_padded(source, small)
@@ -144,11 +141,11 @@ def _cut_model(
 ) -> PreTrainedModel:
     """The model that comes out, on the meta device."""
     small = copy.deepcopy(source.model)
-    for kind in ("ffn", "attention"):
-        of = {site.layer: n for site, n in zip(sites, units, strict=True) if site.kind == kind}
+    for kind in KEYS:
+        of = {site: n for site, n in zip(sites, units, strict=True) if site.kind == kind}
         if of:
-            each = [site for site in sites if site.kind == kind]
-            resize(small, kind, describe(each, compensated), of)
+            layers = {site.layer: n for site, n in of.items()}
+            resize(small, kind, describe(list(of), compensated), layers)
     record_sizes(small)
     return small
 
@@ -196,9 +193,7 @@ def _part(entry: Entry, site: Site, name: str, kept: Tensor, units: int) -> Tens
         more = [0, (units - len(kept)) * part.block]
         padding = more if part.dim else [0, 0] * (tensor.ndim - 1) + more
         found.append(torch.nn.functional.pad(of, padding) if more[1] else of)
-    found.append(site.shared(name, tensor))
-    found = [of for of in found if of.numel()] or found[:1]
-    return torch.cat(found, site.parts[name][0].dim) if len(found) > 1 else found[0]
+    return join([*found, site.shared(name, tensor)], site.parts[name][0].dim)
 
 
 def _columns(weight: Tensor, kept: Tensor) -> Tensor:

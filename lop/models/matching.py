@@ -152,7 +152,7 @@ def _attention_slices(
             if name == FUSED or is_query:
                 slices.append(Slice(tensor, 0, group))
             if name == FUSED and a_unit[1]:
-                slices += [Slice(tensor, 0, size, first) for first in (query, query + shared)]
+                slices += [Slice(tensor, 0, size, begin) for begin in (query, query + shared)]
             elif not is_query and a_unit[1]:
                 slices.append(Slice(tensor, 0, size))
     return (*slices, Slice(f"{output}.weight", 1, group))

@@ -117,20 +117,25 @@ class Site:
         """What of a tensor these units need, in their order."""
         dim = self.parts[name][0].dim
         own = [tensor.index_select(dim, part.entries(units)) for part in self.parts[name]]
-        return torch.cat([*own, self.shared(name, tensor)], dim)
+        return join([*own, self.shared(name, tensor)], dim)
 
     def front(self, name: str, tensor: Tensor, units: int) -> Tensor:
         """What of a tensor the first units need: a view, or a copy where maps are fused."""
         if units == self.units:
             return tensor
-        parts, rest = self.parts[name], self.shared(name, tensor)
+        parts = self.parts[name]
         views = [tensor.narrow(p.dim, p.offset, units * p.block) for p in parts]
-        views += [rest] if rest.numel() else []
-        return views[0] if len(views) == 1 else torch.cat(views, parts[0].dim)
+        return join([*views, self.shared(name, tensor)], parts[0].dim)
 
     def columns(self, units: Tensor) -> Tensor:
         """The columns of the output map that belong to these units."""
         return self.slices[-1].entries(units)
+
+
+def join(tensors: list[Tensor], dim: int) -> Tensor:
+    """Those that are not empty one behind another; what needs no copy is not copied."""
+    full = [tensor for tensor in tensors if tensor.numel()] or tensors[:1]
+    return full[0] if len(full) == 1 else torch.cat(full, dim)
 
 
 def attributes(site: Site) -> dict[str, object]:

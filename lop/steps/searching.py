@@ -130,13 +130,13 @@ def _search_one(
     target: float,
     seed: int,
 ) -> Path:
-    root = solve(profile, target) if profile else None
     with reward_of(*place) as reward:
         if profile and profile.fingerprint != reward.fingerprint:
             raise LopError(
                 f"profile of reward {profile.fingerprint}, the search's is {reward.fingerprint}: "
                 "measure it with the same model, scores, samples and settings"
             )
+        root = solve(profile, target) if profile else None
         return run_shard(
             out, reward, target, seed, root=root, hold_out=hold_out, **settings[searcher]
         )
