@@ -76,9 +76,10 @@ def write_checkpoint(out: Path) -> None:
 
 def write_scores(model: Stored, out: Path) -> None:
     """Random scores under every name."""
+    space = model.space()
     for name in SCORES:
-        layers = [torch.rand(width) for width in model.widths]
-        save_scores(layers, out / f"{name}.safetensors", model.fingerprint)
+        sites = [torch.rand(units) for units in space.units]
+        save_scores(sites, out / f"{name}.safetensors", model.fingerprint, space)
 
 
 def timed_copy(source: Path, out: Path) -> float:

@@ -21,10 +21,10 @@ from benchmarks.yardsticks import YARDSTICKS, drawn
 from lop.comparison import markdown
 from lop.files import replacing
 from lop.plan import Plan
+from lop.profile import solve
 from lop.reward import Reward
 from lop.search.base import shake
 from lop.search.drawn import Drawn
-from lop.search.knapsack import solve
 from lop.search.surrogate import Surrogate
 
 PLANS, STEP, PARTS, HALVES = 40, 0.1, 20, 20
@@ -65,7 +65,7 @@ def pooled(reward: Reward, root: Plan, plans: list[Plan], rng: np.random.Generat
     of the samples, is judged by one part of them.
     """
     judge, beliefs = Drawn(reward, range(len(reward.parts))), Surrogate()
-    others = [shake(root, STEP, rng, 0.1) for _ in range(PLANS * PARTS // 2 - len(plans))]
+    others = [shake(root, STEP, rng) for _ in range(PLANS * PARTS // 2 - len(plans))]
     for i, plan in enumerate([*plans, *others]):
         beliefs.add(_change(plan, root), *judge.gap(plan, root, [i % len(reward.parts)]))
     beliefs.fit()
@@ -73,7 +73,7 @@ def pooled(reward: Reward, root: Plan, plans: list[Plan], rng: np.random.Generat
 
 
 def _change(plan: Plan, root: Plan) -> np.ndarray:
-    return (np.array(plan.kept) - np.array(root.kept)) / np.array(root.widths)
+    return (np.array(plan.kept) - np.array(root.kept)) / np.array(root.space.units)
 
 
 def run(yardstick: str, ratios: list[float], draws: int) -> pd.DataFrame:
@@ -85,9 +85,7 @@ def run(yardstick: str, ratios: list[float], draws: int) -> pd.DataFrame:
         profile = steps.profile(draw)
         rng = np.random.default_rng(number)
         around = {r: solve(profile, r) for r in ratios}
-        plans = {
-            r: [shake(root, STEP, rng, 0.1) for _ in range(PLANS)] for r, root in around.items()
-        }
+        plans = {r: [shake(root, STEP, rng) for _ in range(PLANS)] for r, root in around.items()}
         truths, agreement = {}, {}
         with draw.reward("validation", draw.chosen, "loglik") as reward:
             for ratio in ratios:

@@ -24,7 +24,7 @@ from lop.footprint import memory_meter
 from lop.importance import load_scores
 from lop.models import reference
 from lop.models.checkpoint import load, load_processor
-from lop.models.space import ffn_widths, find_ffns
+from lop.models.space import find_ffns, find_space
 from lop.plan import Plan
 from lop.pruning import kept_units
 from lop.reward import Reward
@@ -98,7 +98,7 @@ def against_the_paper(count: int) -> list[str]:
     model, processor = load(model_path), load_processor(model_path)
     scores = load_scores(scores_dir / f"{score}.safetensors")
     samples = read_samples(samples_path).head(count)
-    plans = [Plan.uniform(ffn_widths(model), ratio) for ratio in RATIOS]
+    plans = [Plan.uniform(find_space(model), ratio) for ratio in RATIOS]
     begun = time.perf_counter()
     theirs = [straightforward(model, processor, samples, plan, scores) for plan in plans]
     slow = (time.perf_counter() - begun) / len(plans)
@@ -128,16 +128,16 @@ def against_a_forward() -> list[str]:
     model_path, samples_path, scores_dir, score, *_, batch_size = place()
     model, processor = load(model_path), load_processor(model_path)
     scores = load_scores(scores_dir / f"{score}.safetensors")
-    samples, widths = read_samples(samples_path), ffn_widths(model)
+    samples, space = read_samples(samples_path), find_space(model)
     as_captured = [c.batch for c in capture(model, processor, samples, batch_size)]
     with Reward(model, processor, samples, scores, batch_size=batch_size) as reward:
-        dense = Plan(widths, widths)
+        dense = space.dense
         forward, shared = (plain_forward(reward, b) for b in (as_captured, reward.parts[0].batches))
         forward()  # at dense widths, as the reward has just begun
         used = [peak_bytes(forward), peak_bytes(lambda: reward.per_sample(dense))]
         rows = []
         for ratio in (0.0, 0.3, 0.5, 0.8):
-            plan, times = Plan.uniform(widths, ratio), []
+            plan, times = Plan.uniform(space, ratio), []
             for _ in range(9):  # in turn, so that a busy moment hits all
                 reward.per_sample(dense)
                 dense_times = [seconds(work, 1) for work in (shared, forward)]
@@ -178,7 +178,7 @@ def growth() -> list[str]:
         model = reference.build_model(tokenizer, shape, seed=0).eval()
         scores = [torch.arange(float(shape.ffn)) for _ in range(layers)]
         with Reward(model, processor, samples.head(count), scores, batch_size=batch_size) as reward:
-            plan = Plan.uniform(reward.widths, 0.5)
+            plan = Plan.uniform(reward.space, 0.5)
             once = seconds(lambda r=reward, p=plan: r.per_sample(p))  # type: ignore[misc]
         rows.append([str(layers), str(count), f"{once:.3f}"])
     head = [["layers", "samples", "seconds"], ["---"] * 3]

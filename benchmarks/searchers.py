@@ -25,8 +25,8 @@ from lop.comparison import markdown
 from lop.files import replacing
 from lop.plan import Plan
 from lop.predictor.training import good_samples
+from lop.profile import solve
 from lop.search import best_plan, run_shard
-from lop.search.knapsack import solve
 from lop.steps import searching
 from lop.workers import at_once, processes
 
@@ -58,9 +58,9 @@ knapsack's where none of them is surely better.
 def found(samples: pd.DataFrame, root: Plan, held: float) -> Plan:
     """The plan that a search's samples speak for: what a predictor would learn from."""
     if not held:
-        return best_plan(samples, root.widths)
+        return best_plan(samples, root.space)
     good = good_samples(samples)
-    return Plan(root.widths, tuple(int(k) for k in good.loc[good["gain"].idxmax(), "kept"]))
+    return Plan(root.space, tuple(int(k) for k in good.loc[good["gain"].idxmax(), "kept"]))
 
 
 def one_search(

@@ -30,8 +30,8 @@ from lop.files import replacing
 from lop.importance import SCORES, save_scores
 from lop.models.checkpoint import load
 from lop.models.fingerprints import fingerprint
-from lop.models.space import ffn_widths
-from lop.plan import budget
+from lop.models.space import find_space
+from lop.plan import Space
 from lop.predictor import Predictor, PredictorConfig
 from lop.predictor.transformer import PlanTransformer
 
@@ -53,7 +53,7 @@ class Served:
 def reference(place: Path) -> Served:
     """The embedded reference model, with its weights, so that checkpoints can be cut."""
     model = load(MODEL)
-    return _served("reference model", Path(MODEL), place, ffn_widths(model), fingerprint(model))
+    return _served("reference model", Path(MODEL), place, find_space(model), fingerprint(model))
 
 
 def seven_billion(place: Path) -> Served:
@@ -65,7 +65,9 @@ def seven_billion(place: Path) -> Served:
     )
     config.save_pretrained(place / "model")
     _write_hole(config, place / "model" / "model.safetensors")
-    return _served("Qwen2.5-VL-7B's shape", place / "model", place, (18944,) * 28, "no weights")
+    return _served(
+        "Qwen2.5-VL-7B's shape", place / "model", place, Space.ffns((18944,) * 28), "no weights"
+    )
 
 
 def _write_hole(config: Qwen2_5_VLConfig, path: Path) -> None:
@@ -82,16 +84,14 @@ def _write_hole(config: Qwen2_5_VLConfig, path: Path) -> None:
     os.truncate(path, 8 + len(text) + end)
 
 
-def _served(
-    label: str, model: Path, place: Path, widths: tuple[int, ...], name_of_model: str
-) -> Served:
+def _served(label: str, model: Path, place: Path, space: Space, name_of_model: str) -> Served:
     """With a predictor whose weights are drawn: its plans take as long as if it were trained."""
     generator = torch.Generator().manual_seed(0)
     for name in SCORES:
-        layers = [torch.rand(width, generator=generator) for width in widths]
-        save_scores(layers, place / "scores" / f"{name}.safetensors", name_of_model)
+        sites = [torch.rand(units, generator=generator) for units in space.units]
+        save_scores(sites, place / "scores" / f"{name}.safetensors", name_of_model, space)
     torch.manual_seed(0)
-    predictor = Predictor(PredictorConfig(widths, name_of_model, *RANGE))
+    predictor = Predictor(PredictorConfig(space, name_of_model, *RANGE))
     assert isinstance(predictor.network, PlanTransformer)
     torch.nn.init.normal_(predictor.network.head.weight, std=0.1)
     predictor.save_pretrained(place / "predictor")
@@ -168,7 +168,8 @@ def check(answers: Sequence[dict], requests: int, predictor: Predictor) -> None:
     if len({answer["ratio"] for answer in answers}) != requests:
         raise SystemExit(f"{len(answers)} answers to {requests} requests")
     for i, answer in enumerate(answers):
-        if sum(answer["kept"]) != budget(predictor.config.widths, answer["ratio"]):
+        space = predictor.config.space
+        if space.cost(answer["kept"]) != space.budget(answer["ratio"]):
             raise SystemExit(f"off its budget: {answer}")
         if i < CHECKED and tuple(answer["kept"]) != predictor.plan(answer["ratio"]).kept:
             raise SystemExit(f"not the predictor's plan: {answer}")

@@ -1,4 +1,4 @@
-"""Stage 2: scores of every FFN neuron from one pass over the calibration set."""
+"""Stage 2: scores of every unit from one pass over the calibration set."""
 
 from prefect import flow
 
@@ -11,7 +11,8 @@ def importance() -> None:
     """Write one safetensors file a score to data/importance, and choice.json: what `auto` means."""
     calibration, reward = SAMPLES / "calibration.parquet", SAMPLES / "reward.parquet"
     chosen = params()
-    options = chosen.importance.model_dump() | {"kind": chosen.search.reward}
+    options = chosen.importance.model_dump() | chosen.space.model_dump()
+    options |= {"kind": chosen.search.reward}
     places = (IMPORTANCE, chosen.model.path, calibration)
     print(scoring.importance(*places, reward_path=reward, **options))
 

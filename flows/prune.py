@@ -11,8 +11,8 @@ def prune() -> None:
     """Write data/pruned/<method>-<ratio>/ and plans.json, and data/pruned.json with plan times."""
     chosen = params()
     which = (chosen.search.score, chosen.search.compensate)
-    shape = (chosen.prune.format, chosen.prune.multiple_of)
-    cutter = pruning.Cutter(chosen.model.path, IMPORTANCE, *which, PREDICTOR, PROFILE, *shape)
+    made = (*which, PREDICTOR, PROFILE, chosen.prune.format)
+    cutter = pruning.Cutter(chosen.model.path, IMPORTANCE, *made)
     grid = (chosen.prune.methods, chosen.prune.ratios)
     pruning.prune_grid(PRUNED, *grid, cutter)
     timing.plan_times(PRUNED.with_suffix(".json"), *grid, cutter)

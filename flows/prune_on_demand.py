@@ -13,7 +13,7 @@ from lop.errors import LopError
 from lop.plan import checkpoint_name
 from lop.steps import pruning
 
-Ratio = Annotated[float, Field(ge=0, lt=1, description="share of FFN neurons to remove")]
+Ratio = Annotated[float, Field(ge=0, lt=1, description="share of the scope to remove")]
 
 
 @flow(name="prune-on-demand")
@@ -28,11 +28,11 @@ def prune_on_demand(
     """Cut a checkpoint of a ratio or a size out of a model; returns where it lies.
 
     Args:
-        ratio: Share of FFN neurons to remove, in [0, 1).
+        ratio: Share of the scope to remove, in [0, 1).
         size: Instead of a ratio: bytes on disk, such as 9GB.
         model: Hugging Face model directory.
         predictor: Predictor directory, or models:/NAME@ALIAS of the registry.
-        scores: Directory of the model's neuron scores.
+        scores: Directory of the model's scores.
         out: Directory in which the checkpoint gets one of its own.
     """
     searched = params().search

@@ -176,7 +176,7 @@ def measure(
 
 
 def _values(reward: Reward, ratio: float) -> np.ndarray:
-    return reward.values(Plan.uniform(reward.widths, ratio), 0).astype(float)
+    return reward.values(Plan.uniform(reward.space, ratio), 0).astype(float)
 
 
 def relative(

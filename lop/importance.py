@@ -1,15 +1,16 @@
-"""Scores every FFN neuron of the decoder from one pass over the calibration set.
+"""Scores every unit of the decoder's sites from one pass over the calibration set.
 
-The plan says how many neurons a layer loses; a score says which. All scores come out of the same
+The plan says how many units a site loses; a score says which. All scores come out of the same
 pass and the same samples, so methods differ in their formula and in nothing else.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,14 @@ from lop.errors import LopError
 from lop.files import replacing
 from lop.models.site import Site
 from lop.models.space import find_sites
+from lop.plan import Space
 from lop.progress import progress
+from lop.typed import as_typed
 
 if TYPE_CHECKING:
     from lop.tasks.encoding import Batch
 
-VERSION = 2  # of the numbers that this code gives: raised when a change of it changes them
+VERSION = 3  # of the numbers that this code gives: raised when a change of it changes them
 
 
 @dataclass
@@ -123,6 +126,16 @@ def flap(stats: Stats, site: Site) -> Tensor:
     return _of_units(stats.variance * site.out.weight.float().square().sum(0), site)
 
 
+def flap_standard(stats: Stats, site: Site) -> Tensor:
+    """FLAP's score standardised within the site, (s − mean) / standard deviation.
+
+    That of a unit with many columns is the mean of theirs (FLAP's rule for heads).
+    """
+    score = stats.variance * site.out.weight.float().square().sum(0)
+    standard = (score - score.mean()) / score.std().clamp_min(1e-12)
+    return _of_units(standard, site) / site.block
+
+
 def mean_activation(stats: Stats, site: Site) -> Tensor:
     """Mean of x_j, from which FLAP's bias restores what pruned units gave on average.
 
@@ -138,10 +151,12 @@ def _of_units(values: Tensor, site: Site, block: int | None = None) -> Tensor:
 
 
 SCORES: Mapping[str, Callable[[Stats, Site], Tensor]] = {
-    f.__name__: f for f in (activation_l2, magnitude, wanda_sp, flap, mean_activation)
+    f.__name__: f
+    for f in (activation_l2, magnitude, wanda_sp, flap, flap_standard, mean_activation)
 }
-# those that say which neurons matter; the mean says nothing of that, and is what a bias restores
-RANKINGS = tuple(name for name in SCORES if name != "mean_activation")
+# those that say which units of a site matter; the standardised one is for comparing sites, and the
+# mean is what a bias restores
+RANKINGS = tuple(name for name in SCORES if name not in ("flap_standard", "mean_activation"))
 
 
 def check_ranks(score: str) -> None:
@@ -185,28 +200,34 @@ def collect(
     return scores
 
 
-def check_scores(scores: Sequence[Tensor], widths: Sequence[int], name: str) -> None:
-    """Raise LopError unless `scores` are finite and fit layers of these widths."""
-    if len(scores) != len(widths):
-        raise LopError(f"{name}: scores for {len(scores)} layers, the model has {len(widths)}")
-    for i, (score, width) in enumerate(zip(scores, widths, strict=True)):
-        if tuple(score.shape) != (width,):
-            raise LopError(
-                f"{name}: layer {i} has scores {tuple(score.shape)}, expected ({width},)"
-            )
+def check_scores(scores: Sequence[Tensor], units: Sequence[int], name: str) -> None:
+    """Raise LopError unless `scores` are finite and fit sites of so many units."""
+    if len(scores) != len(units):
+        raise LopError(f"{name}: scores for {len(scores)} sites, the model has {len(units)}")
+    for i, (score, count) in enumerate(zip(scores, units, strict=True)):
+        if tuple(score.shape) != (count,):
+            raise LopError(f"{name}: site {i} has scores {tuple(score.shape)}, expected ({count},)")
         if not torch.isfinite(score).all():
-            raise LopError(f"{name}: layer {i} has scores that are not finite")
+            raise LopError(f"{name}: site {i} has scores that are not finite")
 
 
 def save_scores(
-    scores: Sequence[Tensor], path: str | Path, model_fingerprint: str, origin: str = ""
+    scores: Sequence[Tensor],
+    path: str | Path,
+    model_fingerprint: str,
+    space: Space,
+    origin: str = "",
 ) -> None:
-    """Write one score of every neuron as safetensors: `layers.<i>`, float32, shape (d_l,).
+    """Write one score of every unit as safetensors: `sites.<i>`, float32, shape (d_i,).
 
-    Its metadata say of which model they are; `origin` names all that they were made of.
+    Its metadata say of which model and space they are; `origin` names all that they were made of.
     """
-    tensors = {f"layers.{i}": s.float().contiguous() for i, s in enumerate(scores)}
-    metadata = {"model_fingerprint": model_fingerprint, "made_from": origin}
+    tensors = {f"sites.{i}": s.float().contiguous() for i, s in enumerate(scores)}
+    metadata = {
+        "model_fingerprint": model_fingerprint,
+        "space": json.dumps(asdict(space)),
+        "made_from": origin,
+    }
     with replacing(path) as tmp:
         save_file(tensors, tmp, metadata=metadata)
 
@@ -222,9 +243,9 @@ def load_scores(
     try:
         with safe_open(path, "pt") as file:
             made_for = (file.metadata() or {}).get("model_fingerprint")
-            scores = [file.get_tensor(f"layers.{i}") for i in range(len(file.keys()))]
+            scores = [file.get_tensor(f"sites.{i}") for i in range(len(file.keys()))]
     except (OSError, SafetensorError) as error:
-        raise LopError(f"{path}: cannot read neuron scores (safetensors): {error}") from error
+        raise LopError(f"{path}: cannot read scores (safetensors): {error}") from error
     if model_fingerprint is not None and made_for != model_fingerprint:
         other = f"{path}: scores of model {made_for}, but this model is {model_fingerprint}"
         if not sibling:
@@ -244,11 +265,16 @@ def load_all_scores(
     }
 
 
-def made_for(path: str | Path) -> str:
-    """The fingerprint of the model whose scores these are; LopError where they do not say."""
+def made_for(path: str | Path) -> tuple[Space, str]:
+    """The space whose scores these are, and its model's fingerprint.
+
+    `path` is a score's file, or a directory of them. Raises LopError where they do not say.
+    """
+    if (path := Path(path)).is_dir():
+        path = path / f"{mean_activation.__name__}.safetensors"
     load_scores(path)  # that it can be read
     with safe_open(path, "pt") as file:
-        found = (file.metadata() or {}).get("model_fingerprint")
-    if not found:
+        said = file.metadata() or {}
+    if not said.get("model_fingerprint") or not said.get("space"):
         raise LopError(f"{path}: does not say which model its scores are of; score that model anew")
-    return found
+    return as_typed(Space, said["space"], f"{path}: space"), said["model_fingerprint"]

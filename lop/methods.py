@@ -15,48 +15,50 @@ from torch import Tensor
 
 from lop.errors import LopError
 from lop.importance import check_ranks
-from lop.plan import MIN_KEEP, Plan, budget
+from lop.plan import Plan, Space
 from lop.predictor import Predictor
+from lop.profile import Profile, solve
 from lop.search.base import shake
-from lop.search.knapsack import Profile, solve
 
 Scores = Mapping[str, Sequence[Tensor]]
-PlanRule = Callable[[float, Sequence[int], Scores], Plan]
+PlanRule = Callable[[float, Space, Scores], Plan]
 
 RANDOM_STEP = 0.3
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a method scores neurons, plans layers, and whether down_proj gets a restoring bias."""
+    """How a method scores units, plans sites, and whether output maps get a restoring bias."""
 
     score: str
     plan: PlanRule
     compensate: bool = False
 
 
-def uniform_plan(ratio: float, widths: Sequence[int], scores: Scores) -> Plan:
-    """Every layer loses the same share."""
-    return Plan.uniform(widths, ratio)
+def uniform_plan(ratio: float, space: Space, scores: Scores) -> Plan:
+    """Every site loses the same share, and the checkpoint is an ordinary one where widths are."""
+    return Plan.uniform(space, ratio).evened()
 
 
-def flap_plan(ratio: float, widths: Sequence[int], scores: Scores) -> Plan:
-    """One global threshold over scores standardised in each layer (FLAP's adaptive structure).
+def flap_plan(ratio: float, space: Space, scores: Scores) -> Plan:
+    """One global threshold over scores standardised in each site (FLAP's adaptive structure).
 
-    Standardised is (s − mean) / standard deviation; the neurons kept are the budget's highest.
+    Kept are the highest whose parameters together are within the budget: a head counts as many
+    neurons as it costs.
     """
-    standard = [(s - s.mean()) / s.std().clamp_min(1e-12) for s in scores["flap"]]
-    layer = torch.repeat_interleave(torch.tensor(widths))
-    top = torch.argsort(torch.cat(standard), descending=True, stable=True)
-    kept = torch.bincount(layer[top[: budget(widths, ratio)]], minlength=len(widths))
-    ratios = [1 - k / d for k, d in zip(kept.tolist(), widths, strict=True)]
-    return Plan.from_ratios(ratios, widths, ratio, MIN_KEEP)
+    site = torch.repeat_interleave(torch.tensor(space.units))
+    standard = torch.cat(list(scores["flap_standard"]))
+    top = site[torch.argsort(standard, descending=True, stable=True)]
+    within = torch.tensor(space.costs)[top].cumsum(0) <= space.budget(ratio)
+    kept = torch.bincount(top[within], minlength=len(space.units))
+    ratios = [1 - k / d for k, d in zip(kept.tolist(), space.units, strict=True)]
+    return Plan.from_ratios(ratios, space, ratio)
 
 
-def random_plan(ratio: float, widths: Sequence[int], scores: Scores) -> Plan:
+def random_plan(ratio: float, space: Space, scores: Scores) -> Plan:
     """The uniform plan shaken by up to ±`RANDOM_STEP`; the same ratio gives the same plan."""
     rng = np.random.default_rng(round(ratio * 1_000_000))
-    return shake(Plan.uniform(widths, ratio), RANDOM_STEP, rng, MIN_KEEP)
+    return shake(Plan.uniform(space, ratio), RANDOM_STEP, rng)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _learned(kit: Kit) -> PlanRule:
     if kit.predictor is None:
         raise LopError("method 'lop' needs a predictor")
     predictor = kit.predictor
-    return lambda ratio, widths, scores: predictor.plan(ratio)
+    return lambda ratio, space, scores: predictor.plan(ratio, space)
 
 
 def _solved(kit: Kit) -> PlanRule:
@@ -81,9 +83,9 @@ def _solved(kit: Kit) -> PlanRule:
         raise LopError("method 'knapsack' needs a profile")
     profile = kit.profile
 
-    def rule(ratio: float, widths: Sequence[int], scores: Scores) -> Plan:
-        profile.check_fits(widths)
-        return solve(profile, ratio)
+    def rule(ratio: float, space: Space, scores: Scores) -> Plan:
+        profile.check_fits(space)
+        return solve(profile, ratio, space)
 
     return rule
 

@@ -56,7 +56,7 @@ def judge(
         raise LopError(f"ratios {list(ratios)}: expected some that were searched and some not")
     name = reward.model_fingerprint
     for predictor in (champion, challenger):
-        predictor.check_fits(reward.widths, name)
+        predictor.check_fits(reward.space, name)
     old, new = (
         np.stack([_values(reward, predictor, ratio) for ratio in ratios])
         for predictor in (champion, challenger)

@@ -16,12 +16,11 @@ from transformers import PreTrainedModel
 from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import check_scores
-from lop.methods import Method, Scores
 from lop.models.checkpoint import record_sizes
 from lop.models.cutting import cut
 from lop.models.modeling_lop import skip
 from lop.models.site import Site, keep_units, lost_output
-from lop.models.space import check_in_memory, find_sites
+from lop.models.space import check_in_memory, find_sites, space_of
 from lop.models.stored import Stored
 from lop.plan import Plan
 
@@ -35,7 +34,7 @@ def kept_units(scores: Sequence[Tensor], plan: Plan) -> list[Tensor]:
 
     Ties go to the lower index. Raises LopError when scores and plan do not fit.
     """
-    check_scores(scores, plan.widths, "pruning")
+    check_scores(scores, plan.space.units, "pruning")
     order = [torch.argsort(score, descending=True, stable=True) for score in scores]
     return [o[:k].sort().values for o, k in zip(order, plan.kept, strict=True)]
 
@@ -59,7 +58,7 @@ def prune(
     sites = find_sites(model, scope)
     check_in_memory(sites)
     _check_plan(sites, plan)
-    if plan.kept == plan.widths:
+    if plan == plan.space.dense:
         mean_activation = None  # nothing is lost
     for i, (site, kept) in enumerate(zip(sites, kept_units(scores, plan), strict=True)):
         bias = None
@@ -91,55 +90,64 @@ def masked(
 
 
 def _check_plan(sites: Sequence[Site], plan: Plan) -> None:
-    units = tuple(site.units for site in sites)
-    if plan.widths != units:
-        raise LopError(f"plan for FFN widths {plan.widths}, the model has {units}")
+    if not plan.space.fits(space := space_of(sites)):
+        raise LopError(f"plan for units {plan.space.units}, the model has {space.units}")
 
 
 def prune_checkpoint(
     source: Stored,
-    chosen: Method,
-    name: str,
-    ratio: float,
-    scores: Scores,
+    plan: Plan,
+    scores: Sequence[Tensor],
     out: str | Path,
+    mean_activation: Sequence[Tensor] | None = None,
     padded: bool = False,
-    multiple_of: int = 1,
-) -> Plan:
-    """Write the checkpoint that a method cuts out of `source` at `ratio`, and return its plan.
+    method: str = "mine",
+    ratio: float | None = None,
+    score: str = "mine",
+) -> None:
+    """Write the checkpoint that keeps of `source` what `plan` says and `scores` rank highest.
 
-    Nothing is loaded: files are cut one tensor at a time. `padded` and `multiple_of` are as in
-    `lop.models.cutting.cut` and `Plan.rounded`.
+    Nothing is loaded: files are cut one tensor at a time. `mean_activation` is as in `prune`,
+    `padded` as in `lop.models.cutting.cut`. What asked for it (`method`, the `ratio` that it was
+    asked for, default the plan's, and the name of the `score`) is told in its pruning.json.
     """
     check_dir(out, PRUNED, (source.path, source.folder))
-    plan = chosen.plan(ratio, source.widths, scores).rounded(multiple_of)
-    which = scores[chosen.score]
-    means = scores["mean_activation"] if chosen.compensate else None
+    space = plan.space
+    _check_plan(source.sites(space.scope), plan)
+    cost = source.space(space.scope).cost
+    filling = cost(filled(plan).kept) - cost(plan.kept) if padded else 0
     with replacing_dir(out, PRUNED) as tmp:
-        cut(source, kept_units(which, plan), tmp, means, padded)
+        cut(source, kept_units(scores, plan), tmp, mean_activation, padded, space.scope)
         small = Stored(tmp)  # also checks what was written
-        filled = sum(small.widths) - sum(plan.kept)
         record = {
-            "method": name,
-            "ratio": ratio,
-            "widths": plan.widths,
+            "method": method,
+            "ratio": plan.ratio if ratio is None else ratio,
+            "kinds": space.kinds,
+            "layers": space.layers,
+            "units": space.units,
             "kept": plan.kept,
-            "score": chosen.score,
-            "scores_fingerprint": _fingerprint(which),
-            "compensated": chosen.compensate,
+            "score": score,
+            "scores_fingerprint": _fingerprint(scores),
+            "compensated": mean_activation is not None,
             "format": "padded" if padded else "per_layer",
             "source": str(source.path),
             "revision": getattr(source.config, "_commit_hash", None),
             "model_fingerprint": source.fingerprint,
             "dense_parameters": source.parameters,
-            "parameters": small.parameters - filled * source.neuron_parameters,
+            "parameters": small.parameters - filling,
             "stored_parameters": small.parameters,  # with the zeros of the padded format
             "dense_bytes": _bytes_on_disk(source),
             "bytes": _bytes_on_disk(small),
         }
         (tmp / "pruning.json").write_text(json.dumps(record, indent=2) + "\n")
         (tmp / "README.md").write_text(model_card(record))
-    return plan
+
+
+def filled(plan: Plan) -> Plan:
+    """What the padded format stores for a plan: each site as large as the largest of its kind."""
+    kinds, units = plan.space.kinds, plan.space.units
+    most = {kind: max(plan.of(kind)) for kind in set(kinds)}
+    return Plan(plan.space, tuple(min(n, most[k]) for n, k in zip(units, kinds, strict=True)))
 
 
 def _fingerprint(scores: Sequence[Tensor]) -> str:
@@ -154,7 +162,7 @@ def _bytes_on_disk(model: Stored) -> int:
 
 
 LOADING = {
-    "per_layer": """Layer widths differ. Any of these loads it:
+    "per_layer": """Layers differ in size. Any of these loads it:
 
 ```python
 model = lop.load("<this directory>")  # with `import lop` first
@@ -164,7 +172,7 @@ model = AutoModelForImageTextToText.from_pretrained("<this directory>", trust_re
 
 The last needs no lop: it runs `modeling_lop.py` from this directory. (A text-only model:
 `AutoModelForCausalLM`.) Without either, transformers refuses the config.""",
-    "padded": """Every layer is filled up with zeros to the widest kept width, so it loads like the
+    "padded": """Every site is filled up with zeros to the largest of its kind, so it loads like the
 dense model, in anything that loads that one. The zeros cost room and time and change no output.""",
 }
 
@@ -175,15 +183,14 @@ def model_card(record: Mapping[str, Any]) -> str:
         record[key] for key in ("dense_parameters", "parameters", "stored_parameters")
     )
     padding = f" With the padding it holds {stored:,}." if stored != small else ""
-    layers = "\n".join(
-        f"| {i} | {d} | {k} | {1 - k / d:.1%} |"
-        for i, (d, k) in enumerate(zip(record["widths"], record["kept"], strict=True))
-    )
+    rows = zip(record["layers"], record["kinds"], record["units"], record["kept"], strict=True)
+    sites = "\n".join(f"| {i} | {kind} | {d} | {k} | {1 - k / d:.1%} |" for i, kind, d, k in rows)
+    what = "attention and FFN weights" if "attention" in record["kinds"] else "FFN neurons"
     return f"""---
 library_name: transformers
 tags: [pruned, lop]
 ---
-# {Path(record["source"]).name}, {record["ratio"]:.1%} of its FFN neurons pruned
+# {Path(record["source"]).name}, {record["ratio"]:.1%} of its {what} pruned
 
 Cut by lop (method `{record["method"]}`, score `{record["score"]}`) from `{record["source"]}`,
 weights {record["model_fingerprint"]}. The whole model went from {dense:,} to {small:,} parameters
@@ -192,7 +199,7 @@ that cut it.
 
 {LOADING[record["format"]]}
 
-| layer | FFN neurons | kept | pruned |
-|---|---|---|---|
-{layers}
+| layer | site | units | kept | pruned |
+|---|---|---|---|---|
+{sites}
 """

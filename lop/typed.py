@@ -12,6 +12,19 @@ from lop.errors import LopError
 T = TypeVar("T")
 
 
+def as_typed(kind: type[T], value: object, what: str) -> T:
+    """A value, or a text of JSON, as `kind`; LopError says what of it is wrong."""
+    try:
+        adapter: TypeAdapter[T] = TypeAdapter(kind)
+        if isinstance(value, str):
+            return adapter.validate_json(value)
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise LopError(f"{what}: {_first(error)}") from error
+    except LopError as error:
+        raise LopError(f"{what}: {error}") from error
+
+
 def read_typed(kind: type[T], path: Path) -> T:
     """What a JSON file says, strictly as `kind`; LopError names the file and the field."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
@@ -23,5 +36,13 @@ def read_typed(kind: type[T], path: Path) -> T:
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
             raise LopError(f"{path}: cannot read JSON: {first['ctx']['error']}") from error
-        field = ".".join(str(part) for part in first["loc"])
-        raise LopError(f"{path}: {field + ': ' if field else ''}{first['msg']}") from error
+        raise LopError(f"{path}: {_first(error)}") from error
+    except LopError as error:
+        raise LopError(f"{path}: {error}") from error
+
+
+def _first(error: ValidationError) -> str:
+    """The field and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return f"{field + ': ' if field else ''}{first['msg']}"

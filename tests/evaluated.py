@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from lop.evaluation import Evaluation
-from lop.plan import Plan
+from lop.plan import Plan, Space
 from lop.search import write_index
 from lop.tasks.samples import write_samples
 from lop.tasks.scoring import EASYVQA_MME, POPE
 
-WIDTHS = (40, 40, 40)
+SPACE = Space.ffns((40, 40, 40))
 BENCHMARKS = ("easyvqa_mme", "easyvqa_mmbench", "easyvqa_mmmu", "easyvqa_pope")
 
 
@@ -68,7 +68,7 @@ def write_evaluation(root, samples, right, tasks=()):
             "tasks": found,
         }
         if name != "dense":
-            plan = Plan.uniform(WIDTHS, ratio)
+            plan = Plan.uniform(SPACE, ratio)
             method = name.rpartition("-")[0]
             row = {"method": method, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios}
             plans.append(row)

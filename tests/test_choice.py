@@ -80,7 +80,7 @@ def test_the_stage_measures_and_writes_what_auto_means(made, model, processor, s
     row = next(r for r in choice.table if (r.score, r.compensate, r.ratio) == ("flap", True, 0.5))
     scores, means = (load_scores(out / f"{n}.safetensors") for n in ("flap", "mean_activation"))
     with Reward(model, processor, samples, scores, mean_activation=means) as reward:
-        assert reward(Plan.uniform(reward.widths, 0.5)) == pytest.approx(row.reward, abs=1e-4)
+        assert reward(Plan.uniform(reward.space, 0.5)) == pytest.approx(row.reward, abs=1e-4)
     again = scoring.importance(*where, where[2], [0.3])
     assert again.fingerprint != choice.fingerprint
 

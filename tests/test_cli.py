@@ -13,9 +13,9 @@ import pytest
 
 from lop.cli import main
 from lop.models.checkpoint import load
-from lop.models.space import ffn_widths
+from lop.models.costs import COSTS
+from lop.models.space import find_space
 from lop.models.stored import Stored
-from lop.sizes import COSTS
 from lop.tasks import easyvqa, easyvqa_benchmarks
 from lop.tasks.samples import write_samples
 
@@ -80,8 +80,8 @@ def test_predict_prints_the_plan_and_how_much_of_the_whole_model_it_is(made, cap
     command = ["predict", "--predictor", str(made / "predictor"), "--ratio", "0.37"]
     assert main(command) == 0
     *_, total, said = capsys.readouterr().out.splitlines()
-    assert total.split() == ["total", "keeps", "76", "of", "120", "pruned", "36.7%"]
-    assert said == "a share of the FFN neurons; --model tells that of the whole model"
+    assert total.split() == ["ffn:", "7,296", "of", "11,520", "parameters,", "36.7%", "less"]
+    assert said == "a share of ffn; --model tells that of the whole model"
     of_model = ["--model", str(made / "model")]
     assert main([*command, *of_model]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
@@ -102,7 +102,7 @@ def test_prune_writes_a_checkpoint_that_can_be_evaluated(made, capsys, method):
     assert cut(made, "--method", method) == 0
     said = capsys.readouterr().out
     assert "of the whole model" in said
-    assert sum(ffn_widths(load(made / "small"))) == 76
+    assert sum(find_space(load(made / "small")).units) == 76
     card = (made / "small" / "README.md").read_text()
     assert "37.0% of its FFN neurons pruned" in card
     record = json.loads((made / "small" / "pruning.json").read_text())
@@ -187,15 +187,16 @@ def test_a_search_beside_hidden_files_leaves_them_alone(made, capsys):
 @pytest.mark.parametrize("target", ["params", "size", "flops-per-token"])
 def test_a_target_becomes_the_ratio_that_meets_it(made, capsys, target):
     model = Stored(made / "model")
-    cost = COSTS[target.replace("-", "_")](model)
-    aim = cost.dense - 50.5 * cost.neuron  # between two whole numbers of neurons
+    measure = COSTS[target.replace("-", "_")]
+    cost = measure(model, model.space())
+    aim = cost.dense - 50.5 * cost.units[0]  # between two whole numbers of neurons
     command = ["prune", "--model", str(made / "model"), "--scores", str(made / "scores")]
-    command += ["--method", "uniform", "--out", str(made / "small"), f"--{target}"]
+    command += ["--method", "random", "--out", str(made / "small"), f"--{target}"]
     assert main([*command, f"{aim:.0f}"]) == 0
     assert "ratio 0.4250" in capsys.readouterr().out
-    small = COSTS[target.replace("-", "_")](Stored(made / "small"))
-    assert sum(Stored(made / "small").widths) == 120 - 51
-    assert small.dense == cost.dense - 51 * cost.neuron <= aim
+    small = Stored(made / "small")
+    assert sum(small.space().units) == 120 - 51
+    assert measure(small, small.space()).dense == cost.dense - 51 * cost.units[0] <= aim
     for amount in ("3", f"{cost.dense + 1:.0f}"):
         assert main([*command, amount]) == 2
         assert "cannot be met: this model reaches" in capsys.readouterr().err
@@ -211,17 +212,58 @@ def test_a_sibling_is_cut_when_told_so(made, capsys):
     assert "take it for a sibling's" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="predictor trained for model"):
         assert main([*command_of(made), "--sibling"]) == 0
-    assert sum(ffn_widths(load(made / "small"))) == 76
+    assert sum(find_space(load(made / "small")).units) == 76
 
 
-def test_widths_in_multiples_and_padded(made, capsys):
-    assert main([*command_of(made), "--multiple-of", "8", "--format", "padded"]) == 0
-    said = capsys.readouterr().out
-    assert "padded with zeros to" in said
-    kept = json.loads((made / "small" / "pruning.json").read_text())["kept"]
-    assert sum(kept) == 76
-    assert sorted(k % 8 for k in kept) == [0, 0, 4]
-    assert set(ffn_widths(load(made / "small"))) == {max(kept)}
+def test_padding_says_before_what_it_saves_and_a_bound_makes_it_more(made, capsys):
+    command = [*command_of(made), "--format", "padded", "--profile", str(made / "profile.parquet")]
+    assert main(command) == 0
+    before, *offers, _, after = capsys.readouterr().out.splitlines()
+    record = json.loads((made / "small" / "pruning.json").read_text())
+    saved = f"{1 - record['stored_parameters'] / record['dense_parameters']:.1%}"
+    assert f"this plan saves {saved} of the whole model" in before
+    assert saved in after
+    assert "padded with zeros to" in after
+    assert set(find_space(load(made / "small")).units) == {max(record["kept"])}
+    bound = offers[-1].split()[1]
+    assert "of the reward by the profile" in offers[-1]
+    assert main([*command, "--widest", bound]) == 0
+    assert offers[-1].split()[4].rstrip(",") in capsys.readouterr().out
+    narrow = json.loads((made / "small" / "pruning.json").read_text())
+    assert sum(narrow["kept"]) == sum(record["kept"])
+    assert max(narrow["kept"]) <= 40 * float(bound) < max(record["kept"])
+    assert main([*command, "--widest", "0.5"]) == 2
+    assert "remove 0.5000 at least" in capsys.readouterr().err
+
+
+def test_attention_goes_the_whole_way_in_multiples(made, capsys):
+    """From scores to a checkpoint, with heads and FFN widths that are multiples of 8."""
+    place = ["--model", str(made / "model"), "--samples", str(made / "samples.parquet")]
+    scores, search = ["--scores", str(made / "both")], str(made / "searched")
+    profile = ["--profile", str(made / "both.parquet")]
+    kinds = ["--scope", "ffn+attention", "--multiple-of", "8", "--attention-floor", "0"]
+    reward = ["--reward", str(made / "samples.parquet")]
+    assert main(["importance", *place, *kinds, *reward, "--out", str(made / "both")]) == 0
+    assert main(["profile", *place, *scores, "--out", profile[1]]) == 0
+    searching = ["search", *place, *scores, *profile, "--out", search, "--simulations", "5"]
+    assert main([*searching, "--target", "0.2", "0.5"]) == 0
+    flap = str(made / "both" / "flap.safetensors")
+    training = ["train", "--search", search, "--scores", flap, *profile, "--epochs", "3"]
+    assert main([*training, "--out", str(made / "joint")]) == 0
+    for method in ("lop", "knapsack", "uniform", "flap", "wanda_sp"):
+        capsys.readouterr()
+        made_of = [*place[:2], *scores, *profile, "--predictor", str(made / "joint")]
+        cutting = ["prune", *made_of, "--ratio", "0.4", "--method", method]
+        assert main([*cutting, "--out", str(made / method)]) == 0
+        assert "40.0% of ffn+attention pruned" in capsys.readouterr().out
+        record = json.loads((made / method / "pruning.json").read_text())
+        assert set(record["kinds"]) == {"ffn", "attention"}
+        each = zip(record["kinds"], record["kept"], strict=True)
+        assert all(kept % 8 == 0 for kind, kept in each if kind == "ffn")
+        small = load(made / method)
+        assert record["parameters"] == sum(p.numel() for p in small.parameters())
+    assert main(["predict", "--predictor", str(made / "joint"), "--ratio", "0.3"]) == 0
+    assert "layer   1 attention keeps" in capsys.readouterr().out
 
 
 def test_compare_sets_methods_side_by_side(made, capsys):
@@ -265,11 +307,10 @@ def bad_cases():
         ("hub", nothing, ("--model", "org/model"), "the hub is switched off"),
         ("predictor", nothing, ("--predictor", "nowhere"), "no such predictor directory"),
         ("profile", corrupt("profile.parquet"), ("--method", "knapsack"), "cannot read a profile"),
-        ("score", corrupt("scores/flap.safetensors"), (), "cannot read neuron scores"),
+        ("score", corrupt("scores/flap.safetensors"), (), "cannot read scores"),
         ("weights", corrupt("model/model.safetensors"), (), "cannot read safetensors"),
         ("config", corrupt("model/config.json"), (), "config.json: cannot read JSON"),
         ("other", other_model, (), "predictor trained for model someone-else, this model is"),
-        ("multiple", nothing, ("--multiple-of", "50"), "cannot be kept in multiples of 50"),
     ]
 
 
@@ -325,7 +366,7 @@ WRONG_OPTIONS = [
     (("prune", "--size", "9GB"), "expected one of --ratio, --params, --size and --flops-per-token"),
     (("prune", "--ratio", None, "--params", ""), "--params: expected text, got none"),
     (("prune", "--ratio", None, "--size", "-1GB"), "argument --size: expected one argument"),
-    (("prune", "--multiple-of", "0"), "--multiple-of: expected at least 1"),
+    (("importance", "--multiple-of", "0"), "--multiple-of: expected at least 1"),
     (("prune", "--method", "magic"), "--method: expected 'lop', 'knapsack'"),
     (("prune", "--format", "zip"), "--format: expected 'per_layer' or 'padded', got 'zip'"),
     (("prune", "--score", "mean_activation"), "--score: expected 'auto', 'flap'"),

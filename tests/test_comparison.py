@@ -35,10 +35,10 @@ def test_samples_with_one_id_twice_are_refused_at_once(samples, tmp_path):
 
 
 def test_near_ratios_have_a_checkpoint_each(model_dir, scores, tmp_path):
+    source = Stored(str(model_dir))
     for name in SCORES:
-        save_scores(
-            scores, tmp_path / f"scores/{name}.safetensors", Stored(str(model_dir)).fingerprint
-        )
+        path = tmp_path / f"scores/{name}.safetensors"
+        save_scores(scores, path, source.fingerprint, source.space())
     cutter = Cutter(str(model_dir), tmp_path / "scores", "flap")
     prune_grid(tmp_path / "pruned", ["uniform"], [0.2, 0.2000001], cutter)
     there = sorted(path.name for path in (tmp_path / "pruned").iterdir() if path.is_dir())

@@ -14,7 +14,7 @@ from lop.errors import LopError
 from lop.evaluation import Evaluation, evaluate, evaluate_all
 from lop.footprint import measure
 from lop.models.checkpoint import load, load_processor, save
-from lop.models.space import ffn_widths
+from lop.models.space import find_space
 from lop.plan import Plan
 from lop.pruning import prune
 from lop.steps import evaluating
@@ -106,7 +106,7 @@ def test_every_sample_has_its_row(model_dir, samples, path):
 
 
 def test_a_pruned_checkpoint_is_evaluated_as_it_is(model_dir, model, processor, scores, path):
-    plan = Plan.uniform(ffn_widths(model), 0.5)
+    plan = Plan.uniform(find_space(model), 0.5)
     save(prune(model, plan, scores), processor, model_dir.with_name("pruned"))
     dense, pruned = (measure(d, path, 2, 1, 2) for d in (model_dir, model_dir.with_name("pruned")))
     assert pruned.ffn_neurons == sum(plan.kept) == dense.ffn_neurons // 2

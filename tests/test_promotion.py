@@ -81,9 +81,9 @@ def test_a_worse_challenger_is_hardly_ever_promoted():
     assert promotions(-0.4, draws=1000) <= 0.025
 
 
-def predictor(widths, model, seed):
+def predictor(space, model, seed):
     torch.manual_seed(seed)
-    made = Predictor(PredictorConfig(widths, model, min_ratio=0.1, max_ratio=0.6))
+    made = Predictor(PredictorConfig(space, model, min_ratio=0.1, max_ratio=0.6))
     torch.nn.init.normal_(made.network.head.weight, std=0.5)
     return made
 
@@ -94,7 +94,7 @@ def test_the_numbers_are_paired_by_sample_and_clustered_by_picture(
     pictures = list(samples["image_id"])
     with Reward(model, processor, samples, scores) as reward:
         name = reward.model_fingerprint
-        old, new = (predictor(reward.widths, name, seed) for seed in (0, 1))
+        old, new = (predictor(reward.space, name, seed) for seed in (0, 1))
         verdict = judge(reward, old, new, [0.2, 0.4], [0.2], pictures)
         gaps = reward.per_sample(new.plan(0.4))[1] - reward.per_sample(old.plan(0.4))[1]
         row = verdict.table.iloc[1]
@@ -109,6 +109,6 @@ def test_the_numbers_are_paired_by_sample_and_clustered_by_picture(
                 judge(reward, old, new, ratios, [0.2], pictures)
         with pytest.raises(LopError, match="all samples are about one picture"):
             judge(reward, old, new, [0.2, 0.4], [0.2], ["same"] * len(samples))
-        other = predictor(reward.widths, "another", 1)
+        other = predictor(reward.space, "another", 1)
         with pytest.raises(LopError, match="predictor trained for model another"):
             judge(reward, old, other, [0.2, 0.4], [0.2], pictures)

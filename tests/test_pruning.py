@@ -9,17 +9,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration
 
 from lop.errors import LopError
-from lop.methods import Method
 from lop.models.checkpoint import load, load_processor, save
 from lop.models.site import lost_output
 from lop.models.space import find_ffns
 from lop.models.stored import Stored
-from lop.plan import Plan
+from lop.plan import Plan, Space
 from lop.pruning import kept_units, masked, prune, prune_checkpoint
 from lop.tasks.encoding import encode
 
-WIDTHS = (40, 40, 40)
-PLAN = Plan.from_ratios([0.1, 0.5, 0.9], WIDTHS, 0.5)
+SPACE = Space.ffns((40, 40, 40))
+PLAN = Plan.from_ratios([0.1, 0.5, 0.9], SPACE, 0.5)
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_masked_equals_sliced_equals_reloaded(model, processor, scores, batch, t
 def test_the_checkpoint_has_exactly_the_parameters_the_plan_promises(model, scores):
     dense = sum(p.numel() for p in model.parameters())
     small = prune(copy.deepcopy(model), PLAN, scores)
-    removed = sum(WIDTHS) - sum(PLAN.kept)
+    removed = sum(SPACE.units) - sum(PLAN.kept)
     assert sum(PLAN.kept) == 60
     assert dense - sum(p.numel() for p in small.parameters()) == removed * 3 * 32
 
@@ -94,9 +93,8 @@ def test_after_import_lop_the_auto_class_loads_it(model, processor, scores, batc
 def test_the_padded_format_is_a_stock_checkpoint_with_the_same_output(
     model_dir, model, scores, batch, tmp_path
 ):
-    rule = Method("flap", lambda ratio, widths, scores: PLAN)
-    source, all_scores = Stored(model_dir), {"flap": scores}
-    prune_checkpoint(source, rule, "mine", 0.5, all_scores, tmp_path / "padded", padded=True)
+    source = Stored(model_dir)
+    prune_checkpoint(source, PLAN, scores, tmp_path / "padded", padded=True)
     stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "padded")
     assert [ffn.units for ffn in find_ffns(stock)] == [max(PLAN.kept)] * 3
     assert load(tmp_path / "padded").state_dict().keys() == stock.state_dict().keys()
@@ -106,9 +104,7 @@ def test_the_padded_format_is_a_stock_checkpoint_with_the_same_output(
     assert record["parameters"] == sum(p.numel() for p in small.parameters())
     assert record["stored_parameters"] == sum(p.numel() for p in stock.parameters())
     with pytest.raises(LopError, match="no room for the compensation's bias"):
-        compensated = Method("flap", rule.plan, compensate=True)
-        means = all_scores | {"mean_activation": scores}
-        prune_checkpoint(source, compensated, "mine", 0.5, means, tmp_path / "x", padded=True)
+        prune_checkpoint(source, PLAN, scores, tmp_path / "x", scores, padded=True)
     assert not (tmp_path / "x").exists()
 
 
@@ -118,15 +114,14 @@ def test_what_is_beside_the_weights_travels_along(model_dir, model, scores, batc
     load(model_dir, dtype=torch.bfloat16).save_pretrained(model_dir, max_shard_size="100KB")
     (model_dir / "model.safetensors").unlink()
     assert len(list(model_dir.glob("*.safetensors"))) > 1
-    means = {"flap": scores, "mean_activation": [s / 10 for s in scores]}
-    rule = Method("flap", lambda ratio, widths, scores: PLAN, compensate=True)
-    prune_checkpoint(Stored(model_dir), rule, "mine", 0.5, means, tmp_path / "small")
+    means = [s / 10 for s in scores]
+    prune_checkpoint(Stored(model_dir), PLAN, scores, tmp_path / "small", means)
     small = load(tmp_path / "small")
     assert small.dtype == torch.bfloat16
     assert small.get_output_embeddings().weight is small.get_input_embeddings().weight
     assert small.generation_config.top_k == 7
     assert load_processor(tmp_path / "small").chat_template
-    memory = prune(load(model_dir), PLAN, scores, means["mean_activation"])
+    memory = prune(load(model_dir), PLAN, scores, means)
     batch.inputs["pixel_values"] = batch.inputs["pixel_values"].bfloat16()
     assert torch.equal(logits(small, batch), logits(memory, batch))
 
@@ -155,9 +150,8 @@ def test_a_broken_checkpoint_is_one_line_and_writes_nothing(
     spoil, says, model_dir, scores, tmp_path
 ):
     spoil(model_dir / "model.safetensors")
-    rule = Method("flap", lambda ratio, widths, scores: PLAN)
     with pytest.raises(LopError, match=says):
-        prune_checkpoint(Stored(model_dir), rule, "x", 0.5, {"flap": scores}, tmp_path / "small")
+        prune_checkpoint(Stored(model_dir), PLAN, scores, tmp_path / "small")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -175,7 +169,7 @@ def test_a_pruned_checkpoint_generates(model, processor, scores, batch, tmp_path
 
 
 def test_highest_scores_stay_and_ties_go_to_the_lower_index():
-    plan = Plan((5, 4), (2, 3))
+    plan = Plan(Space.ffns((5, 4)), (2, 3))
     kept = kept_units([torch.tensor([3.0, 9, 1, 7, 2]), torch.ones(4)], plan)
     assert [k.tolist() for k in kept] == [[1, 3], [0, 1, 2]]
 
@@ -191,7 +185,7 @@ def test_compensation_adds_the_mean_output_of_pruned_neurons(model, scores, batc
 def test_a_compensated_checkpoint_survives_reloading(
     model, processor, scores, batch, samples, tmp_path
 ):
-    means = [torch.rand(40) for _ in WIDTHS]
+    means = [torch.rand(40) for _ in SPACE.units]
     small = prune(model, PLAN, scores, means)
     save(small, processor, tmp_path / "small")
     assert torch.equal(logits(load(tmp_path / "small"), batch), logits(small, batch))
@@ -199,10 +193,10 @@ def test_a_compensated_checkpoint_survives_reloading(
 
 
 def test_bad_scores_and_plans_are_refused(model, scores):
-    with pytest.raises(LopError, match="layer 1 has scores that are not finite"):
+    with pytest.raises(LopError, match="site 1 has scores that are not finite"):
         prune(model, PLAN, [scores[0], scores[1] * float("nan"), scores[2]])
     with pytest.raises(LopError, match="scores for 2 layers, the model has 3"):
         prune(model, PLAN, scores[:2])
     with pytest.raises(LopError, match=r"the model has \(40, 40, 40\)"):
-        prune(model, Plan((30, 40, 40), (3, 40, 40)), scores)
+        prune(model, Plan(Space.ffns((30, 40, 40)), (3, 40, 40)), scores)
     assert [ffn.units for ffn in find_ffns(model)] == [40, 40, 40]

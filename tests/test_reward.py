@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from lop.errors import LopError
-from lop.models.space import ffn_widths
-from lop.plan import Plan
+from lop.models.space import find_space
+from lop.plan import Plan, Space
 from lop.pruning import masked, prune
 from lop.reward import Reward
 from lop.tasks.encoding import IGNORE, encode, prompt
 from lop.tasks.samples import decode_images
 
-PLAN = Plan.from_ratios([0.2, 0.7, 0.6], (40, 40, 40), 0.5)
+PLAN = Plan.from_ratios([0.2, 0.7, 0.6], Space.ffns((40, 40, 40)), 0.5)
 
 
 @torch.inference_mode()
@@ -41,14 +41,14 @@ def test_compensation_is_that_of_the_pruned_model(model, processor, samples, sco
     expected = reference_loglik(small, processor, samples)
     with Reward(model, processor, samples, scores, mean_activation=means) as reward:
         assert reward(PLAN) == pytest.approx(expected.mean(), abs=1e-5)
-        dense = reward(Plan(PLAN.widths, PLAN.widths))
+        dense = reward(PLAN.space.dense)
     assert dense == pytest.approx(reference_loglik(model, processor, samples).mean(), abs=1e-5)
 
 
 def test_accuracy_is_what_greedy_generation_gets(reference_model, reference_samples):
     model, processor = reference_model
-    scores = [torch.arange(float(d)) for d in ffn_widths(model)]
-    plan = Plan.uniform(ffn_widths(model), 0.3)
+    scores = [torch.arange(float(d)) for d in find_space(model).units]
+    plan = Plan.uniform(find_space(model), 0.3)
     with Reward(model, processor, reference_samples, scores, "accuracy") as reward:
         correct, _ = reward.per_sample(plan)
     small = prune(copy.deepcopy(model), plan, scores)
@@ -75,12 +75,12 @@ def test_a_plan_is_evaluated_once(model, processor, samples, scores, monkeypatch
     with Reward(model, processor, samples, scores) as reward:
         first = reward(PLAN)
         monkeypatch.setattr(reward, "_answers", lambda plan, part: pytest.fail("evaluated again"))
-        assert reward(Plan(PLAN.widths, PLAN.kept)) == first
+        assert reward(Plan(PLAN.space, PLAN.kept)) == first
 
 
 def test_layers_below_the_first_cut_one_run_once(model, processor, samples, scores):
     runs, (first, last) = [], (model.get_decoder().layers[0], model.get_decoder().layers[2])
-    plans = [Plan((40, 40, 40), (40, 40, kept)) for kept in (10, 20, 30)]
+    plans = [Plan(PLAN.space, (40, 40, kept)) for kept in (10, 20, 30)]
     with Reward(model, processor, samples, scores) as reward:
         expected = [reward.per_sample(plan) for plan in plans]
         hooks = [of.input_layernorm.register_forward_hook(lambda m, *_: runs.append(m))
@@ -134,14 +134,14 @@ def test_divergence_is_that_from_the_dense_model_at_the_places_asked_for(
         targets = batch.targets if kind == "kl" else batch.text_targets
         expected.append(reference_divergence(model, small, batch, targets[0] != IGNORE))
     with Reward(model, processor, samples, scores, kind, batch_size=5) as reward:
-        assert reward(Plan(PLAN.widths, PLAN.widths)) == pytest.approx(0, abs=1e-5)
+        assert reward(PLAN.space.dense) == pytest.approx(0, abs=1e-5)
         np.testing.assert_allclose(-reward.values(PLAN, 0), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_divergence_needs_no_answers(model, processor, samples, scores):
     asked = samples.assign(answer=None, answers=None)
     with Reward(model, processor, asked, scores, "kl") as reward:
-        assert reward(PLAN) < reward(Plan(PLAN.widths, PLAN.widths))
+        assert reward(PLAN) < reward(PLAN.space.dense)
     with pytest.raises(LopError, match="answer"):
         Reward(model, processor, asked, scores, "loglik")
 

@@ -8,7 +8,7 @@ import pytest
 
 from lop.cli.options import COMMANDS
 from lop.errors import LopError
-from lop.importance import SCORES
+from lop.importance import RANKINGS
 from lop.methods import NAMES
 from lop.models import reference
 from lop.models.reference_training import ReferenceParams
@@ -54,7 +54,7 @@ WRONG = [
     ("train: {network: {kind: x}}", "train.network.kind: expected 'transformer', 'bilstm' or"),
     ("prune: {methods: [magic]}", "prune.methods: expected 'lop', 'knapsack'"),
     ("prune: {format: zip}", "prune.format: expected 'per_layer' or 'padded', got 'zip'"),
-    ("prune: {multiple_of: 0}", "prune.multiple_of: expected at least 1"),
+    ("space: {multiple_of: 0}", "space.multiple_of: expected at least 1"),
     ("evaluate: {tasks: [smell]}", "evaluate.tasks: expected 'lop_vqa', 'lop_text'"),
     ("evaluate: {tasks: [lop_vqa, {mme: 3}]}", "evaluate.tasks.1.mme: expected a valid string"),
     ("evaluate: {register: maybe}", "evaluate.register: expected a valid boolean"),
@@ -118,7 +118,7 @@ def test_the_page_of_settings_is_the_models():
 @pytest.mark.parametrize(
     ("names", "known"),
     [
-        (types.Score, {"auto", *SCORES} - {"mean_activation"}),  # which only compensation reads
+        (types.Score, {"auto", *RANKINGS}),
         (types.RewardKind, KINDS),
         (types.Method, NAMES),
         (types.Format, FORMATS),
@@ -137,7 +137,7 @@ def test_names_are_the_librarys(names, known):
 def test_a_searchers_settings_are_its_own(model):
     name = get_args(model.model_fields["searcher"].annotation)[0]
     own = list(inspect.signature(SEARCHERS[name]).parameters.values())[4:]
-    defaults = {each.name: each.default for each in own if each.name not in ("min_keep", "shares")}
+    defaults = {each.name: each.default for each in own if each.name != "shares"}
     typed = model(searcher=name, simulations=1).model_dump(exclude={"searcher", "simulations"})
     assert typed == defaults
 

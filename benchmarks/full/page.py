@@ -76,7 +76,7 @@ def text(
     scale: Questions,
 ) -> str:
     """The page as Markdown."""
-    draws, widths, first = found["overall"], scale.source.widths, Draw(scale, 0)
+    draws, widths, first = found["overall"], scale.space.units, Draw(scale, 0)
     shares = {}
     for task, of in found.items():
         whole = pooled(of)

@@ -52,8 +52,7 @@ class Cell:
 
 def dense(draw: Draw) -> Cell:
     """The model as it came."""
-    widths = draw.scale.source.widths
-    return Cell(draw, Ranking("magnitude", False), Plan(widths, widths))
+    return Cell(draw, Ranking("magnitude", False), draw.scale.space.dense)
 
 
 def cell(draw: Draw, row: Row, ratio: float) -> Cell:

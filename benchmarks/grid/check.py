@@ -50,7 +50,9 @@ def _path(draw: Draw) -> Path:
 def _measure(draw: Draw, row: Row, ratio: float) -> float:
     source, out = draw.scale.source, draw.folder / "checkpoint"
     scores = load_all_scores(draw.importance, source.fingerprint)
-    prune_checkpoint(source, draw.method(row), row.method, ratio, scores, out)
+    rule = draw.method(row)
+    means = scores["mean_activation"] if rule.compensate else None
+    prune_checkpoint(source, draw.plan(row, ratio), scores[rule.score], out, means)
     model, tokenizer = load(out), load_processor(out)
     lost, count = 0.0, 0
     for batch in encode(read_samples(draw.samples("test")), model, tokenizer, 4):

@@ -16,8 +16,8 @@ from lop.methods import Kit, Method, method
 from lop.models.fingerprints import digest
 from lop.plan import Plan
 from lop.predictor import Predictor
+from lop.profile import Profile
 from lop.reward import Reward
-from lop.search.knapsack import Profile
 from lop.settings import Params
 from lop.steps import scoring, searching, training
 from lop.tasks.samples import read_samples, write_samples
@@ -61,7 +61,7 @@ class Draw:
         return table["image_id"].to_numpy(str), table["id"].to_numpy(str)
 
     def score(self) -> None:
-        """Score the neurons, and choose the ranking."""
+        """Score the units, and choose the ranking."""
         scoring.importance(
             self.importance,
             str(self.scale.model),
@@ -70,6 +70,7 @@ class Draw:
             self.samples("reward"),
             reward_samples=self.scale.chosen_on,
             kind=self.scale.kind,
+            scope=self.scale.scope,
         )
 
     @cached_property
@@ -97,7 +98,7 @@ class Draw:
         return str(self.scale.model), self.samples("reward"), self.importance, ranking.score
 
     def profile(self, ranking: Ranking) -> None:
-        """Measure each layer alone."""
+        """Measure each site alone."""
         searching.profile(
             self.of(ranking, "profile.parquet"),
             *self.place(ranking),
@@ -159,4 +160,4 @@ class Draw:
         """What a row keeps at a ratio."""
         source = self.scale.source
         scores = load_all_scores(self.importance, source.fingerprint)
-        return self.method(row).plan(ratio, source.widths, scores)
+        return self.method(row).plan(ratio, self.scale.space, scores)

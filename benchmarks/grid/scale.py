@@ -13,6 +13,7 @@ import pandas as pd
 from lop import choice, importance, reward, search
 from lop.models.fingerprints import digest
 from lop.models.stored import Stored
+from lop.plan import Space
 
 # new ones go to the end: seeds of samples go by this order
 PURPOSES = ("calibration", "reward", "test", "validation")
@@ -21,7 +22,7 @@ OURS = ("lop", "knapsack", "uniform")  # the methods whose score and compensatio
 
 @dataclass(frozen=True, order=True)
 class Ranking:
-    """Which neurons go, and whether their mean output is restored."""
+    """Which units go, and whether their mean output is restored."""
 
     score: str
     compensate: bool
@@ -47,6 +48,7 @@ class Scale:
     reward: int
     chosen_on: int  # reward samples that score and compensation are chosen on
     kind: str  # of reward
+    scope: str = "ffn"
     test: int
     validation: int = 0
     ratios: tuple[float, ...]
@@ -97,6 +99,11 @@ class Scale:
             del sizes["validation"]  # as runs were named before there was one
         versions = [module.VERSION for module in (choice, importance, reward, search)]
         return self.runs / digest(sizes, versions, self.source.fingerprint, self.sources())
+
+    @property
+    def space(self) -> Space:
+        """What is cut of the model."""
+        return self.source.space(self.scope)
 
     @property
     def source(self) -> Stored:

@@ -18,7 +18,7 @@ from benchmarks.grid.draw import Draw
 from benchmarks.grid.progress import Step
 from benchmarks.grid.scale import LOP, Ranking, Row, Scale
 from lop.errors import LopError
-from lop.search.knapsack import Profile
+from lop.profile import Profile
 
 S = TypeVar("S", bound=Scale)
 
@@ -32,8 +32,8 @@ def made(draw: Draw) -> Iterator[Step]:
 
 def profiled(draw: Draw, ranking: Ranking) -> Step:
     """The profile with a ranking."""
-    scale, layers = draw.scale, len(draw.scale.source.widths)
-    cost = (layers * (len(scale.shares) + 1) + 1) * scale.reward / 2
+    scale, sites = draw.scale, len(draw.scale.space.units)
+    cost = (sites * (len(scale.shares) + 1) + 1) * scale.reward / 2
     label, out = f"draw {draw.seed}, {ranking.name}: profile", draw.of(ranking, "profile.parquet")
     return Step(label, out, cost, partial(draw.profile, ranking))
 

@@ -53,7 +53,8 @@ def write(draws: Sequence[Measured], scale: Texts, out: Path) -> None:
 
 def text(draws: Sequence[Measured], scale: Texts, comparison: pd.DataFrame) -> str:
     """The page as Markdown."""
-    whole, widths, first = pooled(draws), scale.source.widths, Draw(scale, 0)
+    whole, first = pooled(draws), Draw(scale, 0)
+    widths = scale.space.units
     value, error = perplexity(whole.dense, whole.tokens, whole.clusters)
     return f"""# A real decoder
 

@@ -128,8 +128,8 @@ JSON: list[Way] = [*[a_value] * 5, *[without_a_key] * 3, another_document]
 NEEDED = {
     "model/config.json": {"model_type", "hidden_size", "num_hidden_layers", "vocab_size"},
     "predictor/config.json": {
-        "widths", "min_ratio", "max_ratio", "min_keep", "kind", "hidden", "depth", "heads",
-        "model_fingerprint",
+        "space", "units", "costs", "kinds", "layers", "floors", "multiple", "min_ratio",
+        "max_ratio", "kind", "hidden", "depth", "heads", "model_fingerprint",
     },
     "pruned/plans.json": {"method", "ratio", "kept"},
     "evaluation/metrics.json": {"accuracy"},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lop.cli import options as given
-from lop.settings.params import Evaluate
+from lop.settings.params import Evaluate, Space
 
 LATENCY_SAMPLES = Evaluate().latency_samples
 
@@ -28,7 +28,8 @@ def importance(o: given.Importance) -> None:
     from lop.steps import scoring
 
     judging = (o.reward, o.ratios, o.reward_samples)
-    found = scoring.importance(o.out, o.model, o.samples, o.batch_size, *judging)
+    space = o.model_dump(include=set(Space.model_fields))
+    found = scoring.importance(o.out, o.model, o.samples, o.batch_size, *judging, **space)
     print(f"{o.out}: {', '.join(sorted(path.stem for path in o.out.iterdir()))}")
     if found:
         print(found)
@@ -100,27 +101,32 @@ def predict(o: given.Predict) -> None:
     found = Predictor.from_pretrained(o.predictor)
     plan, whole = found.plan(o.ratio), None
     if o.model:
+        from lop.models.costs import parameters
         from lop.models.stored import Stored
-        from lop.sizes import parameters_of
 
         source = Stored(o.model)
-        found.check_fits(source.widths, source.fingerprint, sibling=True)
-        whole = source.parameters, parameters_of(source, o.compensate)(plan)
+        space = found.config.space
+        found.check_fits(source.space(space.scope), source.fingerprint, sibling=True)
+        whole = source.parameters, int(parameters(source, space, o.compensate).of(plan))
     if o.as_json:
         said = {"ratio": o.ratio, "ratios": plan.ratios, "kept": plan.kept}
         if whole:
             said |= {"parameters": whole[1], "reduction": 1 - whole[1] / whole[0]}
         print(json.dumps(said))
         return
-    for layer, (width, kept) in enumerate(zip(plan.widths, plan.kept, strict=True)):
-        print(f"layer {layer:3d}  keeps {kept:6d} of {width:6d}  pruned {1 - kept / width:6.1%}")
+    space = plan.space
+    for layer, kind, units, kept in zip(
+        space.layers, space.kinds, space.units, plan.kept, strict=True
+    ):
+        of = f"keeps {kept:6d} of {units:6d}"
+        print(f"layer {layer:3d} {kind:9s} {of}  pruned {1 - kept / units:6.1%}")
     print(
-        f"total      keeps {sum(plan.kept):6d} of {sum(plan.widths):6d}  pruned {plan.ratio:6.1%}"
+        f"{space.scope}: {plan.parameters:,} of {space.total:,} parameters, {plan.ratio:.1%} less"
     )
     if whole:
         print(_smaller(*whole))
     else:
-        print("a share of the FFN neurons; --model tells that of the whole model")
+        print(f"a share of {space.scope}; --model tells that of the whole model")
 
 
 def prune(o: given.Prune) -> None:
@@ -132,18 +138,32 @@ def prune(o: given.Prune) -> None:
         if (target := getattr(o, kind)) is not None:
             ratio = cutter.ratio_for(kind, target, o.method)
             print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
+    if o.format == "padded":
+        _say_what_padding_saves(pruning.padded_offers(cutter, o.method, ratio))
     pruning.prune_one(o.out, o.method, ratio, cutter)
     record = read_json(o.out / "pruning.json")
     dense, small, stored = (
         record[key] for key in ("dense_parameters", "parameters", "stored_parameters")
     )
     print(
-        f"{o.out}: {ratio:.1%} of FFN neurons pruned, "
+        f"{o.out}: {ratio:.1%} of {cutter.space.scope} pruned, "
         f"{_smaller(dense, small)}, "
         f"{record['dense_bytes'] / 1e6:,.2f} -> {record['bytes'] / 1e6:,.2f} MB"
     )
     if stored != small:
         print(f"padded with zeros to {stored:,} parameters ({1 - stored / dense:.1%} smaller)")
+
+
+def _say_what_padding_saves(offers: list[Any]) -> None:
+    asked, *others = offers
+    print(
+        f"padded to its widest FFN, {asked.widest:.0%} of the neurons, this plan saves "
+        f"{asked.saves:.1%} of the whole model (per_layer: {1 - asked.kept / asked.dense:.1%})",
+        flush=True,
+    )
+    for offer in others:
+        loss = "" if offer.loss is None else f", {offer.loss:.4f} of the reward by the profile"
+        print(f"  --widest {offer.widest:.2g} would save {offer.saves:.1%}{loss}", flush=True)
 
 
 def _smaller(dense: int, small: int) -> str:
@@ -182,7 +202,7 @@ def _cutter(o: given.Cutting) -> Any:
     from lop.steps import pruning
 
     made_of = (o.model, o.scores, o.score, o.compensate, o.predictor, o.profile)
-    return pruning.Cutter(*made_of, o.format, o.multiple_of, o.sibling)
+    return pruning.Cutter(*made_of, o.format, o.widest, o.sibling)
 
 
 def report(o: given.Report) -> None:

@@ -115,7 +115,9 @@ class Cutting(OfScores):
     )
     profile: File | None = Field(None, description="profile, for method knapsack")
     format: Format = same(settings.Prune, "format")
-    multiple_of: Count = same(settings.Prune, "multiple_of")
+    widest: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="no FFN keeps more than this share of its neurons"
+    )
     sibling: bool = Field(False, description="predictor and scores are of other weights; warn")
 
 
@@ -130,8 +132,8 @@ class Prepare(settings.Prepare):
     )
 
 
-class Importance(OfModel, settings.Importance):
-    """score every FFN neuron of a model's decoder on calibration samples"""
+class Importance(OfModel, settings.Importance, settings.Space):
+    """score every unit of a model's decoder on calibration samples"""
 
     samples: File = Field(description="calibration samples (Parquet)")
     reward: File | None = Field(
@@ -141,7 +143,7 @@ class Importance(OfModel, settings.Importance):
 
 
 class Profile(OfJudging, settings.Profile):
-    """measure what each layer alone loses at a grid of widths"""
+    """measure what each site alone loses at a grid of sizes"""
 
     out: NewFile = Field(description="file for the profile (Parquet)")
 
@@ -198,9 +200,9 @@ class Predict(Section):
     model: Text | None = Field(
         None, description="the model it is for: tells how much smaller the whole of it gets"
     )
-    ratio: Ratio = Field(description="share of FFN neurons to remove, in [0, 1)")
+    ratio: Ratio = Field(description="share of its scope to remove, in [0, 1)")
     compensate: bool = Field(
-        False, description="count the biases that restore the pruned neurons' mean output"
+        False, description="count the biases that restore the pruned units' mean output"
     )
     as_json: bool = Field(False, alias="json", description="one line of JSON")
 
@@ -208,7 +210,7 @@ class Predict(Section):
 class Prune(Cutting):
     """cut a checkpoint of a given pruning ratio out of a model"""
 
-    ratio: Ratio | None = Field(None, description="share of FFN neurons to remove, in [0, 1)")
+    ratio: Ratio | None = Field(None, description="share of its scope to remove, in [0, 1)")
     params: Text | None = Field(
         None, description="instead: parameters of the whole model, such as 5.2B"
     )

@@ -18,8 +18,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lop.files import replacing
 from lop.importance import collect
-from lop.models.space import decoder_layers, ffn_widths
-from lop.plan import Plan
+from lop.models.space import decoder_layers, find_space
+from lop.plan import Plan, Space
 from lop.progress import progress
 from lop.pruning import prune
 from lop.reward import Reward
@@ -60,15 +60,15 @@ def accuracies(samples: pd.DataFrame, correct: np.ndarray) -> dict[str, Any]:
     }
 
 
-def plans(widths: tuple[int, ...]) -> Iterator[tuple[str, Plan]]:
+def plans(space: Space) -> Iterator[tuple[str, Plan]]:
     """Every plan of the card with its name: dense, uniform, and each layer alone."""
-    yield "dense", Plan(widths, widths)
+    yield "dense", space.dense
     for ratio in UNIFORM:
-        yield f"uniform {ratio:.1f}", Plan.uniform(widths, ratio)
-    for layer, width in enumerate(widths):
+        yield f"uniform {ratio:.1f}", Plan.uniform(space, ratio)
+    for layer, width in enumerate(widths := space.units):
         for ratio in ALONE:
             kept = (*widths[:layer], width - round(ratio * width), *widths[layer + 1 :])
-            yield f"layer {layer} {ratio:.1f}", Plan(widths, kept)
+            yield f"layer {layer} {ratio:.1f}", Plan(space, kept)
 
 
 def headline(model: Any, processor: Any) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def curves(model: Any, processor: Any) -> dict[str, dict[str, float]]:
     sizes = {"calibration": CALIBRATION, "reward": None, "validation": None, "benchmark": CURVE}
     samples = prepare_samples("reference", 0, sizes)
     scores = collect(model, encode(samples["calibration"], model, processor, 100))
-    test, every, curve = samples["benchmark"], list(plans(ffn_widths(model))), {}
+    test, every, curve = samples["benchmark"], list(plans(find_space(model))), {}
     with Reward(model, processor, test, scores["activation_l2"]) as reward:
         for name, plan in progress(every, "plans", total=len(every), unit="plan"):
             correct, loglik = reward.per_sample(plan)
@@ -103,9 +103,9 @@ def faster(model: Any, processor: Any) -> list[float]:
     """
     rows = easyvqa.load("test").head(BATCH).to_dict("records")
     inputs = prompt_tensors(processor, rows, padding_side="left")
-    widths = ffn_widths(model)
-    scores = [torch.arange(float(width)) for width in widths]
-    small: Any = prune(copy.deepcopy(model), Plan.uniform(widths, 0.5), scores)
+    space = find_space(model)
+    scores = [torch.arange(float(width)) for width in space.units]
+    small: Any = prune(copy.deepcopy(model), Plan.uniform(space, 0.5), scores)
     rounds = []
     for _ in range(1 + ROUNDS):
         seconds = []
@@ -128,7 +128,7 @@ def measure(model_dir: str | Path) -> dict[str, Any]:
         "ffn": sum(p.numel() for layer in layers for p in layer.mlp.parameters()),
         "attention": sum(p.numel() for layer in layers for p in layer.self_attn.parameters()),
         "faster": faster(model, processor),
-        "widths": list(ffn_widths(model)),
+        "widths": list(find_space(model).units),
         "accuracy": headline(model, processor),
         "curve": curves(model, processor),
     }

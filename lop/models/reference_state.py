@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lop.files import replacing
 from lop.models import reference
 from lop.models.fingerprints import digest
-from lop.models.space import ffn_widths
+from lop.models.space import find_space
 
 if TYPE_CHECKING:
     from lop.models.reference_training import Trainee
@@ -75,7 +75,7 @@ class Kept:
         state = {
             "key": self.key,
             "at": asdict(self.at),
-            "width": ffn_widths(trainee.model)[0],
+            "width": find_space(trainee.model).units[0],
             "model": trainee.model.state_dict(),
             "head": trainee.head.state_dict(),
             "ends": self.ends,

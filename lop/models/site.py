@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from lop.models.modeling_lop import fit_heads, nothing
-
-Kind = Literal["ffn", "attention"]
+from lop.plan import Kind
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,13 @@ class Site:
         """All that its units have a part in, detached, by `<map>.<parameter>`."""
         return {name: self.tensor(name) for name in self.parts}
 
-    @property
-    def cost(self) -> int:
-        """Parameters that go with a unit."""
-        return sum(tensor.numel() for tensor in self.tensors().values()) // max(1, self.units)
+    def cost(self, weights: bool = False) -> int:
+        """Parameters that go with a unit, or only `weights`: biases are none."""
+        return sum(
+            each.block * tensor.numel() // tensor.shape[each.dim]
+            for each in self.slices
+            if (tensor := self.tensor(each.tensor)).ndim > 1 or not weights
+        )
 
     def shared(self, name: str, tensor: Tensor) -> Tensor:
         """What of a tensor belongs to no unit, but to all: it stands behind what units have."""

@@ -16,9 +16,8 @@ from transformers import PreTrainedModel
 
 from lop.errors import LopError
 from lop.models.matching import attention_of, ffn_of, skipped
-from lop.models.site import Kind, Site
-
-SCOPES: Mapping[str, tuple[Kind, ...]] = {"ffn": ("ffn",), "ffn+attention": ("attention", "ffn")}
+from lop.models.site import Site
+from lop.plan import FLOORS, SCOPES, Kind, Space
 
 
 def find_sites(model: PreTrainedModel, scope: str = "ffn") -> list[Site]:
@@ -62,6 +61,29 @@ def _attention(prefix: str, layers: nn.ModuleList) -> dict[int, Site]:
     return {i: site for i, site in sites.items() if isinstance(site, Site)}
 
 
+def find_space(
+    model: PreTrainedModel,
+    scope: str = "ffn",
+    floors: Mapping[Kind, float] = FLOORS,
+    multiple_of: int = 1,
+) -> Space:
+    """What can be cut from a model: its sites with their units and costs.
+
+    `floors` are the shares of a site's units that are kept at least, where 0 lets it be skipped;
+    FFNs keep multiples of `multiple_of` neurons. Raises LopError as `find_sites` does.
+    """
+    return space_of(find_sites(model, scope), floors, multiple_of)
+
+
+def space_of(
+    sites: Sequence[Site], floors: Mapping[Kind, float] = FLOORS, multiple_of: int = 1
+) -> Space:
+    """The space that sites make up; those without units, which were skipped, are no part of it."""
+    parts = [(site.units, site.cost(), site.kind, site.layer) for site in sites]
+    units, costs, kinds, layers = zip(*parts, strict=True)
+    return Space.of(units, costs, kinds, layers, floors, multiple_of)
+
+
 def find_ffns(model: PreTrainedModel) -> list[Site]:
     """The decoder's FFNs in layer order, as `find_sites` has them."""
     return find_sites(model, "ffn")
@@ -70,11 +92,6 @@ def find_ffns(model: PreTrainedModel) -> list[Site]:
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The language decoder's layers. Raises LopError where none are found."""
     return _layers(model)[1]
-
-
-def ffn_widths(model: PreTrainedModel) -> tuple[int, ...]:
-    """Intermediate neurons of each decoder layer, shape (L,)."""
-    return tuple(ffn.units for ffn in find_ffns(model))
 
 
 def skipped_layers(model: PreTrainedModel, kind: Kind) -> list[int]:

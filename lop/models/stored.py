@@ -20,8 +20,9 @@ from lop.errors import LopError
 from lop.models.checkpoint import read_config, without_weights
 from lop.models.fingerprints import picks
 from lop.models.site import Site
-from lop.models.space import find_sites
+from lop.models.space import find_sites, space_of
 from lop.models.weights import Entry, one_line, read_header, weight_files
+from lop.plan import Space
 
 
 class Stored:
@@ -43,10 +44,9 @@ class Stored:
         self.ffns: list[Site] = find_sites(self.model)
         self.tensors = self._by_model_name(entries)
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Intermediate neurons of each decoder layer, shape (L,)."""
-        return tuple(ffn.units for ffn in self.ffns)
+    def space(self, scope: str = "ffn") -> Space:
+        """What can be cut of it in a scope, with the usual floors."""
+        return space_of(self.sites(scope))
 
     def sites(self, scope: str = "ffn") -> list[Site]:
         """What is prunable in a scope, as `lop.models.space.find_sites` has it."""
@@ -56,11 +56,6 @@ class Stored:
     def parameters(self) -> int:
         """Parameters of the model; tied ones count once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @property
-    def neuron_parameters(self) -> int:
-        """Parameters that go with one FFN neuron."""
-        return self.ffns[0].cost
 
     @cached_property
     def fingerprint(self) -> str:

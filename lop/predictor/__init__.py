@@ -21,15 +21,13 @@ from torch import Tensor
 
 from lop.errors import LopError
 from lop.files import Kind, replacing_dir
-from lop.plan import MIN_KEEP, Plan
-from lop.plan import check_ratio as check_reachable
+from lop.plan import Plan, Space
 from lop.predictor.base import GRID, PlanNetwork
 from lop.predictor.bilstm import PlanBiLSTM
 from lop.predictor.mlp import PlanMLP
 from lop.predictor.transformer import PlanTransformer
 from lop.typed import read_typed
 
-Width = Annotated[int, Field(gt=0, le=2**24)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -39,12 +37,10 @@ class PredictorConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    # FFN neurons of each layer of the model
-    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=4096)]
+    space: Space  # of the model
     model_fingerprint: str
     min_ratio: Share  # the range of searched targets
     max_ratio: Share
-    min_keep: Share = MIN_KEEP
     kind: str = "transformer"  # one of NETWORKS
     hidden: Annotated[int, Field(gt=0, le=8192)] = 128
     depth: Annotated[int, Field(gt=0, le=64)] = 2
@@ -55,13 +51,13 @@ class PredictorConfig:
 PREDICTOR = Kind(
     "a predictor",
     ("config.json", "model.safetensors"),
-    frozenset({"widths", "model_fingerprint", "min_ratio", "max_ratio", "kind"}),
+    frozenset({"model_fingerprint", "min_ratio", "max_ratio", "kind"}),
 )
 
 NETWORKS: Mapping[str, Callable[[PredictorConfig], PlanNetwork]] = {
-    "transformer": lambda c: PlanTransformer(len(c.widths), c.hidden, c.depth, c.heads),
-    "bilstm": lambda c: PlanBiLSTM(len(c.widths), c.hidden, c.depth),
-    "mlp": lambda c: PlanMLP(len(c.widths), c.hidden, c.depth),
+    "transformer": lambda c: PlanTransformer(c.space, c.hidden, c.depth, c.heads),
+    "bilstm": lambda c: PlanBiLSTM(c.space, c.hidden, c.depth),
+    "mlp": lambda c: PlanMLP(c.space, c.hidden, c.depth),
 }
 
 
@@ -77,55 +73,58 @@ class Predictor:
         self.config = config
         self.network = NETWORKS[config.kind](config).eval()
 
-    def plan(self, ratio: float) -> Plan:
-        """The plan for a global pruning ratio, exact to the neuron.
+    def plan(self, ratio: float, space: Space | None = None) -> Plan:
+        """The plan for a global pruning ratio, on its budget.
 
-        Raises LopError outside the range of ratios that were searched.
+        `space` may bound the predictor's further. Raises LopError outside the range of ratios that
+        were searched.
         """
-        return self.plans([ratio])[0]
+        return self.plans([ratio], space)[0]
 
-    def plans(self, ratios: Sequence[float]) -> list[Plan]:
+    def plans(self, ratios: Sequence[float], space: Space | None = None) -> list[Plan]:
         """A plan a ratio: linear between those of a grid of budgets, each put on its budget.
 
-        They are not nested. A layer may get more neurons at a higher ratio, as the best plans of
+        They are not nested. A site may get more units at a higher ratio, as the best plans of
         two budgets are rarely one within the other.
         """
         for ratio in ratios:
             self.check_ratio(ratio)
         budgets, known = self._known
-        config, found = self.config, []
+        space, found = space or self.config.space, []
         for ratio in ratios:
-            said = [np.interp(ratio, budgets, layer) for layer in known.T]
-            found.append(Plan.from_ratios(said, config.widths, ratio, config.min_keep))
+            said = [np.interp(ratio, budgets, site) for site in known.T]
+            found.append(Plan.from_ratios(said, space, ratio))
         return found
 
     @cached_property
     def _known(self) -> tuple[np.ndarray, np.ndarray]:
-        """`GRID` budgets of its range, and what the network says of them, (GRID, L), in float64."""
+        """`GRID` budgets of its range, and what the network says of them, (GRID, S), in float64."""
         ratios = np.linspace(self.config.min_ratio, self.config.max_ratio, GRID)
         network = copy.deepcopy(self.network).double().eval()
         return ratios, network.generate(torch.tensor(ratios)).numpy()
 
+    def reaches(self, ratio: float) -> bool:
+        """Whether a ratio is in the range of those that were searched."""
+        return self.config.min_ratio <= ratio <= self.config.max_ratio
+
     def check_ratio(self, ratio: float) -> None:
         """Raise LopError outside the range of ratios that were searched."""
         low, high = self.config.min_ratio, self.config.max_ratio
-        if not low <= ratio <= high:
+        if not self.reaches(ratio):
             raise LopError(
                 f"pruning ratio {ratio:g} is out of reach: this predictor was trained on "
                 f"{low:g} to {high:g}"
             )
 
-    def check_fits(
-        self, widths: tuple[int, ...], model_fingerprint: str, sibling: bool = False
-    ) -> None:
+    def check_fits(self, space: Space, model_fingerprint: str, sibling: bool = False) -> None:
         """Raise LopError unless this predictor was trained for this very model.
 
-        With `sibling`, other weights in the same widths (a fine-tuned model's) are a warning.
+        With `sibling`, other weights in the same sites (a fine-tuned model's) are a warning.
         """
-        if widths != self.config.widths:
+        if not self.config.space.fits(space):
             raise LopError(
-                f"predictor trained for FFN widths {list(self.config.widths)}, "
-                f"this model has {list(widths)}"
+                f"predictor trained for a model with units {list(self.config.space.units)} "
+                f"({self.config.space.scope}), this model has {list(space.units)} ({space.scope})"
             )
         if model_fingerprint != self.config.model_fingerprint:
             other = (
@@ -176,7 +175,7 @@ def _check(config: PredictorConfig) -> None:
     low, high = config.min_ratio, config.max_ratio
     if low > high:
         raise LopError(f"min_ratio {low:g} is above max_ratio {high:g}")
-    check_reachable(config.widths, high, config.min_keep)
+    config.space.check_ratio(high)
 
 
 def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

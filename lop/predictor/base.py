@@ -9,51 +9,69 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lop.plan import Space
+
 GRID = 101  # budgets 0, 0.01 … 1, between which a base is linear
 
 
 class PlanNetwork(nn.Module):
-    """Maps a budget to layer-wise pruning ratios.
+    """Maps a budget to pruning ratios of a space's sites, S of them.
 
-    `base` (GRID, L) holds the base plan of each budget: uniform at first, any other by assignment.
+    `base` (GRID, S) holds the base plan of each budget: uniform at first, any other by assignment.
     """
 
     base: Tensor
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, space: Space) -> None:
         super().__init__()
-        self.register_buffer("base", torch.linspace(0, 1, GRID)[:, None].repeat(1, layers))
+        sites = len(space.units)
+        self.register_buffer("base", torch.linspace(0, 1, GRID)[:, None].repeat(1, sites))
 
     def forward(self, budget: Tensor, plans: Tensor) -> Tensor:
-        """For training: budget (B,) and the true plans (B, L) -> ratios (B, L)."""
+        """For training: budget (B,) and the true plans (B, S) -> ratios (B, S)."""
         raise NotImplementedError
 
     def generate(self, budget: Tensor) -> Tensor:
-        """From the budget alone: (B,) -> ratios (B, L)."""
+        """From the budget alone: (B,) -> ratios (B, S)."""
         raise NotImplementedError
 
     def base_plan(self, budget: Tensor) -> Tensor:
-        """base(b): (B,) -> (B, L). A budget is linear in its plan, so mixes meet theirs."""
+        """base(b): (B,) -> (B, S). A budget is linear in its plan, so mixes meet theirs."""
         place = budget.clamp(0, 1) * (GRID - 1)
         low = place.long().clamp(max=GRID - 2)
         return torch.lerp(self.base[low], self.base[low + 1], (place - low)[:, None])
 
 
 class ParallelNetwork(PlanNetwork):
-    """Not autoregressive: p(θ | b) = Π p(θ_l | b), all layers at once; ignores true plans."""
+    """Not autoregressive: p(θ | b) = Π p(θ_i | b), all sites at once; ignores true plans."""
 
     def difference(self, budget: Tensor) -> Tensor:
-        """f of the output form: budget (B,) -> (B, L)."""
+        """f of the output form: budget (B,) -> (B, S)."""
         raise NotImplementedError
 
     def forward(self, budget: Tensor, plans: Tensor) -> Tensor:
-        """budget (B,) -> ratios (B, L), whatever the true plans are."""
+        """budget (B,) -> ratios (B, S), whatever the true plans are."""
         return self.base_plan(budget) + self.difference(budget)
 
     @torch.inference_mode()
     def generate(self, budget: Tensor) -> Tensor:
-        """budget (B,) -> ratios (B, L)."""
+        """budget (B,) -> ratios (B, S)."""
         return self.forward(budget, budget)
+
+
+class Positions(nn.Embedding):
+    """What a network knows of each site, (S, hidden): its place in order, and its kind."""
+
+    def __init__(self, space: Space, hidden: int) -> None:
+        super().__init__(len(space.units), hidden)
+        kinds = sorted(set(space.kinds))
+        self.kind = nn.Embedding(len(kinds), hidden) if len(kinds) > 1 else None
+        places = torch.tensor([kinds.index(kind) for kind in space.kinds])
+        self.register_buffer("kinds", places, persistent=False)
+
+    def all(self) -> Tensor:
+        """(S, hidden)"""
+        return self.weight if self.kind is None else self.weight + self.kind(self.kinds)
 
 
 def zero_head(hidden: int, out: int) -> nn.Linear:

@@ -1,27 +1,28 @@
-"""A Bi-LSTM over the layers of the model to be pruned (an ablation in LOP)."""
+"""A Bi-LSTM over the sites of the model to be pruned (an ablation in LOP)."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lop.predictor.base import ParallelNetwork, zero_head
+from lop.plan import Space
+from lop.predictor.base import ParallelNetwork, Positions, zero_head
 
 
 class PlanBiLSTM(ParallelNetwork):
-    """Position l sees the budget, and what its neighbours on both sides carry to it.
+    """Position i sees the budget, and what its neighbours on both sides carry to it.
 
     It reads from both ends, so it cannot be taught with the ratios it is to predict: it is not
     autoregressive, unlike the Transformer.
     """
 
-    def __init__(self, layers: int, hidden: int = 128, depth: int = 2) -> None:
-        super().__init__(layers)
+    def __init__(self, space: Space, hidden: int = 128, depth: int = 2) -> None:
+        super().__init__(space)
         self.budget = nn.Linear(1, hidden)
-        self.position = nn.Embedding(layers, hidden)
+        self.position = Positions(space, hidden)
         self.lstm = nn.LSTM(hidden, hidden, depth, batch_first=True, bidirectional=True)
         self.head = zero_head(2 * hidden, 1)
 
     def difference(self, budget: Tensor) -> Tensor:
-        """budget (B,) -> f (B, L)."""
-        x = self.budget(budget[:, None, None]) + self.position.weight
+        """budget (B,) -> f (B, S)."""
+        x = self.budget(budget[:, None, None]) + self.position.all()
         return self.head(self.lstm(x)[0])[..., 0]

@@ -17,11 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lop.errors import LopError
-from lop.plan import max_ratio
 from lop.predictor import Predictor, PredictorConfig
 from lop.predictor.base import GRID
+from lop.profile import Profile, solve
 from lop.progress import progress
-from lop.search.knapsack import Profile, solve
 
 
 def good_samples(samples: pd.DataFrame, sure: float = 1.0) -> pd.DataFrame:
@@ -64,8 +63,9 @@ def gains(good: pd.DataFrame) -> dict[float, float]:
 def mix_neighbours(samples: pd.DataFrame, between: int) -> pd.DataFrame:
     """Smooth across targets: add plans at `between` budgets between any two neighbouring targets.
 
-    A budget is linear in the plan, Σ θ_l·d_l = b·Σ d, so (1−λ)θ + λθ' meets (1−λ)b + λb' when θ
-    meets b and θ' meets b': mixup (arXiv 1710.09412) along the budget. Plans are paired by rank.
+    A budget is linear in the plan, Σ θ_i·d_i·c_i = b·Σ d_i·c_i, so (1−λ)θ + λθ' meets
+    (1−λ)b + λb' when θ meets b and θ' meets b': mixup (arXiv 1710.09412) along the budget. Plans
+    are paired by rank.
     """
     if between < 0:
         raise LopError(f"train.fit_options.smooth {between}: expected 0 or more")
@@ -108,8 +108,8 @@ def train(
     predictor = Predictor(config)
     network = predictor.network.train()
     if profile:
-        profile.check_fits(config.widths)
-        network.base.copy_(knapsack_base(profile, config.min_keep))
+        profile.check_fits(config.space)
+        network.base.copy_(knapsack_base(profile))
     bases = network.base_plan(
         torch.tensor(samples["target"].to_numpy(), dtype=torch.float32)
     ).tolist()
@@ -142,10 +142,10 @@ def train(
     return predictor
 
 
-def knapsack_base(profile: Profile, min_keep: float) -> Tensor:
-    """The knapsack's plans at the budgets of a network's base, (GRID, L); the last reachable on."""
-    most = max_ratio(profile.widths, min_keep) - 1e-9
-    plans = [solve(profile, min(b, most), min_keep).ratios for b in np.linspace(0, 1, GRID)]
+def knapsack_base(profile: Profile) -> Tensor:
+    """The knapsack's plans at the budgets of a network's base, (GRID, S); the last reachable on."""
+    most = profile.space.max_ratio
+    plans = [solve(profile, min(b, most)).ratios for b in np.linspace(0, 1, GRID)]
     return torch.tensor(plans)
 
 

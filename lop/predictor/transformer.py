@@ -1,7 +1,7 @@
-"""The autoregressive predictor: p(θ | b) = Π p(θ_l | b, θ_<l) (LOP, appendix A.1, eq. 7-12).
+"""The autoregressive predictor: p(θ | b) = Π p(θ_i | b, θ_<i) (LOP, appendix A.1, eq. 7-12).
 
-A causal Transformer over the layers of the model to be pruned. Position l sees the budget b and the
-ratios of the layers before it, and gives the ratio of layer l.
+A causal Transformer over the sites of the model to be pruned. Position i sees the budget b and the
+ratios of the sites before it, and gives the ratio of site i.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lop.errors import LopError
-from lop.predictor.base import PlanNetwork, zero_head
+from lop.plan import Space
+from lop.predictor.base import PlanNetwork, Positions, zero_head
 
 
 class Block(nn.Module):
@@ -69,45 +70,45 @@ class Block(nn.Module):
 
 
 class PlanTransformer(PlanNetwork):
-    """Maps a budget to layer-wise pruning ratios, one layer after another."""
+    """Maps a budget to pruning ratios of sites, one after another."""
 
-    def __init__(self, layers: int, hidden: int = 128, depth: int = 2, heads: int = 4) -> None:
-        super().__init__(layers)
+    def __init__(self, space: Space, hidden: int = 128, depth: int = 2, heads: int = 4) -> None:
+        super().__init__(space)
         if hidden % heads:
             raise LopError(f"transformer: hidden {hidden} cannot be split among {heads} heads")
-        self.layers = layers
+        self.sites = len(space.units)
         self.budget = nn.Linear(1, hidden)
         self.ratio = nn.Linear(1, hidden)
         self.first = nn.Parameter(torch.zeros(hidden))
-        self.position = nn.Embedding(layers, hidden)
+        self.position = Positions(space, hidden)
         self.blocks = nn.ModuleList(Block(hidden, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(hidden)
         self.head = zero_head(hidden, 1)
 
     def forward(self, budget: Tensor, plans: Tensor) -> Tensor:
-        """Teacher forcing: budget (B,), true plans (B, L) -> predicted ratios (B, L)."""
+        """Teacher forcing: budget (B,), true plans (B, S) -> predicted ratios (B, S)."""
         before = self.ratio(plans[:, :-1, None])
         first = self.first.expand(len(plans), 1, -1)
         x = torch.cat([first, before], 1) + self.budget(budget[:, None, None])
-        x = x + self.position.weight
+        x = x + self.position.all()
         for block in self.blocks:
             x = block(x)
         return self.base_plan(budget) + self.head(self.norm(x))[..., 0]
 
     @torch.inference_mode()
     def generate(self, budget: Tensor) -> Tensor:
-        """Free running: budget (B,) -> ratios (B, L), each layer from its own predecessors."""
+        """Free running: budget (B,) -> ratios (B, S), each site from its own predecessors."""
         rows = len(budget)
         blocks: Iterable[Any] = self.blocks
-        steps = [block.stepper(rows, self.layers) for block in blocks]
+        steps = [block.stepper(rows, self.sites) for block in blocks]
         base, known = self.base_plan(budget), self.budget(budget[:, None])
         ratios = torch.empty_like(base)
         token = self.first.expand(rows, -1)
-        for layer, position in enumerate(self.position.weight):
+        for site, position in enumerate(self.position.all()):
             x = token + known + position
             for step in steps:
-                x = step(x, layer)
-            here = slice(layer, layer + 1)
+                x = step(x, site)
+            here = slice(site, site + 1)
             ratios[:, here] = base[:, here] + self.head(self.norm(x))
             token = self.ratio(ratios[:, here])
         return ratios

@@ -23,7 +23,7 @@ from lop.errors import LopError
 from lop.importance import check_scores
 from lop.models import fingerprints
 from lop.models.site import Site, attributes, restore, show_front
-from lop.models.space import check_in_memory, decoder_layers, find_sites
+from lop.models.space import check_in_memory, decoder_layers, find_sites, space_of
 from lop.plan import Plan
 from lop.reward.captured import Below, Captured, capture, check_logits
 from lop.reward.kinds import KINDS, LABELLED, Expected, divergence, expect, likelihood
@@ -64,8 +64,8 @@ class Reward:
     The samples are dealt to `parts` of about equal size, all of a picture to one, by chance but
     always the same: a search may judge each plan by some of them (`values`).
 
-    Use it as a context manager: inside, the model's FFN neurons are reordered in place by
-    descending score; on exit they are as before.
+    Use it as a context manager: inside, the units of the model's sites (those of `scope`) are
+    reordered in place by descending score; on exit they are as before.
 
     Raises LopError for an unknown kind, scores that do not fit the model, or more parts than
     pictures.
@@ -92,7 +92,7 @@ class Reward:
         self._dense = 0  # layers that are known to be whole
         self.sites = find_sites(model, scope)
         check_in_memory(self.sites)
-        self.widths = tuple(site.units for site in self.sites)
+        self.space = space_of(self.sites)
         self._output_biases = [site.out.bias for site in self.sites]
         self._before = [attributes(site) for site in self.sites]
         self.model_fingerprint = fingerprints.fingerprint(model)
@@ -131,7 +131,7 @@ class Reward:
         return other
 
     def _rank(self, scores: Sequence[Tensor], mean_activation: Sequence[Tensor] | None) -> None:
-        check_scores(scores, self.widths, "reward")
+        check_scores(scores, self.space.units, "reward")
         self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]
         self._means = _in_order(mean_activation, self._orders, self.sites)
         self.fingerprint = fingerprints.digest(*self._made_of, *self._orders, *(self._means or []))
@@ -145,7 +145,7 @@ class Reward:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._set_widths(self.widths)
+        self._show(self.space.units)
         self._full.clear()
         for site, order in zip(self.sites, self._orders, strict=True):
             _permute(site, torch.argsort(order))
@@ -206,7 +206,7 @@ class Reward:
         """On each sample of a part: the divergence from the dense model, in nats; (n,)."""
         part = self.parts[number]
         if not part.expected:
-            self._cut(Plan(self.widths, self.widths))
+            self._cut(self.space.dense)
             part.expected = [expect(self.model, batch) for batch in part.batches]
         self._cut(plan)
         pairs = zip(part.batches, part.expected, strict=True)
@@ -214,17 +214,17 @@ class Reward:
         return _sums(part, judged)[0][part.first]
 
     def _cut(self, plan: Plan) -> None:
-        """Give the model a plan's widths; LopError for another model's, or outside of `with`."""
-        if plan.widths != self.widths:
-            raise LopError(f"plan for FFN widths {plan.widths}, the model has {self.widths}")
+        """Cut the model to a plan; LopError for another model's, or outside of `with`."""
+        if not plan.space.fits(self.space):
+            raise LopError(f"plan for units {plan.space.units}, the model has {self.space.units}")
         if not self._full:
             raise LopError("a Reward works inside its `with` block only")
         below = sum(site.layer < self._dense for site in self.sites)
-        if plan.kept[:below] != self.widths[:below]:
+        if plan.kept[:below] != self.space.units[:below]:
             raise LopError(f"plan {plan.kept}: expected whole layers below {self._dense}")
-        self._set_widths(plan.kept)
+        self._show(plan.kept)
 
-    def _set_widths(self, kept: Sequence[int]) -> None:
+    def _show(self, kept: Sequence[int]) -> None:
         for site, k, full, before in zip(self.sites, kept, self._full, self._before, strict=True):
             restore(site, before)
             show_front(site, full, k)

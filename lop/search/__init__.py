@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import pandas as pd
 from lop.errors import LopError
 from lop.files import replacing
 from lop.models.fingerprints import digest
-from lop.plan import MIN_KEEP, Plan
+from lop.plan import Plan, Space
 from lop.progress import progress
 from lop.search.base import Evaluated, Searcher
 from lop.search.carried import carried
@@ -41,7 +41,7 @@ SEARCHERS: Mapping[str, Searcher] = {
 }
 
 FINALISTS = 3  # best plans of a search that the held-out samples check
-VERSION = 4  # of the plans that this code finds: raised when a change of it changes them
+VERSION = 5  # of the plans that this code finds: raised when a change of it changes them
 
 __all__ = [
     "SEARCHERS",
@@ -65,7 +65,6 @@ def search(
     simulations: int,
     searcher: str = "surrogate",
     root: Plan | None = None,
-    min_keep: float = MIN_KEEP,
     hold_out: float = HOLD_OUT,
     **settings: Any,
 ) -> pd.DataFrame:
@@ -74,18 +73,18 @@ def search(
     A share `hold_out` of the reward's parts is not seen by the search; it checks the `FINALISTS`
     best plans that all other samples judged.
 
-    Columns: target, plan (ratios), kept (neurons), reward, share (of the samples seen that judged
+    Columns: target, plan (ratios), kept (units), reward, share (of the samples seen that judged
     it), gain (on the held-out samples, over the root; nan where not checked), gain_error (its
     standard error), searcher, seed, simulation, depth, seconds (since the search began),
     fingerprint, model_fingerprint.
     """
-    key = shard_key(reward, target, seed, simulations, searcher, root, min_keep, hold_out, settings)
+    key = shard_key(reward, target, seed, simulations, searcher, root, hold_out, settings)
     # seeded by its key, so that a resumed grid equals an uninterrupted one
     rng = np.random.default_rng([seed, round(target * 1_000_000)])
-    start = root or Plan.uniform(reward.widths, target, min_keep)
+    start = root or Plan.uniform(reward.space, target)
     seen, held = held_out(len(reward.parts), hold_out)
     judge = Drawn(reward, seen)
-    steps = SEARCHERS[searcher](judge, start, simulations, rng, min_keep=min_keep, **settings)
+    steps = SEARCHERS[searcher](judge, start, simulations, rng, **settings)
     rows, begun, best = [], time.perf_counter(), -np.inf
     bar = progress(steps, f"{searcher} {target:g} seed {seed}", simulations, "simulation")
     for step in bar:
@@ -119,7 +118,7 @@ def _checked(samples: pd.DataFrame, held: Drawn, root: Plan) -> pd.DataFrame:
     whole = samples[samples["share"] == 1].sort_values("reward", ascending=False, kind="stable")
     others = [kept for kept in dict.fromkeys(whole["kept"].map(tuple)) if kept != root.kept]
     for kept in others[:FINALISTS] if held.parts else ():
-        checked[kept] = held.gap(Plan(root.widths, kept), root)
+        checked[kept] = held.gap(Plan(root.space, kept), root)
     found = [checked.get(tuple(kept), (np.nan, np.nan)) for kept in samples["kept"]]
     gains, errors = zip(*found, strict=True)
     return samples.assign(gain=gains, gain_error=errors)
@@ -144,7 +143,6 @@ def shard_key(
     simulations: int,
     searcher: str,
     root: Plan | None,
-    min_keep: float,
     hold_out: float,
     settings: Mapping[str, Any],
 ) -> str:
@@ -159,8 +157,9 @@ def shard_key(
     known = list(inspect.signature(SEARCHERS[searcher]).parameters)[4:]
     if unknown := set(settings) - set(known):
         raise LopError(f"{searcher} has no setting {min(unknown)!r}; it has {', '.join(known)}")
-    start = root and root.kept
-    parts = [VERSION, reward.fingerprint, target, seed, simulations, searcher, start, min_keep]
+    space = root.space if root else reward.space
+    start = root and root.kept, space.floors, space.multiple
+    parts = [VERSION, reward.fingerprint, target, seed, simulations, searcher, *start]
     return digest(*parts, hold_out, len(reward.parts), settings)
 
 
@@ -172,24 +171,21 @@ def run_shard(
     simulations: int,
     searcher: str = "surrogate",
     root: Plan | None = None,
-    min_keep: float = MIN_KEEP,
     hold_out: float = HOLD_OUT,
     **settings: Any,
 ) -> Path:
     """The shard of one search in directory `out`, searched for only if it is not there yet."""
-    key = shard_key(reward, target, seed, simulations, searcher, root, min_keep, hold_out, settings)
+    key = shard_key(reward, target, seed, simulations, searcher, root, hold_out, settings)
     path = Path(out) / f"{searcher}-{target:g}-{seed}-{key}.parquet"
     if not path.exists():
-        samples = search(
-            reward, target, seed, simulations, searcher, root, min_keep, hold_out, **settings
-        )
+        samples = search(reward, target, seed, simulations, searcher, root, hold_out, **settings)
         with replacing(path) as tmp:
             samples.to_parquet(tmp, index=False)
     return path
 
 
-def best_plan(samples: pd.DataFrame, widths: Iterable[int]) -> Plan:
+def best_plan(samples: pd.DataFrame, space: Space) -> Plan:
     """The plan with the highest reward in a table of search samples, judged by all that it saw."""
     whole = samples[samples["share"] == 1]
     kept = whole.loc[whole["reward"].idxmax(), "kept"]
-    return Plan(tuple(widths), tuple(int(k) for k in kept))
+    return Plan(space, tuple(int(k) for k in kept))

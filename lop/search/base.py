@@ -1,6 +1,6 @@
 """What every searcher is: a function that evaluates plans one after another.
 
-    searcher(reward, root, simulations, rng, min_keep=..., **settings) -> iterator of Evaluated
+    searcher(reward, root, simulations, rng, **settings) -> iterator of Evaluated
 
 `root` is the plan to start from; it meets the target budget, as all plans of the search do.
 `reward` is a `lop.search.drawn.Drawn`; all but the surrogate do with any function of a plan.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lop.plan import Plan, min_kept
+from lop.plan import Plan
 
 RewardOf = Callable[[Plan], float]
 Searcher = Callable[..., Iterator["Evaluated"]]
@@ -33,30 +33,35 @@ class Evaluated:
     share: float = 1.0
 
 
-def shake(plan: Plan, delta: float, rng: np.random.Generator, min_keep: float) -> Plan:
-    """Move every layer's ratio by U(−delta, delta) and put the plan back on its budget."""
-    ratios = np.array(plan.ratios) + rng.uniform(-delta, delta, len(plan.kept))
-    return Plan.from_ratios(ratios, plan.widths, plan.ratio, min_keep)
+def shake(plan: Plan, delta: float, rng: np.random.Generator) -> Plan:
+    """Move every site's ratio by U(−delta, delta) and put the plan back on its budget."""
+    return plan.nearest(np.array(plan.ratios) + rng.uniform(-delta, delta, len(plan.kept)))
 
 
-def transfer(plan: Plan, delta: float, rng: np.random.Generator, min_keep: float) -> Plan:
-    """Move neurons from one layer to another: 1 to `delta` of the giver's width, budget kept."""
-    kept, low = np.array(plan.kept), min_kept(plan.widths, min_keep)
+def transfer(plan: Plan, delta: float, rng: np.random.Generator) -> Plan:
+    """Move units from one site to another: 1 to `delta` of the giver's, budget kept."""
+    space, kept = plan.space, np.array(plan.kept)
     giver, taker = rng.permutation(len(kept))[:2]
-    room = min(kept[giver] - low[giver], plan.widths[taker] - kept[taker])
-    most = min(room, max(1, round(delta * plan.widths[giver])))
+    price = space.costs[giver] / space.costs[taker]  # what the taker gets for a unit
+    room = min(kept[giver] - space.floors[giver], (space.units[taker] - kept[taker]) / price)
+    most = min(int(room), max(1, round(delta * space.units[giver])))
     if most < 1:
         return plan
     moved = int(rng.integers(1, most + 1))
-    kept[giver] -= moved
-    kept[taker] += moved
-    return Plan(plan.widths, tuple(int(k) for k in kept))
+    if price == 1 and space.multiple == 1:
+        kept[giver] -= moved
+        kept[taker] += moved
+        return Plan(space, tuple(int(k) for k in kept))
+    ratios = np.array(plan.ratios)
+    ratios[giver] += moved / space.units[giver]
+    ratios[taker] -= moved * price / space.units[taker]
+    return plan.nearest(ratios)
 
 
-def mixed(plan: Plan, delta: float, rng: np.random.Generator, min_keep: float) -> Plan:
+def mixed(plan: Plan, delta: float, rng: np.random.Generator) -> Plan:
     """`shake` or `transfer`, by the toss of a coin."""
     move = shake if rng.random() < 0.5 else transfer
-    return move(plan, delta, rng, min_keep)
+    return move(plan, delta, rng)
 
 
 MOVES = {move.__name__: move for move in (shake, transfer, mixed)}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lop.plan import MIN_KEEP, Plan
+from lop.plan import Plan
 from lop.search.base import Evaluated
 
 CARRIED = "carried"  # the searcher's name in search samples
@@ -27,10 +27,9 @@ def carried(
     simulations: int,
     rng: Any,
     plans: Sequence[Sequence[int]] = (),
-    min_keep: float = MIN_KEEP,
 ) -> Iterator[Evaluated]:
-    """The root, then each of `plans` (neurons kept), as `carried_plans` makes them."""
-    known = [Plan(root.widths, tuple(kept)) for kept in plans]
+    """The root, then each of `plans` (units kept), as `carried_plans` makes them."""
+    known = [Plan(root.space, tuple(kept)) for kept in plans]
     for simulation, plan in enumerate([root, *known][:simulations]):
         yield Evaluated(plan, reward(plan), simulation, depth=min(simulation, 1))
 
@@ -48,7 +47,7 @@ def budgets(targets: Sequence[float], spacing: float) -> list[float]:
 def differences(samples: pd.DataFrame) -> dict[float, np.ndarray]:
     """By target, how the plan with the most gain on held-out samples differs from the root's.
 
-    In ratios, (L,). Targets where no plan has a gain are left out.
+    In ratios, (S,). Targets where no plan has a gain are left out.
     """
     found = {}
     for target, rows in samples.sort_values("simulation", kind="stable").groupby("target"):
@@ -59,15 +58,13 @@ def differences(samples: pd.DataFrame) -> dict[float, np.ndarray]:
     return found
 
 
-def carried_plans(
-    root: Plan, target: float, found: Mapping[float, np.ndarray], min_keep: float = MIN_KEEP
-) -> list[Plan]:
+def carried_plans(root: Plan, target: float, found: Mapping[float, np.ndarray]) -> list[Plan]:
     """The plans to judge at `target`, each once and none the root.
 
     They are: the root as changed at the next target below, at the next above, and by both; the
     uniform plan, and the one half-way to it.
     """
-    ratios, uniform = np.array(root.ratios), np.full(len(root.widths), target)
+    ratios, uniform = np.array(root.ratios), np.full(len(root.kept), target)
     below = max((t for t in found if t < target), default=None)
     above = min((t for t in found if t > target), default=None)
     changes = [found[t] for t in (below, above) if t is not None]
@@ -75,5 +72,5 @@ def carried_plans(
         share = (target - below) / (above - below)
         changes.append((1 - share) * found[below] + share * found[above])
     wanted = [ratios + change for change in changes] + [(ratios + uniform) / 2, uniform]
-    plans = (Plan.from_ratios(each, root.widths, target, min_keep) for each in wanted)
+    plans = (root.nearest(each) for each in wanted)
     return [plan for plan in dict.fromkeys(plans) if plan != root]

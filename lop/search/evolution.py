@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lop.plan import MIN_KEEP, Plan
+from lop.plan import Plan
 from lop.search.base import MOVES, Evaluated, RewardOf, new_plan
 
 
@@ -20,7 +20,6 @@ def evolution(
     step: float = 0.3,
     step_end: float = 0.05,
     move: str = "mixed",
-    min_keep: float = MIN_KEEP,
 ) -> Iterator[Evaluated]:
     """Steady state: one child at a time, and the best `population` plans live on.
 
@@ -39,16 +38,15 @@ def evolution(
         plan = parent()
         if rng.random() < crossover:
             mask = rng.random(len(plan.kept)) < 0.5
-            ratios = np.where(mask, plan.ratios, parent().ratios)
-            plan = Plan.from_ratios(ratios, root.widths, root.ratio, min_keep)
-        return MOVES[move](plan, delta, rng, min_keep)
+            plan = root.nearest(np.where(mask, plan.ratios, parent().ratios))
+        return MOVES[move](plan, delta, rng)
 
     for simulation in range(simulations):
         delta = step * (step_end / step) ** (simulation / simulations)
         if simulation == 0:
             plan = new_plan(lambda: root, seen)
         elif simulation < population:
-            plan = new_plan(lambda: MOVES["shake"](root, step, rng, min_keep), seen)
+            plan = new_plan(lambda: MOVES["shake"](root, step, rng), seen)
         else:
             plan = new_plan(lambda d=delta: child(d), seen)  # type: ignore[misc]
         depth = min(simulation, max(1, simulation // population))  # the generation

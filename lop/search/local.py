@@ -1,4 +1,4 @@
-"""Local search: what each layer's neurons are worth around the current plan, again and again."""
+"""Local search: what each site's units are worth around the current plan, again and again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lop.plan import MIN_KEEP, Plan, min_kept
+from lop.plan import Plan
 from lop.search.base import Evaluated, RewardOf
 
 
@@ -17,12 +17,11 @@ def local(
     rng: np.random.Generator,
     step: float = 0.1,
     step_min: float = 0.01,
-    min_keep: float = MIN_KEEP,
 ) -> Iterator[Evaluated]:
-    """Measure each layer a step up and a step down; move neurons from the best givers to takers.
+    """Measure each site a step up and a step down; move units from the best givers to takers.
 
-    A step is a share of a layer's neurons. A round measures all layers around the current plan,
-    which costs two evaluations a layer, and then tries the best exchange alone, the best two
+    A step is a share of a site's units. A round measures all sites around the current plan,
+    which costs two evaluations a site, and then tries the best exchange alone, the best two
     together, four, and so on. The best of them is the next plan; where none is better the step
     halves. Ends after `simulations` evaluations, or when the step is below `step_min`.
     """
@@ -30,10 +29,10 @@ def local(
     yield Evaluated(root, best, 0, 0)
     depth = 0
     while used < simulations and step >= step_min:
-        worth = _worth(reward, current, best, step, min_keep)
+        worth = _worth(reward, current, best, step)
         used += 2 * len(root.kept)
         better = None
-        for plan in _exchanges(current, *worth, step, min_keep):
+        for plan in _exchanges(current, *worth, step):
             if used >= simulations:
                 break
             gained = reward(plan)
@@ -47,25 +46,26 @@ def local(
             current, depth = better, depth + 1
 
 
-def _worth(
-    reward: RewardOf, plan: Plan, base: float, step: float, min_keep: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """By layer: reward gained by a step more neurons, and lost by a step fewer; nan if none."""
-    low = min_kept(plan.widths, min_keep)
-    changes = np.full((2, len(plan.kept)), np.nan)
-    for layer, (kept, width) in enumerate(zip(plan.kept, plan.widths, strict=True)):
-        size = max(1, round(step * width))
-        for row, other in enumerate((min(width, kept + size), max(int(low[layer]), kept - size))):
+def _worth(reward: RewardOf, plan: Plan, base: float, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """By site: reward gained by a step more units, and lost by a step fewer; nan if none.
+
+    Where sites differ in cost, per FFN neuron.
+    """
+    space, changes = plan.space, np.full((2, len(plan.kept)), np.nan)
+    alike = len(set(space.costs)) == 1
+    for site, (kept, units) in enumerate(zip(plan.kept, space.units, strict=True)):
+        size = max(1, round(step * units))
+        for row, other in enumerate(
+            (min(units, kept + size), max(space.floors[site], kept - size))
+        ):
             if other != kept:
-                changed = (*plan.kept[:layer], other, *plan.kept[layer + 1 :])
-                change = (reward(Plan(plan.widths, changed)) - base) / abs(other - kept) * size
-                changes[row, layer] = change
+                changed = (*plan.kept[:site], other, *plan.kept[site + 1 :])
+                change = (reward(Plan(space, changed)) - base) / abs(other - kept) * size
+                changes[row, site] = change if alike else change / (size * space.weights[site])
     return changes[0], -changes[1]
 
 
-def _exchanges(
-    plan: Plan, gains: np.ndarray, losses: np.ndarray, step: float, min_keep: float
-) -> Iterator[Plan]:
+def _exchanges(plan: Plan, gains: np.ndarray, losses: np.ndarray, step: float) -> Iterator[Plan]:
     """Plans in which the 1, 2, 4 … best takers gain a step, and as many givers lose one."""
     takers = [i for i in np.argsort(-gains) if np.isfinite(gains[i])]
     givers = [i for i in np.argsort(losses) if np.isfinite(losses[i])]
@@ -82,5 +82,5 @@ def _exchanges(
         for taker, giver in pairs[:count]:
             ratios[taker] -= step
             ratios[giver] += step
-        yield Plan.from_ratios(ratios, plan.widths, plan.ratio, min_keep)
+        yield plan.nearest(ratios)
         count = 2 * count if count == len(pairs) else min(2 * count, len(pairs))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lop.plan import MIN_KEEP, Plan
+from lop.plan import Plan
 from lop.search.base import MOVES, Evaluated, RewardOf, new_plan
 
 
@@ -48,7 +48,6 @@ def mcts(
     step_min: float = 0.01,
     move: str = "shake",
     value: str = "mean",
-    min_keep: float = MIN_KEEP,
 ) -> Iterator[Evaluated]:
     """Evaluate `simulations` plans, the root first, and yield each as it is evaluated.
 
@@ -79,7 +78,7 @@ def mcts(
             delta = max(step * step_decay**node.depth, step_min)
             parent = node.plan
             for _ in range(children):
-                plan = new_plan(lambda: MOVES[move](parent, delta, rng, min_keep), seen)  # noqa: B023
+                plan = new_plan(lambda: MOVES[move](parent, delta, rng), seen)  # noqa: B023
                 node.children.append(Node(plan, node.depth + 1, node))
             node = node.children[0]
         gained = reward(node.plan)

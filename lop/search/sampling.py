@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lop.plan import MIN_KEEP, Plan
+from lop.plan import Plan
 from lop.search.base import Evaluated, RewardOf, new_plan, shake
 
 
@@ -17,7 +17,6 @@ def random(
     simulations: int,
     rng: np.random.Generator,
     step: float = 0.5,
-    min_keep: float = MIN_KEEP,
 ) -> Iterator[Evaluated]:
     """The root, then independent plans around it: each shaken by its own U(0, `step`)."""
     seen: set[tuple[int, ...]] = set()
@@ -25,13 +24,11 @@ def random(
         if simulation == 0:
             plan = new_plan(lambda: root, seen)
         else:
-            plan = new_plan(lambda: shake(root, rng.uniform(0, step), rng, min_keep), seen)
+            plan = new_plan(lambda: shake(root, rng.uniform(0, step), rng), seen)
         yield Evaluated(plan, reward(plan), simulation, depth=min(simulation, 1))
 
 
-def uniform(
-    reward: RewardOf, root: Plan, simulations: int, rng: Any, min_keep: float = MIN_KEEP
-) -> Iterator[Evaluated]:
+def uniform(reward: RewardOf, root: Plan, simulations: int, rng: Any) -> Iterator[Evaluated]:
     """The uniform plan at the root's budget: what one has without any search."""
-    plan = Plan.uniform(root.widths, root.ratio, min_keep)
+    plan = root.nearest([root.ratio] * len(root.kept))
     yield Evaluated(plan, reward(plan), simulation=0, depth=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 
 from lop.errors import LopError
 from lop.files import check_own, read_json, replacing
+from lop.plan import Space
 
 INDEX = "index.json"
 SHARD = re.compile(r"[a-z]+-[\d.e-]+-\d+-[0-9a-f]{12}\.parquet")  # searcher, target, seed, key
@@ -117,14 +118,14 @@ def _check_plans(samples: pd.DataFrame) -> None:
             raise ValueError(f"column {column}: expected finite numbers")
     ratios, kept = (np.stack(samples[name].tolist()).astype(float) for name in ("plan", "kept"))
     if ratios.shape != kept.shape or ratios.ndim != 2:
-        raise ValueError("columns plan and kept: expected as many layers in both")
-    if not ((ratios >= 0) & (ratios < 1)).all():
-        raise ValueError("column plan: expected ratios in [0, 1)")
-    if not ((kept >= 1) & (kept == np.round(kept))).all():
-        raise ValueError("column kept: expected whole neurons, at least one a layer")
+        raise ValueError("columns plan and kept: expected as many sites in both")
+    if not ((ratios >= 0) & (ratios <= 1)).all():
+        raise ValueError("column plan: expected ratios in [0, 1]")
+    if not ((kept >= 0) & (kept == np.round(kept))).all():
+        raise ValueError("column kept: expected whole units")
 
 
-def check_fits(samples: pd.DataFrame, widths: Sequence[int], model_fingerprint: str) -> None:
+def check_fits(samples: pd.DataFrame, space: Space, model_fingerprint: str) -> None:
     """Raise LopError unless these search samples are plans for this very model."""
     others = sorted(set(samples["model_fingerprint"]) - {model_fingerprint})
     if others:
@@ -132,11 +133,11 @@ def check_fits(samples: pd.DataFrame, widths: Sequence[int], model_fingerprint: 
             f"search samples of model {others[0]}, the scores are of model {model_fingerprint}: "
             "give the scores that the search had"
         )
-    d, kept = np.asarray(widths), np.stack(samples["kept"].tolist())
+    d, kept = np.asarray(space.units), np.stack(samples["kept"].tolist())
     ratios = np.stack(samples["plan"].tolist())
     fits = kept.shape[1] == len(d) and (kept <= d).all()
     if not fits or not np.allclose(ratios, 1 - kept / d, atol=1e-6):
-        raise LopError(f"search samples: their plans are not for FFN widths {list(widths)}")
+        raise LopError(f"search samples: their plans are not for units {list(space.units)}")
 
 
 def check_directory(directory: Path) -> None:

@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 
-from lop.plan import MIN_KEEP, Plan
+from lop.plan import Plan
 from lop.search.base import MOVES, Evaluated
 from lop.search.drawn import Drawn
 
@@ -85,7 +85,6 @@ def surrogate(
     step: float = 0.1,
     move: str = "mixed",
     exploration: float = 1.0,
-    min_keep: float = MIN_KEEP,
 ) -> Iterator[Evaluated]:
     """Judge plans by one part of the samples each; yield the favourites judged by all of them.
 
@@ -101,7 +100,7 @@ def surrogate(
     parts = len(reward.parts)
     favourites = min(FAVOURITES, (simulations - 1) // 2)
     for trial in range(parts * (simulations - 1 - favourites)):
-        options = _options(centre, step, move, rng, min_keep, seen)
+        options = _options(centre, step, move, rng, seen)
         chosen = options[0]
         if trial > len(root.kept):  # before that the model has nothing to go by
             if trial % parts == 0:
@@ -118,7 +117,7 @@ def surrogate(
             if best.kept != centre.kept:
                 centre, depth = best, depth + 1
     if len(plans) > 1:
-        best_first = _favourites(beliefs, plans, centre, root, step, rng, min_keep)
+        best_first = _favourites(beliefs, plans, centre, root, step, rng)
         for number, plan in enumerate(best_first[:favourites], simulations - favourites):
             yield Evaluated(plan, base + reward.gap(plan, root)[0], number, depth + 1)
 
@@ -128,18 +127,17 @@ def _options(
     step: float,
     move: str,
     rng: np.random.Generator,
-    min_keep: float,
     seen: set[tuple[int, ...]],
 ) -> list[Plan]:
     """Plans near the centre that were not judged yet, where there are any."""
-    drawn = [MOVES[move](centre, rng.uniform(0, step), rng, min_keep) for _ in range(CANDIDATES)]
+    drawn = [MOVES[move](centre, rng.uniform(0, step), rng) for _ in range(CANDIDATES)]
     return [plan for plan in drawn if plan.kept not in seen] or drawn
 
 
 def _changes(plans: list[Plan], root: Plan) -> np.ndarray:
-    """How much more of each layer plans keep than the root does, (n, L), as shares of widths."""
+    """How much more of each site plans keep than the root does, (n, S), as shares of its units."""
     kept = np.array([plan.kept for plan in plans]) - np.array(root.kept)
-    return kept / np.array(root.widths)
+    return kept / np.array(root.space.units)
 
 
 def _favourites(
@@ -149,14 +147,13 @@ def _favourites(
     root: Plan,
     step: float,
     rng: np.random.Generator,
-    min_keep: float,
 ) -> list[Plan]:
     """Plans by their expected gain, the best first: of those judged, and of others near the best.
 
     Expected gains shrink to zero where little is known, so the others need no bound of their own.
     """
     beliefs.fit()
-    near = _options(centre, step / 2, "mixed", rng, min_keep, {plan.kept for plan in plans})
+    near = _options(centre, step / 2, "mixed", rng, {plan.kept for plan in plans})
     pool = [*plans[1:], *near]
     mean, _ = beliefs.believe(_changes(pool, root))
     return [pool[i] for i in np.argsort(-mean)]

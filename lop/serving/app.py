@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from lop.errors import LopError
+from lop.models.costs import Cost
 from lop.plan import Plan, checkpoint_name
 from lop.serving import refusal, schema
 from lop.serving.champion import Champion, Served
@@ -38,8 +39,8 @@ class Parts:
     meters: Meters
     score: str
     compensate: bool
-    parameters: Callable[[Plan], int]  # of the whole pruned model
-    ratio_for: Callable[[str, str], float]  # (kind, amount) of `lop.sizes` -> pruning ratio
+    parameters: Cost  # of the whole model
+    ratio_for: Callable[[str, str], float]  # (kind, amount) of `costs` -> pruning ratio
 
 
 def build_app(parts: Parts, token: str | None = None) -> FastAPI:
@@ -95,12 +96,14 @@ def _plans(parts: Parts) -> APIRouter:
 
 
 def _answer(parts: Parts, served: Served, ratio: float, plan: Plan) -> schema.PlanAnswer:
-    pruned, dense = parts.parameters(plan), parts.parameters(Plan(plan.widths, plan.widths))
+    pruned, dense, space = int(parts.parameters.of(plan)), parts.parameters.dense, plan.space
     return schema.PlanAnswer(
         ratio=ratio,
         ratios=list(plan.ratios),
         kept=list(plan.kept),
-        widths=list(plan.widths),
+        units=list(space.units),
+        kinds=list(space.kinds),
+        layers=list(space.layers),
         parameters=pruned,
         reduction=1 - pruned / dense,
         predictor_version=served.version,
@@ -176,8 +179,11 @@ def _about(parts: Parts) -> APIRouter:
             min_ratio=config.min_ratio,
             max_ratio=config.max_ratio,
             model_fingerprint=config.model_fingerprint,
-            widths=list(config.widths),
-            parameters=parts.parameters(Plan(config.widths, config.widths)),
+            scope=config.space.scope,
+            units=list(config.space.units),
+            kinds=list(config.space.kinds),
+            layers=list(config.space.layers),
+            parameters=int(parts.parameters.dense),
             score=parts.score,
             compensate=parts.compensate,
             stale=champion.stale,

@@ -7,16 +7,15 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lop.models.costs import COSTS
+from lop.plan import Kind
 from lop.serving.jobs import NAME, State
-from lop.sizes import COSTS
 
 MOST_RATIOS = 32  # a request
 
 Ratio = Annotated[
     float,
-    Field(
-        strict=True, allow_inf_nan=False, description="share of FFN neurons to remove, in [0, 1)"
-    ),
+    Field(strict=True, allow_inf_nan=False, description="share of the scope to remove, in [0, 1)"),
 ]
 Amount = Annotated[str, Field(max_length=32)]
 BUDGETS = {"ratio", "ratios", *COSTS}
@@ -30,7 +29,7 @@ class Request(BaseModel):
 
 
 class Target(Request):
-    """One budget: a ratio, or what becomes one (`lop.sizes`)."""
+    """One budget: a ratio, or what becomes one (`lop.models.costs`)."""
 
     ratio: Ratio | None = None
     params: Amount | None = Field(None, description="parameters of the whole model: 5.2B")
@@ -69,12 +68,14 @@ class CheckpointRequest(Target):
 
 
 class PlanAnswer(BaseModel):
-    """How many FFN neurons each layer keeps."""
+    """How many units each site keeps: neurons of an FFN, heads of attention."""
 
     ratio: float = Field(description="as asked for")
-    ratios: list[float] = Field(description="share each layer loses")
-    kept: list[int] = Field(description="neurons each layer keeps")
-    widths: list[int] = Field(description="neurons each layer has")
+    ratios: list[float] = Field(description="share each site loses")
+    kept: list[int] = Field(description="units each site keeps")
+    units: list[int] = Field(description="units each site has")
+    kinds: list[Kind] = Field(description="what each site is")
+    layers: list[int] = Field(description="decoder layer of each site")
     parameters: int = Field(description="of the whole pruned model")
     reduction: float = Field(description="share of the whole model removed")
     predictor_version: str
@@ -97,7 +98,7 @@ class CheckpointAnswer(BaseModel):
     """A pruning job and, when it is done, its files; times are seconds since 1970."""
 
     id: str
-    ratio: float = Field(description="share of FFN neurons removed")
+    ratio: float = Field(description="share of the scope removed")
     parameters: int | None = Field(description="of the whole pruned model, when it is done")
     reduction: float | None = Field(description="share of the whole model removed")
     state: State
@@ -124,7 +125,10 @@ class ModelAnswer(BaseModel):
     min_ratio: float
     max_ratio: float
     model_fingerprint: str
-    widths: list[int] = Field(description="FFN neurons of each layer")
+    scope: str = Field(description="what is cut: ffn or ffn+attention")
+    units: list[int] = Field(description="units of each site")
+    kinds: list[Kind] = Field(description="what each site is")
+    layers: list[int] = Field(description="decoder layer of each site")
     parameters: int = Field(description="of the whole dense model")
     score: str
     compensate: bool

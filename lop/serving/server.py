@@ -20,8 +20,10 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from lop.errors import LopError
 from lop.files import check_own
-from lop.importance import load_scores, made_for
+from lop.importance import made_for
+from lop.models.costs import parameters, ratio_for
 from lop.models.stored import Stored
+from lop.plan import Plan
 from lop.predictor import Predictor
 from lop.serving.app import Parts, build_app
 from lop.serving.champion import Champion, Source, source_of
@@ -29,7 +31,6 @@ from lop.serving.connection import Bounds, bounded
 from lop.serving.guard import Meters, is_loopback
 from lop.serving.jobs import Jobs, Limits
 from lop.serving.planner import Planner
-from lop.sizes import parameters_of, ratio_for
 from lop.steps.pruning import Cutter
 
 TOKEN_LENGTH = 16  # at least
@@ -107,10 +108,12 @@ def check_range(option: str, value: float, low: float, high: float) -> None:
 
 def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll: float) -> Parts:
     """The parts of a service; LopError when the predictor is not for the model of the scores."""
-    widths, model_fingerprint = scored(cutter.scores_dir, cutter.scored.score)
+    score, compensate = cutter.scored
+    # its weights stay unread
+    space, model_fingerprint = made_for(cutter.scores_dir / f"{score}.safetensors")
 
     def fits(predictor: Predictor) -> None:
-        predictor.check_fits(widths, model_fingerprint)
+        predictor.check_fits(space, model_fingerprint)
 
     champion = Champion(source, out / "predictor", fits, poll)
     model = Stored(cutter.model_path)
@@ -119,14 +122,20 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         served = champion.served
         return replace(cutter, predictor_path=served.path), served.version
 
+    def plan_at(ratio: float) -> Plan:
+        predictor = champion.served.predictor
+        # beyond its range only to see what would meet a target; asked for, that is refused
+        return predictor.plan(ratio) if predictor.reaches(ratio) else Plan.uniform(space, ratio)
+
     return Parts(
         champion,
         Planner(lambda: champion.served),
         Jobs(out, with_predictor, limits),
         Meters(),
-        *cutter.scored,
-        parameters_of(model, cutter.scored.compensate),
-        partial(ratio_for, model, compensate=cutter.scored.compensate),
+        score,
+        compensate,
+        parameters(model, space, compensate),
+        partial(ratio_for, model, space=space, plan_at=plan_at, compensate=compensate),
     )
 
 
@@ -182,9 +191,3 @@ def owned(out: Path) -> Iterator[None]:
         except OSError as error:
             raise LopError(f"{out}: another lop serve writes there") from error
         yield
-
-
-def scored(directory: Path, score: str) -> tuple[tuple[int, ...], str]:
-    """FFN widths and fingerprint of the model whose scores these are; its weights stay unread."""
-    path = directory / f"{score}.safetensors"
-    return tuple(len(layer) for layer in load_scores(path)), made_for(path)

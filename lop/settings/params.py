@@ -22,6 +22,7 @@ from lop.settings.types import (
     Ratio,
     RewardKind,
     Runner,
+    Scope,
     Score,
     Section,
     Seed,
@@ -74,8 +75,23 @@ class Prepare(Section):
     )
 
 
+class Space(Section):
+    """What may be cut from a model."""
+
+    scope: Scope = Field(
+        "ffn", description="sites of the decoder: `ffn` (the paper's), or `ffn+attention`"
+    )
+    ffn_floor: Part = Field(
+        0.1, description="share of its neurons that every FFN keeps; 0 lets FFNs be skipped"
+    )
+    attention_floor: Part = Field(0.1, description="likewise, of attention's heads")
+    multiple_of: Count = Field(
+        1, description="FFN widths are multiples of it, such as 64 on a GPU; it divides the model's"
+    )
+
+
 class Importance(Section):
-    """How neurons are scored."""
+    """How units are scored."""
 
     batch_size: Count = Field(100, description="samples at once")
     ratios: Several[Annotated[float, Field(gt=0, lt=1)]] = Field(
@@ -87,11 +103,11 @@ class Importance(Section):
 
 
 class Profile(Section):
-    """The reward with each layer alone cut, for the knapsack; the rest is as in `search`."""
+    """The reward with each site alone cut, for the knapsack; the rest is as in `search`."""
 
     shares: Several[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
-        description="shares of its neurons that a layer loses",
+        description="shares of its units that a site loses",
     )
 
 
@@ -113,10 +129,10 @@ class Surrogate(Searching):
 
 
 class Local(Searching):
-    """Steps up and down around the current plan, a layer at a time."""
+    """Steps up and down around the current plan, a site at a time."""
 
     searcher: Literal["local"]
-    step: Share = Field(0.1, description="share of a layer's neurons that moves at first …")
+    step: Share = Field(0.1, description="share of a site's units that moves at first …")
     step_min: Annotated[float, Field(gt=0, le=1)] = Field(0.01, description="… and at the end")
 
 
@@ -186,16 +202,16 @@ Searcher = Annotated[
 
 
 class Scored(Section):
-    """Which neurons go when a layer is cut, and what is put in their place."""
+    """Which units go when a site is cut, and what is put in their place."""
 
     score: Score = Field(
         "auto",
-        description="which neurons go: `activation_l2` (the paper's), `flap`, `magnitude`, "
+        description="which units go: `activation_l2` (the paper's), `flap`, `magnitude`, "
         "`wanda_sp`, or `auto`: the one whose uniform plans lose least on reward samples",
     )
     compensate: Compensate = Field(
         "auto",
-        description="restore the pruned neurons' mean output by a bias on `down_proj`, as FLAP "
+        description="restore the pruned units' mean output by a bias on the output map, as FLAP "
         "does: `true`, `false`, or `auto`: where uniform plans then lose less",
     )
 
@@ -299,13 +315,8 @@ class Prune(Section):
     )
     format: Format = Field(
         "per_layer",
-        description="`per_layer`: every layer its own width; `padded`: zeros up to the widest, "
+        description="`per_layer`: every site its own size; `padded`: zeros up to the largest, "
         "for stock loaders",
-    )
-    multiple_of: Count = Field(
-        1,
-        description="widths are multiples of it, such as 64 on a GPU, on the same budget; one "
-        "layer takes the rest",
     )
 
 
@@ -356,6 +367,7 @@ class Params(Section):
 
     model: Model = Model()
     prepare: Prepare = Prepare()
+    space: Space = Space()
     importance: Importance = Importance()
     profile: Profile = Profile()
     search: Search = Search()

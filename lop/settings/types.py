@@ -41,6 +41,7 @@ def _flag(value: Any) -> Any:
 Compensate = Annotated[bool | Literal["auto"], BeforeValidator(_flag)]
 Score = Literal["auto", "flap", "activation_l2", "magnitude", "wanda_sp"]
 RewardKind = Literal["loglik", "accuracy", "kl", "kl_text"]
+Scope = Literal["ffn", "ffn+attention"]
 Form = Literal["open", "choices", "listed", "yes_no"]
 Start = Literal["uniform", "knapsack"]
 Method = Literal["lop", "knapsack", "uniform", "random", "magnitude", "wanda_sp", "flap"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -12,17 +12,18 @@ from pathlib import Path
 from lop.choice import Candidate, chosen
 from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
-from lop.importance import load_all_scores
-from lop.methods import BASELINES, Kit, method
+from lop.importance import load_all_scores, made_for
+from lop.methods import Kit, Method, Scores, method
+from lop.models.costs import PlanAt, parameters, ratio_for
 from lop.models.stored import Stored
-from lop.plan import Plan, check_once, checkpoint_name
+from lop.plan import Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
-from lop.pruning import PRUNED, prune_checkpoint
-from lop.search.knapsack import Profile
-from lop.sizes import ratio_for
+from lop.profile import Profile
+from lop.pruning import PRUNED, filled, prune_checkpoint
 
 GRID = Kind("a grid of pruned checkpoints", ("plans.json",), each=PRUNED)
 FORMATS = ("per_layer", "padded")
+BOUNDS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # of the widest FFN, that padding is shown for
 
 
 def prune_one(out: Path, name: str, ratio: float, cutter: Cutter) -> Plan:
@@ -62,7 +63,7 @@ class Cutter:
     predictor_path: str | Path | None = None  # a directory, or models:/NAME@ALIAS of the registry
     profile_path: Path | None = None
     format: str = "per_layer"  # or padded, as in `lop.models.cutting.cut`
-    multiple_of: int = 1  # of which the widths are multiples, as in `Plan.rounded`
+    widest: float | None = None  # no FFN keeps a larger share of its neurons
     sibling: bool = False  # take predictor and scores of a model with other weights, with a warning
 
     @property
@@ -74,6 +75,23 @@ class Cutter:
     def source(self) -> Stored:
         """The model, opened once, whatever is asked of it."""
         return Stored(self.model_path)
+
+    @cached_property
+    def space(self) -> Space:
+        """What may be cut, as the scores say, and `widest`."""
+        space, _ = made_for(self.scores_dir)
+        return space if self.widest is None else space.bounded(self.widest)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Every score; LopError unless they are of this model."""
+        found = load_all_scores(self.scores_dir, self.source.fingerprint, self.sibling)
+        if not self.space.fits(there := self.source.space(self.space.scope)):
+            raise LopError(
+                f"{self.scores_dir}: scores of units {list(self.space.units)}, the model has "
+                f"{list(there.units)}"
+            )
+        return found
 
     @cached_property
     def scored(self) -> Candidate:
@@ -88,8 +106,20 @@ class Cutter:
         """
         if self.format == "padded":
             raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
-        compensate = BASELINES[name].compensate if name in BASELINES else self.scored.compensate
-        return ratio_for(self.source, kind, target, compensate)
+        kit, at = self.kit([name]), self.planner(name)
+
+        def plan_at(ratio: float) -> Plan:
+            if kit.predictor and not kit.predictor.reaches(ratio):
+                return Plan.uniform(self.space, ratio)  # only to see whether it would meet it
+            return at(ratio)
+
+        restored = method(name, kit).compensate
+        return ratio_for(self.source, kind, target, self.space, plan_at, restored)
+
+    def planner(self, name: str) -> PlanAt:
+        """Gives a method's plan at a ratio."""
+        rule = method(name, self.kit([name]))
+        return lambda ratio: rule.plan(ratio, self.space, self.scores)
 
     def kit(self, methods: Sequence[str]) -> Kit:
         """What these methods make their plans from; LopError when it cannot be read."""
@@ -108,20 +138,63 @@ class Cutter:
         if self.format not in FORMATS:
             raise LopError(f"format {self.format!r}: expected {' or '.join(FORMATS)}")
         kit = self.kit(methods)
-        chosen = {name: method(name, kit) for name in methods}
-        source = self.source
+        chosen: Mapping[str, Method] = {name: method(name, kit) for name in methods}
         if kit.predictor:
-            kit.predictor.check_fits(source.widths, source.fingerprint, self.sibling)
-        scores = load_all_scores(self.scores_dir, source.fingerprint, self.sibling)
-        padded = self.format == "padded"
+            fingerprint = self.source.fingerprint
+            kit.predictor.check_fits(self.space, fingerprint, self.sibling)
+        scores, padded = self.scores, self.format == "padded"
 
         def cut(name: str, ratio: float, out: Path) -> Plan:
-            which = chosen[name]
-            return prune_checkpoint(
-                source, which, name, ratio, scores, out, padded, self.multiple_of
-            )
+            rule = chosen[name]
+            plan = rule.plan(ratio, self.space, scores)
+            means = scores["mean_activation"] if rule.compensate else None
+            which = (scores[rule.score], out, means, padded)
+            prune_checkpoint(self.source, plan, *which, name, ratio, rule.score)
+            return plan
 
         return cut
+
+
+@dataclass(frozen=True)
+class Padded:
+    """What the padded format makes of a plan: `stored` parameters of `dense`, where `kept` would
+    do. `loss` is the reward that bounding the widest FFN costs more, by the profile if there is
+    one."""
+
+    widest: float  # share that the widest FFN keeps
+    dense: int
+    kept: int
+    stored: int
+    loss: float | None
+
+    @property
+    def saves(self) -> float:
+        """Share of the whole model."""
+        return 1 - self.stored / self.dense
+
+
+def padded_offers(cutter: Cutter, name: str, ratio: float) -> list[Padded]:
+    """What padding stores at a ratio, first as asked for, then with the widest FFN bounded.
+
+    At a plan whose sites differ in size it saves little: the less they may differ the more, at a
+    cost in quality.
+    """
+    asked = cutter.planner(name)(ratio)
+    share = _widest(asked)
+    bounds = [bound for bound in BOUNDS if 1 - asked.ratio <= bound < share]
+    cost, found = parameters(cutter.source, cutter.space), []
+    profile = Profile.load(cutter.profile_path) if cutter.profile_path else None
+    for bound in [None, *bounds]:
+        plan = asked if bound is None else replace(cutter, widest=bound).planner(name)(ratio)
+        loss = profile.predicted(plan) - profile.predicted(asked) if profile else None
+        dense, kept, stored = (int(cost.of(of)) for of in (plan.space.dense, plan, filled(plan)))
+        found.append(Padded(_widest(plan), dense, kept, stored, loss))
+    return found
+
+
+def _widest(plan: Plan) -> float:
+    each = zip(plan.kept, plan.space.units, plan.space.kinds, strict=True)
+    return max(k / d for k, d, kind in each if kind == "ffn")
 
 
 def _on_disk(predictor: str | Path) -> Path:

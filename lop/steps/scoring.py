@@ -1,4 +1,4 @@
-"""The step from calibration samples to scores of every neuron."""
+"""The step from calibration samples to scores of every unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import SCORES, VERSION, collect, save_scores
 from lop.models import fingerprints
 from lop.models.checkpoint import load_processor, load_spread
+from lop.models.space import find_space
 from lop.models.stored import Stored
+from lop.plan import FLOORS
+from lop.plan import Kind as SiteKind
 from lop.reward import Reward
 from lop.tasks.encoding import encode
 from lop.tasks.samples import fingerprint as samples_fingerprint
@@ -33,18 +36,27 @@ def importance(
     ratios: Sequence[float] = choice.RATIOS,
     reward_samples: int = choice.SAMPLES,
     kind: str = "loglik",
+    scope: str = "ffn",
+    ffn_floor: float = FLOORS["ffn"],
+    attention_floor: float = FLOORS["attention"],
+    multiple_of: int = 1,
 ) -> Choice | None:
     """Write every score of `lop.importance.SCORES` from one pass over calibration samples.
 
     With reward samples, uniform plans of every score are judged on `reward_samples` of them at
     `ratios` by a reward of this `kind`, and choice.json beside the scores says which score and
     compensation `auto` means. Returns it.
+
+    The scores say of which space they are: the sites of `scope`, of whose units shares of
+    `ffn_floor` and `attention_floor` are kept at least, FFNs in multiples of `multiple_of`.
     """
     check_dir(out, SCORE_FILES, (model_path, samples_path, reward_path))
     model, processor = load_spread(model_path), load_processor(model_path)
+    floors: dict[SiteKind, float] = {"ffn": ffn_floor, "attention": attention_floor}
+    space = find_space(model, scope, floors, multiple_of)
     samples = read_samples(samples_path)
     batches = encode(samples, model, processor, batch_size)
-    scores = collect(model, batches, total=-(-len(samples) // batch_size))
+    scores = collect(model, batches, -(-len(samples) // batch_size), scope)
     name_of_model = Stored(model_path).fingerprint
     origin = made_from(model, processor, samples)
     found = None
@@ -54,12 +66,12 @@ def importance(
         if judged["image_id"].nunique() < 2:
             raise LopError(f"{reward_path}: samples of one picture; expected two or more")
         first = scores[choice.CANDIDATES[0].score]
-        reward = Reward(model, processor, judged, first, kind, batch_size)
+        reward = Reward(model, processor, judged, first, kind, batch_size, scope=scope)
         name = fingerprints.digest(choice.VERSION, origin, reward.fingerprint, list(ratios))
         found = choose(reward, scores, list(judged["image_id"]), ratios, name)
     with replacing_dir(out, SCORE_FILES) as tmp:
         for name, layers in scores.items():
-            save_scores(layers, tmp / f"{name}.safetensors", name_of_model, origin)
+            save_scores(layers, tmp / f"{name}.safetensors", name_of_model, space, origin)
         if found:
             choice.save(found, tmp / choice.FILE)
     return found

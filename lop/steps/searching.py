@@ -14,19 +14,15 @@ import pandas as pd
 from lop.choice import chosen
 from lop.errors import LopError
 from lop.files import check_file
-from lop.importance import (
-    load_all_scores,
-    load_scores,
-)
+from lop.importance import load_all_scores, made_for
 from lop.models.checkpoint import load_processor, load_spread
 from lop.models.stored import Stored
-from lop.plan import Plan, check_ratio
+from lop.plan import Plan, Space
+from lop.profile import SHARES, Profile, beginning, measure, solve
 from lop.reward import Reward
 from lop.search import by_searcher, run_shard, write_index
 from lop.search.carried import CARRIED, budgets, carried_plans, differences
 from lop.search.drawn import HOLD_OUT
-from lop.search.knapsack import SHARES, Profile, beginning, solve
-from lop.search.knapsack import profile as profile_layers
 from lop.search.shards import check_directory, read_shards
 from lop.tasks.samples import read_samples
 from lop.workers import Each, in_processes, once_a_thread
@@ -56,16 +52,18 @@ def profile(
     if out.exists():
         Profile.load(out)  # else it is something else, and not replaced
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
-    layers = range(len(_widths(scores_dir)))
+    space, _ = made_for(scores_dir)
+    layers = dict.fromkeys(space.layers)
     work = partial(_profile_one, place, tuple(shares))
     parts = (each or in_processes(workers, "profile", MODULES))(work, [(i,) for i in layers])
     table = pd.concat([part.table for part in parts], ignore_index=True)
-    Profile(parts[0].widths, table, parts[0].fingerprint).save(out)
+    Profile(space, table, parts[0].fingerprint).save(out)
 
 
 def _profile_one(place: tuple[Any, ...], shares: tuple[float, ...], layer: int) -> Profile:
+    space, _ = made_for(place[2])
     with reward_of(*place) as reward:
-        return profile_layers(reward, reward.widths, shares, layers=[layer])
+        return measure(reward, space, shares, layers=[layer])
 
 
 def search(
@@ -101,20 +99,20 @@ def search(
     else.
     """
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size, parts)
-    # the widths stand in the scores: with several workers, only those need the model
+    # the space stands in the scores: with several workers, only those need the model
     check_directory(out)
-    widths = _widths(scores_dir)
+    space, _ = made_for(scores_dir)
     for target in targets:
-        check_ratio(widths, target)
+        space.check_ratio(target)
     profile = beginning(start, profile_path)
     chosen = by_searcher(settings)
-    work = partial(_search_one, place, out, profile, chosen, hold_out)
+    work = partial(_search_one, place, out, profile, space, chosen, hold_out)
     each = each or in_processes(workers, "searches", MODULES)
     shards = list(each(work, product(chosen, targets, seeds)))
     if spacing:
         found = differences(read_shards(shards))
         asked = [(CARRIED, target, seeds[0]) for target in budgets(targets, spacing)]
-        carry = partial(_carry_one, place, out, profile, widths, found, hold_out)
+        carry = partial(_carry_one, place, out, profile, space, found, hold_out)
         shards += [shard for shard in each(carry, asked) if shard]
     write_index(out, shards)
     return shards
@@ -124,6 +122,7 @@ def _search_one(
     place: tuple[Any, ...],
     out: Path,
     profile: Profile | None,
+    space: Space,
     settings: Mapping[str, Mapping[str, Any]],
     hold_out: float,
     searcher: str,
@@ -136,7 +135,7 @@ def _search_one(
                 f"profile of reward {profile.fingerprint}, the search's is {reward.fingerprint}: "
                 "measure it with the same model, scores, samples and settings"
             )
-        root = solve(profile, target) if profile else None
+        root = _root(profile, space, target)
         return run_shard(
             out, reward, target, seed, root=root, hold_out=hold_out, **settings[searcher]
         )
@@ -146,7 +145,7 @@ def _carry_one(
     place: tuple[Any, ...],
     out: Path,
     profile: Profile | None,
-    widths: Sequence[int],
+    space: Space,
     found: Mapping[float, np.ndarray],
     hold_out: float,
     searcher: str,
@@ -154,16 +153,17 @@ def _carry_one(
     seed: int,
 ) -> Path | None:
     """The shard of plans from elsewhere at one budget; None where there are none."""
-    root = solve(profile, target) if profile else Plan.uniform(widths, target)
+    root = _root(profile, space, target)
     plans = [plan.kept for plan in carried_plans(root, target, found)]
     if not plans:
         return None
     settings = {searcher: {"searcher": searcher, "simulations": len(plans) + 1, "plans": plans}}
-    return _search_one(place, out, profile, settings, hold_out, searcher, target, seed)
+    return _search_one(place, out, profile, space, settings, hold_out, searcher, target, seed)
 
 
-def _widths(scores_dir: Path) -> list[int]:
-    return [len(layer) for layer in load_scores(scores_dir / "mean_activation.safetensors")]
+def _root(profile: Profile | None, space: Space, target: float) -> Plan:
+    """The plan that a search starts from."""
+    return solve(profile, target) if profile else Plan.uniform(space, target)
 
 
 @once_a_thread
@@ -189,4 +189,6 @@ def reward_of(
     means = scores["mean_activation"] if compensate else None
     samples = read_samples(samples_path)
     parts = min(parts, samples["image_id"].nunique())
-    return Reward(model, processor, samples, scores[score], kind, batch_size, means, parts)
+    scope = made_for(scores_dir)[0].scope
+    made = (samples, scores[score], kind, batch_size, means, parts, scope)
+    return Reward(model, processor, *made)

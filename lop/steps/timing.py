@@ -21,15 +21,14 @@ REPEATS = 5
 def plan_times(out: Path, methods: Sequence[str], ratios: Sequence[float], cutter: Cutter) -> None:
     """Write the median seconds to each plan by model name, with all that it needs in memory."""
     kit = cutter.kit(methods)
-    of_model = made_for(cutter.scores_dir / "mean_activation.safetensors")
+    space, of_model = made_for(cutter.scores_dir)
     scores = load_all_scores(cutter.scores_dir, of_model)
-    widths = [len(layer) for layer in scores["mean_activation"]]
     seconds = {}
     for name, ratio in product(methods, ratios):
         rule, taken = method(name, kit).plan, []
         for _ in range(REPEATS):
             begun = time.perf_counter()
-            rule(ratio, widths, scores)
+            rule(ratio, space, scores)
             taken.append(time.perf_counter() - begun)
         seconds[checkpoint_name(name, ratio)] = statistics.median(taken)
     with replacing(out) as tmp:

@@ -11,11 +11,11 @@ import pandas as pd
 
 from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
-from lop.importance import load_scores, made_for
+from lop.importance import made_for
 from lop.predictor import PREDICTOR, PredictorConfig
 from lop.predictor.training import gains, good_samples, latency_ms, samples_fingerprint
 from lop.predictor.training import train as fit
-from lop.search.knapsack import Profile, beginning, solve
+from lop.profile import Profile, beginning, solve
 from lop.search.shards import check_fits, read_search
 from lop.settings import Fit, Learned, Network, check
 
@@ -49,15 +49,15 @@ def train(
     network = check(Network, network, "train.network").model_dump()
     fit_options = check(Fit, fit_options, "train.fit_options").model_dump()
     searched = read_search(search_dir)
-    widths, model = tuple(map(len, load_scores(scores_path))), made_for(scores_path)
-    check_fits(searched, widths, model)
+    space, model = made_for(scores_path)
+    check_fits(searched, space, model)
     good = good_samples(searched, **chosen)
     profile = beginning(base, profile_path)
     if profile:
         _check_roots(searched, profile)
         good["plan"] = good["plan"].where(good["gain"] > 0, None)  # the base's own, exactly
     config = PredictorConfig(
-        widths=widths,
+        space=space,
         model_fingerprint=model,
         min_ratio=float(good["target"].min()),
         max_ratio=float(good["target"].max()),

@@ -54,8 +54,8 @@ def register(run_id: str, path: str) -> str:
 
     config = Predictor.from_pretrained(path).config
     example = pd.DataFrame({"ratio": [config.min_ratio, config.max_ratio]})
-    plan = [[1.0 / 3] * len(config.widths)] * 2
-    output = pd.DataFrame({"ratios": plan, "kept": [list(config.widths)] * 2})
+    units = list(config.space.units)
+    output = pd.DataFrame({"ratios": [[1.0 / 3] * len(units)] * 2, "kept": [units] * 2})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's advice on type hints and examples
         info = mlflow.pyfunc.log_model(
@@ -186,7 +186,8 @@ def _lock(client: Any, name: str) -> Iterator[None]:
             client.create_registered_model(lock, description=f"{HELD_BY}{owner()}")
             break
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            # a server says that it does not exist where another gave it back at that moment
+            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
                 raise
             if not _break(client, lock) and time.monotonic() > end:
                 raise LopError(

@@ -9,11 +9,11 @@ import torch
 
 from lop import tracking
 from lop.errors import LopError
-from lop.plan import budget
+from lop.plan import Space
 from lop.predictor import Predictor, PredictorConfig
 from lop.tracking import queue
 
-CONFIG = PredictorConfig((64,) * 4, "model-a", min_ratio=0.1, max_ratio=0.6)
+CONFIG = PredictorConfig(Space.ffns((64,) * 4), "model-a", min_ratio=0.1, max_ratio=0.6)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_registered_predictor_gives_the_same_plans(registered):
     model = mlflow.pyfunc.load_model(f"models:/{tracking.PREDICTOR_NAME}/{version}")
     plans = model.predict(pd.DataFrame({"ratio": [0.2, 0.37]}))
     assert [tuple(k) for k in plans["kept"]] == [predictor.plan(r).kept for r in (0.2, 0.37)]
-    assert sum(plans["kept"][1]) == budget(CONFIG.widths, 0.37)
+    assert sum(plans["kept"][1]) == CONFIG.space.budget(0.37)
 
 
 def test_nothing_in_the_registry_is_a_pickle(registered):

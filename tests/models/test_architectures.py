@@ -14,11 +14,11 @@ from tiny import ARCHITECTURES, TEXT, build, text_ids
 from lop.errors import LopError
 from lop.evaluation import evaluate
 from lop.importance import collect
-from lop.methods import Method, uniform_plan
+from lop.methods import uniform_plan
 from lop.models.checkpoint import load, model_class, save
 from lop.models.cutting import cut
 from lop.models.fingerprints import fingerprint
-from lop.models.space import find_ffns, find_sites
+from lop.models.space import find_ffns, find_sites, find_space, space_of
 from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.pruning import kept_units, masked, prune, prune_checkpoint
@@ -39,23 +39,22 @@ def test_masked_equals_sliced_equals_reloaded(name, tmp_path):
     model, inputs = build(name)
     outside = {n: p.clone() for n, p in model.named_parameters() if ".mlp." not in n}
     scores = collect(model, [Batch(inputs, inputs["input_ids"], inputs["input_ids"])])
-    widths = tuple(ffn.units for ffn in find_ffns(model))
-    plan = Plan.from_ratios(RATIOS, widths, 0.5)
+    space = find_space(model)
+    plan = Plan.from_ratios(RATIOS, space, 0.5)
     with masked(model, plan, scores["flap"]):
         expected = logits(model, inputs)
     assert (logits(model, inputs) - expected).abs().max() > 1e-4
 
     model.save_pretrained(tmp_path / "dense")
     source = Stored(tmp_path / "dense")
-    assert (source.widths, source.fingerprint) == (widths, fingerprint(model))
+    assert (source.space(), source.fingerprint) == (space, fingerprint(model))
     small = prune(copy.deepcopy(model), plan, scores["flap"])
     torch.testing.assert_close(logits(small, inputs), expected, atol=1e-5, rtol=0)
     assert {n for n, p in small.named_parameters() if n in outside and p.equal(outside[n])} == set(
         outside
     )
 
-    rule = Method("flap", lambda ratio, widths, scores: plan)
-    prune_checkpoint(source, rule, "mine", 0.5, scores, tmp_path / "cut")
+    prune_checkpoint(source, plan, scores["flap"], tmp_path / "cut")
     small.save_pretrained(tmp_path / "saved")
     for path in ("cut", "saved"):  # file by file, and from memory
         reloaded = load(tmp_path / path)
@@ -70,16 +69,15 @@ def drop(plan, sites):
     """The plan of sites whose middle layer is dropped, with attention skipped in the first."""
     kept = dict(zip([(s.layer, s.kind) for s in sites], plan.kept, strict=True))
     gone = {(0, "attention"), (1, "attention"), (1, "ffn")}
-    return Plan(plan.widths, tuple(0 if key in gone else n for key, n in kept.items()))
+    return Plan(plan.space, tuple(0 if key in gone else n for key, n in kept.items()))
 
 
 def uneven(plan, sites):
     """The plan of sites with the last layer's attention whole."""
     last = max(i for i, site in enumerate(sites) if site.kind == "attention")
-    kept = [
-        d if i == last else k for i, (d, k) in enumerate(zip(plan.widths, plan.kept, strict=True))
-    ]
-    return Plan(plan.widths, tuple(kept))
+    kept = list(plan.kept)
+    kept[last] = plan.space.units[last]
+    return Plan(plan.space, tuple(kept))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -92,8 +90,8 @@ def test_attention_and_layers_go_the_whole_way(name, tmp_path):
     scope = "ffn+attention"
     scores = collect(model, [Batch(inputs, inputs["input_ids"], inputs["input_ids"])], scope=scope)
     sites = find_sites(model, scope)
-    units = tuple(site.units for site in sites)
-    half = Plan(units, tuple(n // 2 for n in units))
+    space = space_of(sites)
+    half = Plan(space, tuple(n // 2 for n in space.units))
     model.save_pretrained(tmp_path / "dense")
     for i, plan in enumerate((half, uneven(half, sites), drop(half, sites))):
         which = scores["flap"] if i else scores["magnitude"]
@@ -163,8 +161,8 @@ def test_the_whole_pipeline_runs(name, tmp_path):
     """Encode, score, judge, cut, evaluate: the reward says what the model itself says."""
     model, processor, samples = build(name)[0], PROCESSORS[name](), questions()
     scores = collect(model, encode(samples, model, processor, 3))
-    widths = tuple(ffn.units for ffn in find_ffns(model))
-    plan = Plan.from_ratios(RATIOS, widths, 0.5)
+    space = find_space(model)
+    plan, units = Plan.from_ratios(RATIOS, space, 0.5), space.units
     small = prune(copy.deepcopy(model), plan, scores["flap"])
     # so that some are right: one answer is the pruned model's own, and so is its end
     alone = [prompt_tensors(processor, [row], "left") for row in samples.to_dict("records")]
@@ -180,18 +178,16 @@ def test_the_whole_pipeline_runs(name, tmp_path):
     assert right[which]
     with Reward(model, processor, samples, scores["flap"], batch_size=3) as reward:
         correct, found = reward.per_sample(plan)
-        last = Plan(widths, (*widths[:-1], widths[-1] // 2))
+        last = Plan(space, (*units[:-1], units[-1] // 2))
         plain = reward.per_sample(last)
-        with reward.dense_below(len(widths) - 1):
+        with reward.dense_below(len(units) - 1):
             for _ in range(2):  # what is below runs, and is remembered
                 np.testing.assert_array_equal(reward.per_sample(last), plain)
     np.testing.assert_allclose(found, loglik, rtol=1e-4)
     assert correct.astype(bool).tolist() == right
 
     save(model, processor, tmp_path / "dense")
-    rule = Method("flap", lambda ratio, widths, scores: plan)
-    source = Stored(tmp_path / "dense")
-    prune_checkpoint(source, rule, "mine", 0.5, scores, tmp_path / "cut")
+    prune_checkpoint(Stored(tmp_path / "dense"), plan, scores["flap"], tmp_path / "cut")
     write_samples(samples, tmp_path / "samples.parquet")
     answered = evaluate(tmp_path / "cut", tmp_path / "samples.parquet", batch_size=2)
     assert answered.samples["prediction"][which] == own
@@ -206,13 +202,13 @@ def test_a_reward_judges_plans_of_heads_and_layers(name):
     scope = "ffn+attention"
     scores = collect(model, encode(samples, model, processor, 3), scope=scope)
     sites = find_sites(model, scope)
-    half = Plan(tuple(s.units for s in sites), tuple(s.units // 2 for s in sites))
+    half = Plan(space_of(sites), tuple(s.units // 2 for s in sites))
     plan, means = drop(half, sites), scores["mean_activation"]
     small = prune(copy.deepcopy(model), plan, scores["flap"], means, scope)
     before = [vars(site.module).copy() for site in sites]
     options = {"batch_size": 3, "mean_activation": means, "scope": scope}
     with Reward(model, processor, samples, scores["flap"], **options) as reward:
-        whole, found = (reward.per_sample(of)[1] for of in (Plan(half.widths, half.widths), plan))
+        whole, found = (reward.per_sample(of)[1] for of in (half.space.dense, plan))
     np.testing.assert_allclose(found, own_judgement(small, processor, samples)[0], rtol=1e-3)
     np.testing.assert_allclose(whole, own_judgement(model, processor, samples)[0], rtol=1e-3)
     for site, was in zip(sites, before, strict=True):
@@ -231,7 +227,7 @@ def test_one_head_of_keys_for_all_and_one_for_each(kind, kv_heads, tmp_path):
     sites = find_sites(model, "ffn+attention")
     assert [s.units for s in sites if s.kind == "attention"] == [4, 4, 4]
     kept = [(3, 30), (1, 48), (4, 20)]
-    plan = Plan((4, 48) * 3, tuple(n for pair in kept for n in pair))
+    plan = Plan(space_of(sites), tuple(n for pair in kept for n in pair))
     scores = [torch.rand(s.units) for s in sites]
     inputs = {"input_ids": text_ids()}
     with masked(model, plan, scores, "ffn+attention"):
@@ -251,8 +247,8 @@ def test_one_head_of_keys_for_all_and_one_for_each(kind, kv_heads, tmp_path):
 def test_equal_heads_make_an_ordinary_checkpoint(tmp_path):
     model, inputs = build("Llama")
     sites = find_sites(model, "ffn+attention")
-    plan = Plan(tuple(s.units for s in sites), tuple(s.units // 2 for s in sites))
-    assert plan.widths == (2, 48) * 3
+    plan = Plan(space_of(sites), tuple(s.units // 2 for s in sites))
+    assert plan.space.units == (2, 48) * 3
     prune(model, plan, [torch.rand(s.units) for s in sites], scope="ffn+attention")
     model.save_pretrained(tmp_path)
     assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (2, 1)
@@ -292,8 +288,10 @@ def test_uniform_widths_make_an_ordinary_checkpoint(tmp_path):
     model, inputs = build("Llama")
     scores = collect(model, [Batch(inputs, inputs["input_ids"], inputs["input_ids"])])
     model.save_pretrained(tmp_path / "dense")
-    rule = Method("flap", uniform_plan)
-    prune_checkpoint(Stored(tmp_path / "dense"), rule, "uniform", 0.5, scores, tmp_path / "small")
+    source = Stored(tmp_path / "dense")
+    plan = uniform_plan(0.49, source.space(), scores)
+    assert set(plan.kept) == {24}, "a neuron less in all than 0.49 leaves"
+    prune_checkpoint(source, plan, scores["flap"], tmp_path / "small")
     stock = LlamaForCausalLM.from_pretrained(tmp_path / "small")
     assert type(load(tmp_path / "small")) is LlamaForCausalLM
     torch.testing.assert_close(logits(stock, inputs), logits(load(tmp_path / "small"), inputs))

@@ -10,12 +10,11 @@ from safetensors.torch import load_file, save_file
 from tiny import TEXT, build
 
 from lop.errors import LopError
-from lop.methods import Method
 from lop.models.checkpoint import load
 from lop.models.space import find_ffns
 from lop.models.stored import Stored
 from lop.models.weights import INDEX
-from lop.plan import Plan
+from lop.plan import Plan, Space
 from lop.pruning import masked, prune, prune_checkpoint
 
 
@@ -32,10 +31,9 @@ def scores_of(widths, seed=0):
 def cut(source, out, plan=None, compensate=False, padded=False):
     """Cut a folder to `plan`, or to nothing less, with scores and means of a fixed seed."""
     stored = Stored(source)
-    plan = plan or Plan.uniform(stored.widths, 0)
-    rule = Method("flap", lambda *_: plan, compensate)
-    scores = {"flap": scores_of(plan.widths), "mean_activation": scores_of(plan.widths, 1)}
-    prune_checkpoint(stored, rule, "mine", plan.ratio, scores, out, padded)
+    plan = plan or stored.space().dense
+    means = scores_of(plan.space.units, 1) if compensate else None
+    prune_checkpoint(stored, plan, scores_of(plan.space.units), out, means, padded)
     return out
 
 
@@ -84,16 +82,16 @@ def test_pruning_changes_widths_in_the_config_and_nothing_else(name, rewrite, tm
     assert config_of(cut(dense, tmp_path / "same")) == before
 
     place = ("text_config",) if "text_config" in before else ()
-    uniform = config_of(cut(dense, tmp_path / "uniform", Plan.uniform((48,) * 3, 0.5)))
+    uniform = config_of(cut(dense, tmp_path / "uniform", Plan.uniform(Space.ffns((48,) * 3), 0.5)))
     assert changed(before, uniform) == {(*place, "intermediate_size")}
 
-    plan = Plan((48,) * 3, (10, 20, 30))
+    plan = Plan(Space.ffns((48,) * 3), (10, 20, 30))
     after = config_of(cut(dense, tmp_path / "small", plan))
     new = {("text_config", key) for key in ("per_layer_config", "pruned_ffn")}
     assert changed(before, after) == {("auto_map",)} | (new if place else {("text_config",)})
     small = load(tmp_path / "small")
     assert [ffn.units for ffn in find_ffns(small)] == [10, 20, 30]
-    expected = prune(load(dense), plan, scores_of(plan.widths))
+    expected = prune(load(dense), plan, scores_of(plan.space.units))
     assert torch.equal(logits(small, inputs), logits(expected, inputs))
 
     padded = config_of(cut(dense, tmp_path / "padded", plan, padded=True))
@@ -103,8 +101,8 @@ def test_pruning_changes_widths_in_the_config_and_nothing_else(name, rewrite, tm
 def test_what_is_cut_to_one_width_again_is_an_ordinary_model(tmp_path):
     model, _ = build("Llama")
     model.save_pretrained(tmp_path / "dense")
-    cut(tmp_path / "dense", tmp_path / "small", Plan((48,) * 3, (20, 30, 40)))
-    cut(tmp_path / "small", tmp_path / "even", Plan((20, 30, 40), (20, 20, 20)))
+    cut(tmp_path / "dense", tmp_path / "small", Plan(Space.ffns((48,) * 3), (20, 30, 40)))
+    cut(tmp_path / "small", tmp_path / "even", Plan(Space.ffns((20, 30, 40)), (20, 20, 20)))
     assert changed(config_of(tmp_path / "dense"), config_of(tmp_path / "even")) == {
         ("intermediate_size",)
     }
@@ -118,7 +116,7 @@ def test_code_beside_a_model_goes_with_the_stock_class_alone(tmp_path):
     config = config_of(dense) | {"auto_map": {"AutoModelForCausalLM": "modeling_x.Llama"}}
     (dense / "config.json").write_text(json.dumps(config))
     (dense / "modeling_x.py").write_text("raise RuntimeError('was run')")
-    plan = Plan((48,) * 3, (20, 30, 40))
+    plan = Plan(Space.ffns((48,) * 3), (20, 30, 40))
     padded = cut(dense, tmp_path / "padded", plan, padded=True)
     assert config_of(padded)["auto_map"] == config["auto_map"]
     assert (padded / "modeling_x.py").exists()
@@ -132,15 +130,18 @@ def test_code_beside_a_model_goes_with_the_stock_class_alone(tmp_path):
 def test_compensated_models_are_cut_again_and_their_biases_add_up(name, tmp_path):
     model, inputs = build(name)
     model.save_pretrained(tmp_path / "dense")
-    first, second = Plan((48,) * 3, (30, 40, 20)), Plan((30, 40, 20), (20, 20, 11))
+    first, second = (
+        Plan(Space.ffns((48,) * 3), (30, 40, 20)),
+        Plan(Space.ffns((30, 40, 20)), (20, 20, 11)),
+    )
     cut(tmp_path / "dense", tmp_path / "file", first, compensate=True)
-    memory = prune(model, first, scores_of(first.widths), scores_of(first.widths, 1))
+    memory = prune(model, first, scores_of(first.space.units), scores_of(first.space.units, 1))
     memory.save_pretrained(tmp_path / "memory")
     once = find_ffns(load(tmp_path / "file"))[0].out.bias.clone()
     for compensate in (True, False):
-        means = scores_of(second.widths, 1) if compensate else None
+        means = scores_of(second.space.units, 1) if compensate else None
         again = cut(tmp_path / "file", tmp_path / f"file{compensate}", second, compensate)
-        small = prune(load(tmp_path / "memory"), second, scores_of(second.widths), means)
+        small = prune(load(tmp_path / "memory"), second, scores_of(second.space.units), means)
         small.save_pretrained(tmp_path / f"memory{compensate}")
         for folder in (again, tmp_path / f"memory{compensate}"):
             assert torch.equal(logits(load(folder), inputs), logits(small, inputs))
@@ -148,7 +149,7 @@ def test_compensated_models_are_cut_again_and_their_biases_add_up(name, tmp_path
 
 
 def test_compensated_and_padded_needs_a_bias_of_the_architecture(tmp_path):
-    plan = Plan((48,) * 3, (30, 40, 20))
+    plan = Plan(Space.ffns((48,) * 3), (30, 40, 20))
     model, inputs = build("Phi-2")
     model.save_pretrained(tmp_path / "phi")
     cut(tmp_path / "phi", tmp_path / "small", plan, compensate=True)
@@ -158,7 +159,7 @@ def test_compensated_and_padded_needs_a_bias_of_the_architecture(tmp_path):
 
     build("Llama")[0].save_pretrained(tmp_path / "llama")
     cut(tmp_path / "llama", tmp_path / "has-biases", plan, compensate=True)
-    again = Plan(plan.kept, (20, 20, 20))
+    again = Plan(Space.ffns(plan.kept), (20, 20, 20))
     for source, what, compensate in (("llama", plan, True), ("has-biases", again, False)):
         with pytest.raises(LopError, match="no room for the compensation's bias"):
             cut(tmp_path / source, tmp_path / "x", what, compensate, padded=True)
@@ -174,12 +175,12 @@ def test_a_bias_keeps_its_dtype(tmp_path):
     exact = torch.linspace(-1, 1, 32) / 3
     tensors |= {key.format(layer): exact.clone() for layer in range(3)}
     save_file(tensors, file, {"format": "pt"})
-    plan = Plan((48,) * 3, (30, 40, 20))
+    plan = Plan(Space.ffns((48,) * 3), (30, 40, 20))
     cut(tmp_path / "dense", tmp_path / "small", plan, compensate=True)
     weight = tensors["model.layers.0.mlp.fc2.weight"].float()
     gone = torch.ones(48, dtype=torch.bool)
-    gone[torch.argsort(scores_of(plan.widths)[0], descending=True, stable=True)[:30]] = False
-    expected = exact + weight[:, gone] @ scores_of(plan.widths, 1)[0][gone]
+    gone[torch.argsort(scores_of(plan.space.units)[0], descending=True, stable=True)[:30]] = False
+    expected = exact + weight[:, gone] @ scores_of(plan.space.units, 1)[0][gone]
     found = load_file(tmp_path / "small" / "model.safetensors")
     torch.testing.assert_close(found[key.format(0)], expected)
     small = load(tmp_path / "small")
@@ -192,8 +193,10 @@ def test_nothing_lost_needs_no_bias(tmp_path):
     model.save_pretrained(tmp_path / "dense")
     cut(tmp_path / "dense", tmp_path / "same", compensate=True)
     assert config_of(tmp_path / "same") == config_of(tmp_path / "dense")
-    plan = Plan.uniform((48,) * 3, 0)
-    same = prune(copy.deepcopy(model), plan, scores_of(plan.widths), scores_of(plan.widths))
+    plan = Plan.uniform(Space.ffns((48,) * 3), 0)
+    same = prune(
+        copy.deepcopy(model), plan, scores_of(plan.space.units), scores_of(plan.space.units)
+    )
     assert same.state_dict().keys() == model.state_dict().keys()
 
 
@@ -202,17 +205,22 @@ def test_where_one_width_in_the_config_does_not_make_the_shapes_each_layer_says_
     config = tf.OPTConfig(**TEXT, ffn_dim=48, word_embed_proj_dim=32)
     torch.manual_seed(0)
     tf.OPTForCausalLM(config).save_pretrained(tmp_path / "dense")
-    plan, inputs = Plan.uniform((48,) * 3, 0.5), {"input_ids": torch.arange(5)[None]}
+    plan, inputs = Plan.uniform(Space.ffns((48,) * 3), 0.5), {"input_ids": torch.arange(5)[None]}
     dense = load(tmp_path / "dense")
-    with masked(dense, plan, scores_of(plan.widths)):
+    with masked(dense, plan, scores_of(plan.space.units)):
         expected = logits(dense, inputs)
     small = load(cut(tmp_path / "dense", tmp_path / "small", plan))
     torch.testing.assert_close(logits(small, inputs), expected)
-    memory = prune(dense, plan, scores_of(plan.widths))
+    memory = prune(dense, plan, scores_of(plan.space.units))
     memory.save_pretrained(tmp_path / "memory")
     assert torch.equal(logits(load(tmp_path / "memory"), inputs), logits(small, inputs))
     with pytest.raises(LopError, match="no padded format"):
-        cut(tmp_path / "dense", tmp_path / "x", Plan((48,) * 3, (20, 30, 22)), padded=True)
+        cut(
+            tmp_path / "dense",
+            tmp_path / "x",
+            Plan(Space.ffns((48,) * 3), (20, 30, 22)),
+            padded=True,
+        )
 
 
 def test_a_config_that_is_heterogeneous_by_nature_stays_so(tmp_path):
@@ -223,14 +231,14 @@ def test_a_config_that_is_heterogeneous_by_nature_stays_so(tmp_path):
     tf.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "dense")
     loaded = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
     assert "modeling_lop" not in type(loaded).__module__  # after `import lop`, as before
-    plan, inputs = Plan((48,) * 3, (10, 20, 30)), {"input_ids": torch.arange(5)[None]}
+    plan, inputs = Plan(Space.ffns((48,) * 3), (10, 20, 30)), {"input_ids": torch.arange(5)[None]}
     dense = load(tmp_path / "dense")
-    with masked(dense, plan, scores_of(plan.widths)):
+    with masked(dense, plan, scores_of(plan.space.units)):
         expected = logits(dense, inputs)
     small = load(cut(tmp_path / "dense", tmp_path / "small", plan))
     torch.testing.assert_close(logits(small, inputs), expected)
     assert small.config.per_layer_attributes == by_nature
-    prune(dense, plan, scores_of(plan.widths)).save_pretrained(tmp_path / "memory")
+    prune(dense, plan, scores_of(plan.space.units)).save_pretrained(tmp_path / "memory")
     assert torch.equal(logits(load(tmp_path / "memory"), inputs), logits(small, inputs))
 
 
@@ -247,8 +255,8 @@ def test_shards_keep_their_names_and_their_index(tmp_path):
     }
     (dense / INDEX).write_text(json.dumps(index))
     (dense / "pytorch_model.bin.index.json").write_text("{}")  # of files that are not cut
-    small = cut(dense, tmp_path / "small", Plan((48,) * 3, (10, 20, 30)))
+    small = cut(dense, tmp_path / "small", Plan(Space.ffns((48,) * 3), (10, 20, 30)))
     assert json.loads((small / INDEX).read_text())["weight_map"] == index["weight_map"]
     assert not (small / "pytorch_model.bin.index.json").exists()
-    expected = prune(model, Plan((48,) * 3, (10, 20, 30)), scores_of((48,) * 3))
+    expected = prune(model, Plan(Space.ffns((48,) * 3), (10, 20, 30)), scores_of((48,) * 3))
     assert torch.equal(logits(load(small), inputs), logits(expected, inputs))

@@ -24,7 +24,7 @@ class Setup:
             self.model, self.processor, self.samples, self.scores, self.kind,
             mean_activation=self.means,
         )  # fmt: skip
-        key = shard_key(reward, 0.3, 0, 5, "mcts", None, 0.1, 0.3, {})
+        key = shard_key(reward, 0.3, 0, 5, "mcts", None, 0.3, {})
         return reward.fingerprint, key, made_from(self.model, self.processor, self.samples)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lop.models.checkpoint import load
-from lop.models.space import ffn_widths
-from lop.plan import Plan
+from lop.models.space import find_space
+from lop.plan import Plan, Space
 from lop.pruning import prune
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def hub(tmp_path):
 
 
 def test_what_is_pushed_is_the_checkpoint(hub, model, processor, scores, tmp_path):
-    plan = Plan.from_ratios([0.1, 0.5, 0.9], (40, 40, 40), 0.5)
+    plan = Plan.from_ratios([0.1, 0.5, 0.9], Space.ffns((40, 40, 40)), 0.5)
     prune(model, plan, scores).save_pretrained(tmp_path / "small")
     env = os.environ | {"HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
     command = [sys.executable, "-c", PUSH, str(tmp_path / "small")]
@@ -84,6 +84,6 @@ def test_what_is_pushed_is_the_checkpoint(hub, model, processor, scores, tmp_pat
     names = {path.name for path in pushed.iterdir()}
     files = {"config.json", "generation_config.json", "model.safetensors", "modeling_lop.py"}
     assert names == files | {"README.md"}
-    assert tuple(ffn_widths(load(pushed))) == plan.kept
+    assert find_space(load(pushed)).units == plan.kept
     for name in ("model.safetensors", "modeling_lop.py"):
         assert (pushed / name).read_bytes() == (tmp_path / "small" / name).read_bytes()

@@ -23,7 +23,7 @@ from lop.models.reference_training import (
     trained,
     training_text,
 )
-from lop.models.space import ffn_widths
+from lop.models.space import find_space
 from lop.tasks import easyvqa, knowledge
 from lop.tasks.encoding import prompt
 
@@ -173,7 +173,7 @@ def test_unknown_split_and_unknown_parameter_are_named():
 def test_widening_changes_nothing_but_the_width(model):
     wide, ids = copy.deepcopy(model), torch.arange(12)[None]
     reference.widen(wide, 24)
-    assert ffn_widths(wide) == (24, 24)
+    assert find_space(wide).units == (24, 24)
     with torch.no_grad():
         torch.testing.assert_close(wide(input_ids=ids).logits, model(input_ids=ids).logits)
     assert wide.get_decoder().layers[0].mlp.up_proj.weight[16:].std() > 0
@@ -194,7 +194,7 @@ def test_a_training_learns_and_goes_on_after_a_kill(
 
     whole = kept("whole")
     expected = trained(frame, processor, params, whole).state_dict()
-    assert ffn_widths(reference.build_model(processor.tokenizer, SHAPE, 0)) == (16, 16)
+    assert find_space(reference.build_model(processor.tokenizer, SHAPE, 0)).units == (16, 16)
     assert len(whole.at.losses) == 2
     assert whole.at.losses[1] < 0.7 * np.log(SHAPE.vocab)
 

@@ -15,7 +15,7 @@ from tiny import ARCHITECTURES, build
 from benchmarks.reward import tokens_in
 from lop.models import fingerprints
 from lop.models.space import find_ffns
-from lop.plan import Plan
+from lop.plan import Plan, Space
 from lop.pruning import masked
 from lop.reward import Reward, captured, sharing
 from lop.tasks.encoding import IGNORE, Batch
@@ -100,8 +100,7 @@ def two_questions(name):
 def test_every_architecture_shares_or_is_left_alone(name, samples, monkeypatch):
     model, inputs, targets = two_questions(name)
     scores = [torch.arange(float(ffn.units)) for ffn in find_ffns(model)]
-    widths = tuple(len(score) for score in scores)
-    plan = Plan.from_ratios([0.2, 0.5, 0.8], widths, 0.5)
+    plan = Plan.from_ratios([0.2, 0.5, 0.8], Space.ffns(list(map(len, scores))), 0.5)
     batch = Batch(copy.deepcopy(inputs), targets, targets)
     monkeypatch.setattr(captured, "encode", lambda *args: iter([copy.deepcopy(batch)]))
     one_picture = samples.iloc[[0, 0]]

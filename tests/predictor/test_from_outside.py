@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lop.errors import LopError
+from lop.plan import Space
 from lop.predictor import NETWORKS, Predictor, PredictorConfig
 
-CONFIG = PredictorConfig((64,) * 4, "model-a", min_ratio=0.1, max_ratio=0.6, hidden=16, heads=2)
+CONFIG = PredictorConfig(
+    Space.ffns((64,) * 4), "model-a", min_ratio=0.1, max_ratio=0.6, hidden=16, heads=2
+)
 
 
 @pytest.fixture
@@ -34,15 +37,23 @@ def refused(place, file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"widths": 64}, "widths: Input should be a valid array"),
-        ({"widths": []}, "widths: Tuple should have at least 1 item"),
-        ({"widths": [64, 0, 64, 64]}, "widths.1: Input should be greater than 0"),
-        ({"widths": [64, -3, 64, 64]}, "widths.1: Input should be greater than 0"),
-        ({"widths": [64, 64.5, 64, 64]}, "widths.1: Input should be a valid integer"),
-        ({"widths": [64, True, 64, 64]}, "widths.1: Input should be a valid integer"),
-        ({"widths": [64, "64", 64, 64]}, "widths.1: Input should be a valid integer"),
-        ({"widths": [10**12] * 4}, "widths.0: Input should be less than or equal to"),
-        ({"widths": [1] * 5000}, "widths: Tuple should have at most 4096 items"),
+        ({"space": 64}, "space: Input should be"),
+        ({"units": 64}, "space.units: Input should be a valid array"),
+        ({"units": []}, "space.units: Tuple should have at least 1 item"),
+        ({"units": [64, 0, 64, 64]}, "space.units.1: Input should be greater than 0"),
+        ({"units": [64, -3, 64, 64]}, "space.units.1: Input should be greater than 0"),
+        ({"units": [64, 64.5, 64, 64]}, "space.units.1: Input should be a valid integer"),
+        ({"units": [64, True, 64, 64]}, "space.units.1: Input should be a valid integer"),
+        ({"units": [64, "64", 64, 64]}, "space.units.1: Input should be a valid integer"),
+        ({"units": [10**12] * 4}, "space.units.0: Input should be less than or equal to"),
+        ({"units": [1] * 9000}, "space.units: Tuple should have at most 8192 items"),
+        ({"units": [64] * 3}, "space: expected as many sites in every list"),
+        ({"costs": [1, 0, 1, 1]}, "space.costs.1: Input should be greater than 0"),
+        ({"kinds": ["ffn", "norm", "ffn", "ffn"]}, "space.kinds.1: Input should be 'ffn' or"),
+        ({"kinds": ["attention"] * 4}, "expected FFNs among them"),
+        ({"floors": [6, 6, 6, 65]}, "floors (6, 6, 6, 65): expected 0 to all units"),
+        ({"multiple": 0}, "space.multiple: Input should be greater than 0"),
+        ({"multiple": 7}, "multiple_of 7 does not divide an FFN of 64 neurons"),
         ({"model_fingerprint": None}, "model_fingerprint: Input should be a valid string"),
         ({"min_ratio": "0.1"}, "min_ratio: Input should be a valid number"),
         ({"min_ratio": float("nan")}, "min_ratio: Input should be a finite number"),
@@ -50,7 +61,6 @@ def refused(place, file):
         ({"min_ratio": -0.1}, "min_ratio: Input should be greater than or equal to 0"),
         ({"min_ratio": 0.7}, "min_ratio 0.7 is above max_ratio 0.6"),
         ({"max_ratio": 0.99}, "pruning ratio 0.99 cannot be met"),
-        ({"min_keep": 2}, "min_keep: Input should be less than or equal to 1"),
         ({"kind": "gru"}, "predictor kind 'gru': expected one of transformer, bilstm, mlp"),
         ({"kind": 3}, "kind: Input should be a valid string"),
         ({"hidden": 15}, "hidden 15 cannot be split among 2 heads"),
@@ -64,7 +74,10 @@ def refused(place, file):
 )
 def test_a_config_that_cannot_be_names_its_field(place, change, message):
     path = place / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    config = json.loads(path.read_text())
+    of_space = {name: value for name, value in change.items() if name in config["space"]}
+    config["space"] |= of_space
+    path.write_text(json.dumps(config if of_space else config | change))
     assert message in refused(place, "config.json")
 
 

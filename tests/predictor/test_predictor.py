@@ -9,22 +9,21 @@ import yaml
 
 from lop.errors import LopError
 from lop.importance import save_scores
-from lop.plan import Plan, budget
+from lop.plan import Plan, Space
 from lop.predictor import NETWORKS, Predictor, PredictorConfig
 from lop.predictor.training import gains, good_samples, latency_ms, mix_neighbours, train
 from lop.predictor.transformer import PlanTransformer
+from lop.profile import measure, solve
 from lop.search import write_index
-from lop.search.knapsack import profile as measure
-from lop.search.knapsack import solve
 from lop.steps import training
 
-WIDTHS = (64,) * 8
-CONFIG = PredictorConfig(WIDTHS, "model-a", min_ratio=0.1, max_ratio=0.6)
+SPACE, TWO = Space.ffns((64,) * 8), Space.ffns((16, 16))
+CONFIG = PredictorConfig(SPACE, "model-a", min_ratio=0.1, max_ratio=0.6)
 
 
 def truth(ratio):
     """Plans that lean from the first layer to the last."""
-    return Plan.from_ratios(ratio + np.linspace(-0.1, 0.1, 8), WIDTHS, ratio)
+    return Plan.from_ratios(ratio + np.linspace(-0.1, 0.1, 8), SPACE, ratio)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -48,12 +47,12 @@ def test_it_learns_and_carries_over_to_unseen_ratios(trained):
 
 def test_every_plan_is_exact(trained):
     for ratio in np.linspace(0.1, 0.6, 23):
-        assert sum(trained[0].plan(float(ratio)).kept) == budget(WIDTHS, float(ratio))
+        assert trained[0].plan(float(ratio)).parameters == SPACE.budget(float(ratio))
 
 
 def test_generation_equals_teacher_forcing_on_its_own_output():
     torch.manual_seed(0)
-    network = PlanTransformer(28).double()
+    network = PlanTransformer(Space.ffns((64,) * 28)).double()
     torch.nn.init.normal_(network.head.weight, std=0.5)
     budgets = torch.linspace(0.1, 0.6, 5, dtype=torch.float64)
     plans = network.generate(budgets)
@@ -63,7 +62,7 @@ def test_generation_equals_teacher_forcing_on_its_own_output():
 
 def test_it_is_causal():
     torch.manual_seed(0)
-    network = PlanTransformer(6)
+    network = PlanTransformer(Space.ffns((64,) * 6))
     torch.nn.init.normal_(network.head.weight, std=0.5)
     plans = torch.rand(1, 6)
     changed = plans.clone()
@@ -76,7 +75,7 @@ def test_it_is_causal():
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_with_a_profile_it_begins_at_the_knapsacks_plans(kind):
-    profile = measure(lambda p: -sum(w * r * r for w, r in enumerate(p.ratios, 1)), WIDTHS)
+    profile = measure(lambda p: -sum(w * r * r for w, r in enumerate(p.ratios, 1)), SPACE)
     samples = pd.DataFrame({"target": [0.3], "plan": [truth(0.3).ratios]})
     config = replace(CONFIG, kind=kind)
     predictor = train(samples, config, seed=0, epochs=1, lr=1e-12, profile=profile)
@@ -136,13 +135,13 @@ def test_prediction_takes_milliseconds(trained):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_plan_does_not_depend_on_what_else_is_asked_for(kind):
     torch.manual_seed(0)
-    wide = replace(CONFIG, widths=(18_944,) * 12, kind=kind)
+    wide = replace(CONFIG, space=Space.ffns((18_944,) * 12), kind=kind)
     predictor = Predictor(wide)
     torch.nn.init.normal_(predictor.network.head.weight, std=0.1)
     ratios = np.linspace(0.1, 0.6, 32).tolist()
     plans = predictor.plans(ratios)
     assert plans == [predictor.plan(ratio) for ratio in ratios]
-    assert [sum(plan.kept) for plan in plans] == [budget(wide.widths, ratio) for ratio in ratios]
+    assert [sum(plan.kept) for plan in plans] == [wide.space.budget(ratio) for ratio in ratios]
 
 
 @pytest.mark.parametrize("ratio", [1.2, 0.05, 0.61, -1.0, float("nan")])
@@ -152,11 +151,11 @@ def test_a_ratio_outside_the_searched_range_is_refused(trained, ratio):
 
 
 def test_another_model_is_refused(trained):
-    trained[0].check_fits(WIDTHS, "model-a")
+    trained[0].check_fits(SPACE, "model-a")
     with pytest.raises(LopError, match="trained for model model-a, this model is model-b"):
-        trained[0].check_fits(WIDTHS, "model-b")
-    with pytest.raises(LopError, match="trained for FFN widths"):
-        trained[0].check_fits((64,) * 7, "model-a")
+        trained[0].check_fits(SPACE, "model-b")
+    with pytest.raises(LopError, match="trained for a model with units"):
+        trained[0].check_fits(Space.ffns((64,) * 7), "model-a")
 
 
 def test_broken_predictors_are_refused(trained, tmp_path):
@@ -218,7 +217,7 @@ def test_where_nothing_is_better_it_has_the_root():
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_with_nothing_better_anywhere_it_says_the_base_itself(kind):
-    profile = measure(lambda p: -sum(w * r * r for w, r in enumerate(p.ratios, 1)), WIDTHS)
+    profile = measure(lambda p: -sum(w * r * r for w, r in enumerate(p.ratios, 1)), SPACE)
     samples = pd.DataFrame({"target": [0.1, 0.3, 0.6], "plan": [None] * 3})
     predictor = train(samples, replace(CONFIG, kind=kind), seed=0, profile=profile)
     for ratio in (0.1, 0.25, 0.3, 0.6):
@@ -249,7 +248,7 @@ def test_mixed_plans_meet_the_budgets_between():
     assert len(mixed) == 4 + 3 + 3
     np.testing.assert_allclose(mixed["target"][4:], [0.125, 0.15, 0.175, 0.3, 0.4, 0.5])
     for row in mixed.itertuples():
-        exact = Plan.from_ratios(row.plan, WIDTHS, row.target).ratios
+        exact = Plan.from_ratios(row.plan, SPACE, row.target).ratios
         assert np.abs(row.plan - np.array(exact)).max() <= 1 / 64
 
 
@@ -264,7 +263,7 @@ def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
     settings["network"]["kind"] = kind
     settings["fit_options"] |= {"epochs": 1, "smooth": 1}
     scores = tmp_path / "scores.safetensors"
-    save_scores([torch.ones(16), torch.ones(16)], scores, "model-a")
+    save_scores([torch.ones(16), torch.ones(16)], scores, "model-a", TWO)
     searched = SEARCHED.assign(
         **dict.fromkeys(("share", "depth", "simulation", "seconds", "fingerprint"), 0),
         model_fingerprint="model-a",
@@ -278,17 +277,17 @@ def test_params_yaml_chooses_network_and_samples(kind, tmp_path):
     assert metrics["samples"] == 3, "what was mixed in is no sample of a search"
     assert metrics["gain_0.2"] > 0.1
     assert metrics["gain_0.5"] == 0
-    save_scores([torch.ones(16), torch.ones(16)], scores, "model-b")
+    save_scores([torch.ones(16), torch.ones(16)], scores, "model-b", TWO)
     with pytest.raises(LopError, match="search samples of model model-a, .* of model model-b"):
         training.train(out, curve, search, scores, **settings)
     assert Predictor.from_pretrained(out).config.kind == kind
 
 
 def test_gains_over_another_root_are_refused(tmp_path):
-    profile = measure(lambda p: -sum(w * r * r for w, r in enumerate(p.ratios, 1)), (16, 16))
+    profile = measure(lambda p: -sum(w * r * r for w, r in enumerate(p.ratios, 1)), TWO)
     profile.save(tmp_path / "profile.parquet")
     scores = tmp_path / "scores.safetensors"
-    save_scores([torch.ones(16), torch.ones(16)], scores, "model-a")
+    save_scores([torch.ones(16), torch.ones(16)], scores, "model-a", TWO)
 
     def trained(root):
         rows = pd.DataFrame([(0.5, 0, list(root.kept), 0.0, 0.0, 0.0)], columns=COLUMNS)
@@ -309,7 +308,7 @@ def test_gains_over_another_root_are_refused(tmp_path):
     predictor = Predictor.from_pretrained(tmp_path / "predictor")
     assert predictor.plan(0.5).kept == root.kept
     with pytest.raises(LopError, match="did not begin at this profile's knapsack plan"):
-        trained(Plan.uniform((16, 16), 0.5))
+        trained(Plan.uniform(TWO, 0.5))
 
 
 @pytest.mark.parametrize("section", ["samples", "network", "fit_options"])

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lop.plan import Plan
+from lop.plan import Plan, Space
 from lop.search import search
 from lop.search.carried import CARRIED, budgets, carried_plans, differences
 
-WIDTHS = (40, 40, 40)
+SPACE = Space.ffns((40, 40, 40))
 
 
 @pytest.mark.parametrize(
@@ -44,18 +44,18 @@ def test_differences_are_those_of_plans_that_gained():
 
 
 def test_plans_come_from_both_neighbours_and_from_uniform():
-    root = Plan(WIDTHS, (20, 28, 12))
+    root = Plan(SPACE, (20, 28, 12))
     changes = {0.4: np.array([0.1, 0, -0.1]), 0.6: np.array([0, 0.2, -0.2])}
     plans = [plan.kept for plan in carried_plans(root, 0.5, changes)]
     # below's change, above's, half of each; uniform is the second too, and then half-way to it
     assert plans == [(16, 28, 16), (20, 20, 20), (18, 24, 18), (20, 24, 16)]
-    assert carried_plans(Plan.uniform(WIDTHS, 0.5), 0.5, {}) == []
+    assert carried_plans(Plan.uniform(SPACE, 0.5), 0.5, {}) == []
 
 
 class Reward:
     """A plan's reward is minus its distance from the best one; each part has two pictures."""
 
-    widths, model_fingerprint, fingerprint = WIDTHS, "model", "reward"
+    space, model_fingerprint, fingerprint = SPACE, "model", "reward"
     parts = tuple(SimpleNamespace(pictures=np.array(["a", "b"])) for _ in range(4))
 
     def values(self, plan, part):
@@ -63,7 +63,7 @@ class Reward:
 
 
 def test_they_are_judged_by_samples_held_out():
-    root = Plan(WIDTHS, (20, 28, 12))
+    root = Plan(SPACE, (20, 28, 12))
     plans = [(16, 28, 16), (20, 20, 20)]
     samples = search(Reward(), 0.5, 0, 3, CARRIED, root, plans=plans)
     assert samples["kept"].map(tuple).tolist() == [root.kept, *plans]

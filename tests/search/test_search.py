@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lop.errors import LopError
-from lop.plan import Plan, budget
+from lop.plan import Plan, Space
 from lop.reward import Reward
 from lop.search import (
     best_plan,
@@ -23,7 +23,7 @@ from lop.search.shards import COLUMNS
 from lop.steps import scoring, searching
 from lop.tasks.samples import write_samples
 
-WIDTHS = (50, 50, 50, 50)
+SPACE = Space.ffns((50, 50, 50, 50))
 
 
 def toy_reward(plan):
@@ -32,15 +32,15 @@ def toy_reward(plan):
 
 
 def run(seed, simulations=200):
-    root = Plan.uniform(WIDTHS, 0.4)
+    root = Plan.uniform(SPACE, 0.4)
     return list(mcts(toy_reward, root, simulations, np.random.default_rng(seed)))
 
 
 def test_mcts_beats_its_root_and_stays_on_the_budget():
     steps = run(0)
     assert [s.simulation for s in steps] == list(range(200))
-    assert steps[0].plan == Plan.uniform(WIDTHS, 0.4)
-    assert all(sum(s.plan.kept) == budget(WIDTHS, 0.4) for s in steps)
+    assert steps[0].plan == Plan.uniform(SPACE, 0.4)
+    assert all(s.plan.parameters == SPACE.budget(0.4) for s in steps)
     best = max(steps, key=lambda s: s.reward)
     assert best.reward > steps[0].reward + 0.5
     assert max(s.depth for s in steps) > 3
@@ -49,7 +49,7 @@ def test_mcts_beats_its_root_and_stays_on_the_budget():
 def test_mcts_beats_plain_random_plans_at_equal_evaluations():
     rng = np.random.default_rng(0)
     random = [
-        toy_reward(Plan.from_ratios(0.4 + rng.uniform(-0.1, 0.1, 4), WIDTHS, 0.4))
+        toy_reward(Plan.from_ratios(0.4 + rng.uniform(-0.1, 0.1, 4), SPACE, 0.4))
         for _ in range(200)
     ]
     assert max(s.reward for s in run(0)) > max(random)
@@ -72,9 +72,9 @@ def test_every_evaluated_plan_becomes_a_sample(reward):
     assert {"target", "plan", "kept", "reward", "searcher", "seed", "simulation", "depth"} <= set(
         samples
     )
-    assert samples["kept"].map(sum).eq(budget(reward.widths, 0.5)).all()
-    assert samples["reward"].iloc[0] == reward(Plan.uniform(reward.widths, 0.5))
-    assert reward(best_plan(samples, reward.widths)) == samples["reward"].max()
+    assert samples["kept"].map(reward.space.cost).eq(reward.space.budget(0.5)).all()
+    assert samples["reward"].iloc[0] == reward(Plan.uniform(reward.space, 0.5))
+    assert reward(best_plan(samples, reward.space)) == samples["reward"].max()
 
 
 def test_a_finished_shard_is_not_searched_again(reward, tmp_path, monkeypatch):
@@ -94,7 +94,7 @@ def test_settings_name_the_shard(reward, tmp_path):
 
 
 def test_a_search_starts_from_the_plan_it_is_given(reward, tmp_path):
-    root = Plan.from_ratios([0.2, 0.6, 0.7], reward.widths, 0.5)
+    root = Plan.from_ratios([0.2, 0.6, 0.7], reward.space, 0.5)
     path = run_shard(tmp_path, reward, 0.5, 0, 3, root=root)
     assert pd.read_parquet(path)["kept"].iloc[0].tolist() == list(root.kept)
     assert run_shard(tmp_path, reward, 0.5, 0, 3) != path
@@ -125,7 +125,7 @@ def test_a_directory_lists_current_and_kept_searches(reward, tmp_path):
     assert table["plans"].tolist() == [5, 5, 3]
     samples = read_search(tmp_path)
     assert table["best"].max() == samples.loc[samples["share"] == 1, "reward"].max()
-    assert table["began"].iloc[1] == reward(Plan.uniform(reward.widths, 0.5))
+    assert table["began"].iloc[1] == reward(Plan.uniform(reward.space, 0.5))
     assert set(samples["fingerprint"]) == set(table.loc[table["current"], "fingerprint"])
 
 
@@ -187,9 +187,9 @@ def test_an_empty_or_foreign_shard_is_one_line(tmp_path):
     [
         ("plan", [0.1, np.nan], "column plan: expected ratios in"),
         ("plan", [0.1, -0.1], "column plan: expected ratios in"),
-        ("plan", [0.1], "columns plan and kept: expected as many layers in both"),
-        ("kept", [0, 9], "column kept: expected whole neurons"),
-        ("kept", [8.5, 9], "column kept: expected whole neurons"),
+        ("plan", [0.1], "columns plan and kept: expected as many sites in both"),
+        ("kept", [-1, 9], "column kept: expected whole units"),
+        ("kept", [8.5, 9], "column kept: expected whole units"),
         ("reward", np.inf, "column reward: expected finite numbers"),
         ("target", None, "column target: expected finite numbers"),
         ("kept", ["eight", "nine"], "could not convert"),
@@ -205,12 +205,12 @@ def test_plans_that_cannot_be_are_refused(column, value, message, tmp_path):
 
 def test_samples_of_another_model_or_other_widths_are_refused():
     table = pd.DataFrame({"plan": [[0.2, 0.1]], "kept": [[8, 9]], "model_fingerprint": ["a"]})
-    check_fits(table, (10, 10), "a")
+    check_fits(table, Space.ffns((10, 10)), "a")
     with pytest.raises(LopError, match="search samples of model a, the scores are of model b"):
-        check_fits(table, (10, 10), "b")
+        check_fits(table, Space.ffns((10, 10)), "b")
     for widths in ((10, 8), (10, 20), (10, 10, 10)):
-        with pytest.raises(LopError, match="not for FFN widths"):
-            check_fits(table, widths, "a")
+        with pytest.raises(LopError, match="not for units"):
+            check_fits(table, Space.ffns(widths), "a")
 
 
 @pytest.mark.parametrize("index", [{"a": 1}, ["../x.parquet"], ["/x.parquet"], [3]])

@@ -17,6 +17,7 @@ from lop.importance import RANKINGS, SCORES, save_scores
 from lop.models import reference
 from lop.models.checkpoint import save
 from lop.models.fingerprints import fingerprint
+from lop.plan import Space
 from lop.predictor import Predictor, PredictorConfig
 from lop.serving.app import build_app
 from lop.serving.champion import source_of
@@ -24,12 +25,13 @@ from lop.serving.jobs import Limits
 from lop.serving.server import http_server, listening, owned, put_together
 from lop.steps.pruning import Cutter
 
+SPACE = Space.ffns((SHAPE.ffn,) * SHAPE.layers)
 TOKEN = "0123456789abcdef"
 JSON = {"Content-Type": "application/json"}
 
 
 def make_predictor(path, model_fingerprint, seed=0):
-    config = PredictorConfig((SHAPE.ffn,) * SHAPE.layers, model_fingerprint, 0.1, 0.6)
+    config = PredictorConfig(SPACE, model_fingerprint, 0.1, 0.6)
     torch.manual_seed(seed)
     predictor = Predictor(config)
     torch.nn.init.normal_(predictor.network.head.weight, std=0.2)
@@ -45,7 +47,7 @@ def made(processor, tmp_path_factory):
     save(model, processor, root / "model")
     for name in SCORES:
         scores = [torch.rand(SHAPE.ffn) for _ in range(SHAPE.layers)]
-        save_scores(scores, root / "scores" / f"{name}.safetensors", fingerprint(model))
+        save_scores(scores, root / "scores" / f"{name}.safetensors", fingerprint(model), SPACE)
     restored, scores = dict.fromkeys(RANKINGS, False), {"false": "flap", "true": "flap"}
     auto = Choice("flap", False, restored, scores, (0.3,), 12, "loglik", "", ())
     choice.save(auto, root / "scores" / choice.FILE)

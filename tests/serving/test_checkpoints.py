@@ -14,7 +14,7 @@ import pytest
 from service import refused, serving
 
 from lop.models.checkpoint import load
-from lop.models.space import ffn_widths
+from lop.models.space import find_space
 from lop.models.stored import Stored
 from lop.serving.jobs import Job, Jobs, Limits, Refused
 from lop.steps.pruning import Cutter
@@ -40,7 +40,7 @@ def test_a_checkpoint_is_cut_found_again_and_removed(made, tmp_path):
             status, content = client.ask("GET", f"/checkpoints/small/files/{file['name']}")
             assert (status, len(content)) == (200, file["bytes"])
             (got / file["name"]).write_bytes(content)
-        assert list(ffn_widths(load(got))) == plan["kept"]
+        assert list(find_space(load(got)).units) == plan["kept"]
         assert json.loads((got / "pruning.json").read_text())["parameters"] == plan["parameters"]
         assert {k: job[k] for k in ("parameters", "reduction")} == (
             {k: plan[k] for k in ("parameters", "reduction")}
@@ -59,7 +59,7 @@ def test_the_documented_commands_work(made, tmp_path):
     commands = re.sub(r"^(pip|lop) .*\n", "", commands, flags=re.M)
     assert commands.count("curl") == 11
     model = Stored(made / "model")
-    small = model.parameters - 40 * model.neuron_parameters
+    small = model.parameters - 40 * model.space().grain
     commands = commands.replace("1.8M", str(small))
     with serving(made, tmp_path / "out") as client:
         commands = commands.replace("localhost:8080", f"localhost:{client.port}")
@@ -98,7 +98,7 @@ def test_a_failed_job_says_why_and_may_be_asked_for_again(made, tmp_path):
             assert client.ask("POST", "/checkpoints", {"ratio": 0.3, "name": "x"})[0] == 202
             job = client.finished("x")
             assert (job["state"], job["files"]) == ("failed", [])
-            assert "cannot read neuron scores" in job["error"]
+            assert "cannot read scores" in job["error"]
             assert job["error"].isprintable()
     assert list((tmp_path / "out" / "checkpoints").iterdir()) == []
 

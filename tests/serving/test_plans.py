@@ -10,13 +10,13 @@ import torch
 from conftest import SHAPE
 from service import JSON, TOKEN, refused, serving
 
+from lop.models import costs
 from lop.models.checkpoint import load
 from lop.models.stored import Stored
-from lop.plan import Plan
+from lop.plan import Plan, Space
 from lop.predictor import Predictor
 from lop.pruning import prune
 from lop.serving.guard import MOST_BYTES
-from lop.sizes import parameters_of
 
 pytest_plugins = ["service"]
 
@@ -27,7 +27,7 @@ def test_a_plan_is_the_predictors(client, made):
     assert status == 200
     expected = predictor.plan(0.37)
     assert (tuple(plan["kept"]), tuple(plan["ratios"])) == (expected.kept, expected.ratios)
-    assert plan["widths"] == [SHAPE.ffn] * SHAPE.layers
+    assert plan["units"] == [SHAPE.ffn] * SHAPE.layers
     status, several = client.ask("POST", "/plans", {"ratios": [0.2, 0.37]})
     assert status == 200
     assert [p["ratio"] for p in several["plans"]] == [0.2, 0.37]
@@ -159,19 +159,19 @@ def test_every_route_is_documented_with_its_types(client):
 
 def test_a_size_becomes_the_ratio_that_meets_it(client, made):
     model = Stored(made / "model")
-    aim = model.parameters - 40 * model.neuron_parameters
+    aim = model.parameters - 40 * model.space().grain
     status, plan = client.ask("POST", "/plans", {"params": str(aim)})
     assert (status, plan["parameters"]) == (200, aim)
-    assert sum(plan["widths"]) - sum(plan["kept"]) == 40
+    assert sum(plan["units"]) - sum(plan["kept"]) == 40
 
 
 def test_the_whole_models_parameters_are_counted_exactly(made):
     means = [torch.rand(SHAPE.ffn) for _ in range(SHAPE.layers)]
-    plan = Plan((SHAPE.ffn,) * SHAPE.layers, (10, 20, 30))
+    plan = Plan(Space.ffns((SHAPE.ffn,) * SHAPE.layers), (10, 20, 30))
     for mean in (None, means):
         pruned = prune(load(made / "model"), plan, means, mean)
-        count = parameters_of(Stored(made / "model"), compensate=mean is not None)
-        assert count(plan) == sum(p.numel() for p in pruned.parameters())
+        cost = costs.parameters(Stored(made / "model"), plan.space, compensate=mean is not None)
+        assert cost.of(plan) == sum(p.numel() for p in pruned.parameters())
 
 
 def test_a_token_is_asked_for(made, tmp_path):

@@ -8,7 +8,7 @@ from conftest import SHAPE, make_samples
 
 from lop.errors import LopError
 from lop.models import reference
-from lop.models.space import ffn_widths
+from lop.models.space import find_space
 from lop.reward import Reward
 from lop.tasks import chat as chats
 from lop.tasks.chat import answer_ids, chat, end_token, plain, stop_tokens
@@ -99,7 +99,7 @@ def test_the_accuracy_reward_does_not_depend_on_the_order_of_ends(
     reference_model, reference_samples
 ):
     model, processor = reference_model
-    scores = [torch.arange(float(width)) for width in ffn_widths(model)]
+    scores = [torch.arange(float(width)) for width in find_space(model).units]
     samples, kept = reference_samples.head(12), model.generation_config.eos_token_id
     try:
         results = []
@@ -114,9 +114,8 @@ def test_the_accuracy_reward_does_not_depend_on_the_order_of_ends(
 
 
 def dense(reward):
-    from lop.plan import Plan
 
-    return Plan(reward.widths, reward.widths)
+    return reward.space.dense
 
 
 def test_a_template_without_a_generation_prompt_is_asked_up_to_the_answer(model, own, samples):

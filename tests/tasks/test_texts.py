@@ -54,9 +54,9 @@ def test_a_model_of_text_is_saved_loaded_scored_and_judged(tmp_path, kind):
     expected = np.concatenate([log_likelihood(model, b, b.targets) for b in batches])
     scores = collect(model, encode(samples, model, tokenizer, 2))["activation_l2"]
     with Reward(model, tokenizer, samples, scores, batch_size=3) as reward:
-        loglik = reward.per_sample(Plan(reward.widths, reward.widths))[1]
+        loglik = reward.per_sample(reward.space.dense)[1]
         np.testing.assert_allclose(loglik, expected, atol=1e-3)
-        less = reward.per_sample(Plan.uniform(reward.widths, 0.5))[1]
+        less = reward.per_sample(Plan.uniform(reward.space, 0.5))[1]
     assert np.abs(less - expected).min() > 1e-3
 
 
@@ -158,7 +158,7 @@ def test_a_model_of_pictures_takes_samples_without_them(model, processor, sample
         assert torch.equal(batch.targets[asked], batch.text_targets[asked])
     expected = np.concatenate([log_likelihood(model, b, b.targets) for b in batches])
     with Reward(model, processor, mixed, scores, batch_size=4) as reward:
-        loglik = reward.per_sample(Plan(reward.widths, reward.widths))[1]
+        loglik = reward.per_sample(reward.space.dense)[1]
     np.testing.assert_allclose(loglik, expected, atol=1e-3)
 
 

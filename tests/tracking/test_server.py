@@ -11,7 +11,7 @@ from flows.server import free_port, started
 from lop import tracking
 from lop.cli import main
 from lop.errors import LopError
-from lop.importance import load_scores, made_for
+from lop.importance import made_for
 from lop.predictor import Predictor, PredictorConfig
 from lop.serving.champion import Champion, source_of
 from lop.steps import promoting, scoring
@@ -109,11 +109,11 @@ def judged(server, here, model_dir, samples):
     places = (str(model_dir), here / "validation.parquet", here / "scores")
     scoring.importance(places[2], *places[:2], batch_size=12)
     scores = places[2] / "flap.safetensors"
-    widths = tuple(len(layer) for layer in load_scores(scores))
+    space, fingerprint = made_for(scores)
 
     def register(seed, model=None):
         torch.manual_seed(seed)
-        config = PredictorConfig(widths, model or made_for(scores), min_ratio=0.1, max_ratio=0.6)
+        config = PredictorConfig(space, model or fingerprint, min_ratio=0.1, max_ratio=0.6)
         predictor = Predictor(config)
         torch.nn.init.normal_(predictor.network.head.weight, std=0.5)
         predictor.save_pretrained(here / f"predictor-{seed}")

@@ -1,0 +1,155 @@
+"""Targets other than a ratio: parameters, bytes on disk, FLOPs a token, turned into one."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from lop.errors import LopError
+from lop.models.site import Site
+from lop.models.space import linear_weights
+from lop.models.stored import Stored
+from lop.models.weights import DTYPES
+from lop.plan import Plan, Space
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
+BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+PlanAt = Callable[[float], Plan]  # a method's plan at a pruning ratio
+Amount = Callable[[Site, str], float]  # what a tensor of a site, `<map>.<parameter>`, has of a cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a dense model has of something, and how much of it goes with the units of its sites.
+
+    `units` (S,) is what a unit of each site has, `rest` (S,) what goes with a site's last unit
+    besides it, and `biases` what compensation adds to a model that is pruned at all.
+    """
+
+    name: str
+    dense: float
+    space: Space
+    units: tuple[float, ...]
+    rest: tuple[float, ...]
+    biases: float = 0
+
+    def of(self, plan: Plan) -> float:
+        """What the pruned model has, exactly."""
+        each = zip(plan.space.units, plan.kept, self.units, self.rest, strict=True)
+        gone = sum((d - k) * unit + (0 if k else rest) for d, k, unit, rest in each)
+        return self.dense - gone + (self.biases if plan.kept != plan.space.units else 0)
+
+    def ratio(self, target: float, plan_at: PlanAt | None = None) -> float:
+        """The smallest pruning ratio whose plan (default: the uniform one) has at most `target`.
+
+        Raises LopError, naming the reachable range, when there is none.
+        """
+        space, at = self.space, plan_at or partial(Plan.uniform, self.space)
+        most = round(space.max_ratio * space.total / space.grain)  # neurons that can go
+
+        def meets(neurons: int) -> bool:
+            return self.of(at(neurons * space.grain / space.total)) <= target
+
+        if not (target <= self.dense and (target == self.dense or meets(most))):
+            least = min(self.dense, self.of(at(space.max_ratio)))
+            raise LopError(
+                f"{self.name} of {target:,.0f} cannot be met: this model reaches "
+                f"{math.ceil(least):,} to {self.dense:,.0f}"
+            )
+        low, high = -1, 0 if target == self.dense else most  # `high` meets it
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if meets(middle) else (middle, high)
+        return high * space.grain / space.total
+
+
+def parameters(model: Stored, space: Space, compensate: bool = False) -> Cost:
+    """Parameters; tied ones count once."""
+
+    def amount(site: Site, name: str) -> float:
+        return site.module.get_parameter(name).numel()
+
+    return _cost("parameters", model, space, model.parameters, amount, compensate)
+
+
+def size(model: Stored, space: Space, compensate: bool = False) -> Cost:
+    """Bytes of weights on disk, at the dtype that the checkpoint has."""
+
+    def amount(site: Site, name: str) -> float:
+        return model.tensors[f"{site.name}.{name}"].size
+
+    dense = sum(entry.size for entry in set(model.tensors.values()))
+    return _cost("size", model, space, dense, amount, compensate)
+
+
+def flops_per_token(model: Stored, space: Space, compensate: bool = False) -> Cost:
+    """FLOPs of the language model a token: two for each weight of its linear maps.
+
+    Attention's own products are left out: they grow with the context. Biases are left out too.
+    """
+
+    def amount(site: Site, name: str) -> float:
+        weight = site.module.get_parameter(name)
+        return 2 * weight.numel() if weight.ndim == 2 else 0
+
+    dense = 2 * linear_weights(model.model)
+    return _cost("FLOPs per token", model, space, dense, amount, False)
+
+
+COSTS = {"params": parameters, "size": size, "flops_per_token": flops_per_token}
+
+
+def ratio_for(
+    model: Stored,
+    kind: str,
+    target: str,
+    space: Space,
+    plan_at: PlanAt | None = None,
+    compensate: bool = False,
+) -> float:
+    """The pruning ratio at which a method's plan meets a target such as `5.2B` or `9GB`.
+
+    `kind` is one of COSTS. `compensate` says that pruned output maps get a bias, which counts too.
+    """
+    return COSTS[kind](model, space, compensate).ratio(amount(target), plan_at)
+
+
+def amount(text: str) -> float:
+    """`5.2B`, `9GB`, `8.5GiB`, `1.2e9` -> a number."""
+    match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([KMGT]i|[KMGTB]?)B?", text.strip())
+    try:
+        if match:
+            return float(match[1]) * (UNITS | BINARY)[match[2]]
+    except ValueError:
+        pass
+    raise LopError(f"{text!r}: expected an amount such as 5.2B, 9GB, 8.5GiB or 1.2e9")
+
+
+def _cost(
+    name: str, model: Stored, space: Space, dense: float, amount: Amount, compensate: bool
+) -> Cost:
+    sites = model.sites(space.scope)
+    units, rest, biases = [], [], 0.0
+    for site in sites:
+        own = 0.0
+        for part in site.slices:
+            share = part.block / site.tensor(part.tensor).shape[part.dim]
+            own += amount(site, part.tensor) * share
+        bias = f"{site.output}.bias"
+        stays = {bias} if site.out.bias is not None else set()
+        all_of = {name for name, _ in site.module.named_parameters()} - stays
+        units.append(own)
+        rest.append(sum(amount(site, each) for each in all_of) - own * site.units)
+        if compensate and not stays:
+            width = 1 if name == "parameters" else DTYPES[_output(model, site)].itemsize
+            biases += site.out.out_features * width
+    return Cost(name, dense, space, tuple(units), tuple(rest), biases)
+
+
+def _output(model: Stored, site: Site) -> str:
+    """The dtype of a site's output map in its file, which a bias that is added gets too."""
+    return model.tensors[f"{site.name}.{site.output}.weight"].dtype

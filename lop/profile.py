@@ -1,0 +1,202 @@
+"""The strongest rival of learned plans: score each site alone, then solve a knapsack per budget.
+
+If losses of sites simply added up, this would be the best plan for any budget, in milliseconds,
+after one profile of the model (the pattern of NVIDIA ModelOpt's Puzzletron). Where sites interact
+it is a good place for a search to start from. The knapsack is a multiple-choice one: units of
+attention and of FFNs differ in cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pandas.api.types import is_integer_dtype, is_numeric_dtype
+
+from lop.errors import LopError
+from lop.files import replacing
+from lop.plan import Plan, Space
+from lop.progress import progress
+from lop.typed import as_typed
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of a site, removed alone
+COLUMNS = ("site", "kept", "reward")
+UNITS = 128  # at least so many steps has the widest FFN when a plan is solved
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Rewards with one site cut and all others whole; `table` has site, kept, reward.
+
+    `fingerprint` names the reward they were measured with.
+    """
+
+    space: Space
+    table: pd.DataFrame
+    fingerprint: str = ""
+
+    def loss(self, site: int, kept: np.ndarray) -> np.ndarray:
+        """Reward lost when `site` alone keeps so many units; linear between those measured."""
+        rows = self.table[self.table["site"] == site].sort_values("kept")
+        rewards = rows["reward"].to_numpy()
+        return rewards[-1] - np.interp(kept, rows["kept"], rewards)
+
+    def predicted(self, plan: Plan) -> float:
+        """Reward that a plan loses if the losses of its sites add up."""
+        return float(sum(self.loss(site, np.array(kept)) for site, kept in enumerate(plan.kept)))
+
+    def save(self, path: Path) -> None:
+        """Write the table as Parquet, whole, with the fingerprint as a column."""
+        table = self.table.assign(fingerprint=self.fingerprint)
+        table.attrs["space"] = asdict(self.space)  # goes into the file's metadata
+        with replacing(path) as tmp:
+            table.to_parquet(tmp, index=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """Read what `save` wrote; LopError, naming file and column, when it cannot be one."""
+        try:
+            table = pd.read_parquet(path)
+            space = _check_table(table)
+        except (OSError, pa.ArrowException, LopError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise LopError(f"{path}: cannot read a profile: {reason}") from error
+        return cls(space, table[list(COLUMNS)], table["fingerprint"].iloc[0])
+
+    def check_fits(self, space: Space) -> None:
+        """Raise LopError unless it was measured on a model of this space."""
+        if replace(space, ceilings=()) != self.space:
+            raise LopError(
+                f"profile of a model with units {list(self.space.units)} at its sites, this one "
+                f"has {list(space.units)}, or other floors: measure it again"
+            )
+
+
+def _check_table(table: pd.DataFrame) -> Space:
+    """The space of a profile's table; LopError for a table that is none."""
+    if missing := [name for name in (*COLUMNS, "fingerprint") if name not in table]:
+        raise LopError(f"column {missing[0]!r} is missing")
+    if table.empty:
+        raise LopError("no rows")
+    for name in ("site", "kept"):
+        if not is_integer_dtype(table[name]) or not table[name].ge(0).all():
+            raise LopError(f"column {name!r}: expected whole numbers from 0 on")
+    if not is_numeric_dtype(table["reward"]) or not np.isfinite(table["reward"]).all():
+        raise LopError("column 'reward': expected finite numbers")
+    space = as_typed(Space, table.attrs.get("space"), "its space")
+    most = table.groupby("site")["kept"].max().to_dict()
+    if wrong := [i for i, units in enumerate(space.units) if most.get(i) != units]:
+        raise LopError(f"column 'site': no row of site {wrong[0]} with all of its units")
+    if len(most) > len(space.units):
+        raise LopError(f"column 'site': {max(most)}, expected less than {len(space.units)}")
+    if table.duplicated(["site", "kept"]).any():
+        row = int(np.flatnonzero(table.duplicated(["site", "kept"]))[0]) + 1
+        raise LopError(f"row {row}: its site and kept are there already")
+    names = table["fingerprint"].unique()
+    if len(names) > 1 or not isinstance(names[0], str):
+        raise LopError("column 'fingerprint': expected one text in all rows")
+    return space
+
+
+def measure(
+    reward: Callable[[Plan], float],
+    space: Space,
+    shares: Sequence[float] = SHARES,
+    layers: Sequence[int] | None = None,
+) -> Profile:
+    """Measure every site (or only those of `layers`) with each of `shares` removed, all others
+    whole.
+
+    The most that a site may lose is measured too. That is about len(space.units) · len(shares)
+    plans, of which a `lop.reward.Reward` runs only the layers from the cut one on.
+    """
+    dense = space.units
+    cuts = [
+        (layer, site, kept)
+        for site, layer in enumerate(space.layers)
+        for kept in _grid(dense[site], space.floors[site], shares)
+        if layers is None or layer in layers
+    ]
+    below = getattr(reward, "dense_below", lambda layer: nullcontext())
+    rewards = []
+    for layer, of in groupby(progress(cuts, "profile", len(cuts), "plan"), key=itemgetter(0)):
+        with below(layer):
+            for _, site, kept in of:
+                rewards.append(reward(Plan(space, (*dense[:site], kept, *dense[site + 1 :]))))
+    table = pd.DataFrame(cuts, columns=["layer", "site", "kept"]).drop(columns="layer")
+    return Profile(space, table.assign(reward=rewards), getattr(reward, "fingerprint", ""))
+
+
+def _grid(units: int, low: int, shares: Sequence[float]) -> list[int]:
+    """The counts to measure, ascending: the least, what `shares` leave, and all."""
+    return sorted({low, units, *(max(low, units - round(share * units)) for share in shares)})
+
+
+def solve(measured: Profile, target: float, space: Space | None = None) -> Plan:
+    """The plan at `target` whose sites' losses have the least sum, by dynamic programming.
+
+    Models whose FFNs are less than 2 · `UNITS` wide are solved neuron by neuron. Wider ones are
+    cut in steps of width / UNITS neurons; what is left of the budget, less than a step a site, is
+    spread evenly. `space` may bound the profile's further.
+    """
+    space = space or measured.space
+    space.check_ratio(target)
+    widest = max(n for n, kind in zip(space.units, space.kinds, strict=True) if kind == "ffn")
+    step = space.multiple * max(1, widest // (UNITS * space.multiple))  # neurons
+    price = step * space.grain
+    options: list[np.ndarray] = []
+    costs: list[np.ndarray] = []
+    for low, high, cost, kind in zip(
+        space.floors, space.high, space.costs, space.kinds, strict=True
+    ):
+        options.append(np.arange(low, high + 1, step if kind == "ffn" else 1))
+        costs.append(-(-(options[-1] - low) * cost // price))  # in steps of FFN neurons
+    room = (space.budget(target) - space.cost(space.floors)) // price
+    best = np.zeros(1)  # best[u]: least loss of the sites so far for u steps above their floors
+    choices = []
+    for site, counts in enumerate(options):
+        best, choice = _add_site(best, costs[site], measured.loss(site, counts), room)
+        choices.append(choice)
+    kept, left = [], int(np.flatnonzero(np.isfinite(best))[-1])
+    for site in reversed(range(len(options))):
+        option = choices[site][left]
+        kept.append(int(options[site][option]))
+        left -= int(costs[site][option])
+    ratios = [1 - k / d for k, d in zip(reversed(kept), space.units, strict=True)]
+    return Plan.from_ratios(ratios, space, target)
+
+
+def _add_site(
+    best: np.ndarray, costs: np.ndarray, losses: np.ndarray, room: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One step of the knapsack: the least loss for each cost up to `room`, and the site's option
+    in it, of those that have these `costs` and `losses`, (n,) both."""
+    size = min(len(best) + int(costs[-1]), room + 1)
+    total, choice = np.full(size, np.inf), np.zeros(size, dtype=int)
+    for option, (cost, loss) in enumerate(zip(costs, losses, strict=True)):
+        if cost >= size:
+            break
+        end = min(size, cost + len(best))
+        candidate = best[: end - cost] + loss
+        better = candidate < total[cost:end]
+        total[cost:end][better] = candidate[better]
+        choice[cost:end][better] = option
+    return total, choice
+
+
+def beginning(kind: str, path: Path | None) -> Profile | None:
+    """What is needed for plans of this kind to begin with: nothing if uniform, else a profile."""
+    if kind not in ("uniform", "knapsack"):
+        raise LopError(f"plans to begin with {kind!r}: expected uniform or knapsack")
+    if kind == "uniform":
+        return None
+    if path is None:
+        raise LopError("to begin with the knapsack's plans, give a profile")
+    return Profile.load(path)

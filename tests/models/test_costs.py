@@ -1,0 +1,100 @@
+"""A target is met by the checkpoint that is cut, whatever is in it."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lop.errors import LopError
+from lop.models.checkpoint import load
+from lop.models.costs import COSTS, parameters, ratio_for
+from lop.models.space import space_of
+from lop.models.stored import Stored
+from lop.plan import Plan
+from lop.pruning import prune_checkpoint
+
+SCOPES = ("ffn", "ffn+attention")
+
+
+def space_of_all(model, scope):
+    """A space in which attention may be skipped."""
+    return space_of(model.sites(scope), {"ffn": 0.1, "attention": 0})
+
+
+def cut(source, plan, out, compensate):
+    stored = Stored(source)
+    sites = stored.sites(plan.space.scope)
+    scores = [torch.rand(site.units) for site in sites]
+    means = [torch.rand(site.units * site.block) for site in sites] if compensate else None
+    prune_checkpoint(stored, plan, scores, out, means)
+    return Stored(out)
+
+
+def of(kind, model, space):
+    return COSTS[kind](model, space).dense
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("compensate", [False, True])
+@pytest.mark.parametrize("kind", COSTS)
+def test_a_target_is_met_and_missed_by_less_than_a_neuron(
+    kind, compensate, scope, model_dir, tmp_path
+):
+    model = Stored(model_dir)
+    space = model.space(scope)
+    cost = COSTS[kind](model, space, compensate)
+    neuron = min(cost.units)
+    for neurons in (0.5, 20.5, 50):
+        aim = cost.dense - neurons * neuron
+        ratio = ratio_for(model, kind, str(aim), space, compensate=compensate)
+        plan = Plan.uniform(space, ratio)
+        small = cut(model_dir, plan, tmp_path / f"{kind}{neurons}", compensate)
+        assert aim - 2 * neuron < of(kind, small, small.space(scope)) <= aim
+        if scope == "ffn":
+            assert aim - neuron < of(kind, small, small.space(scope))
+    assert ratio_for(model, kind, str(cost.dense), space, compensate=compensate) == 0
+    assert cut(model_dir, space.dense, tmp_path / kind, compensate).parameters == model.parameters
+
+
+@pytest.mark.parametrize("compensate", [False, True])
+@pytest.mark.parametrize("kind", COSTS)
+def test_a_cost_is_that_of_the_checkpoint_also_where_sites_are_skipped(
+    kind, compensate, model_dir, tmp_path
+):
+    model = Stored(model_dir)
+    space = space_of_all(model, "ffn+attention")
+    cost = COSTS[kind](model, space, compensate)
+    kept = [0 if i in (0, 2) else n // 2 for i, n in enumerate(space.units)]
+    plan = Plan(space, tuple(kept))
+    small = cut(model_dir, plan, tmp_path / "small", compensate)
+    assert cost.of(plan) == of(kind, small, small.space("ffn"))
+
+
+def test_what_compensation_adds_is_out_of_reach_of_none(model_dir, tmp_path):
+    model = Stored(model_dir)
+    space = model.space()
+    plain, more = (COSTS["params"](model, space, compensate) for compensate in (False, True))
+    assert more.biases == 3 * 32
+    least = plain.dense - (120 - 12) * space.grain
+    assert ratio_for(model, "params", str(least), space) == pytest.approx(0.9)
+    with pytest.raises(LopError, match=f"reaches {int(least) + 96:,} to"):
+        ratio_for(model, "params", str(least), space, compensate=True)
+    plan = Plan.uniform(space, 0.5)
+    small = cut(model_dir, plan, tmp_path / "small", compensate=True)
+    assert parameters(model, space, compensate=True).of(plan) == small.parameters
+    # biases are there now: they add nothing the next time
+    assert COSTS["params"](small, small.space(), compensate=True).biases == 0
+
+
+def test_a_size_is_met_in_mixed_dtypes(model_dir, tmp_path):
+    load(model_dir, dtype=torch.bfloat16).save_pretrained(model_dir)
+    file = model_dir / "model.safetensors"
+    tensors = load_file(file)
+    wide = {k: v.float() for k, v in tensors.items() if "layers.0.mlp" in k}
+    assert len(wide) == 3
+    save_file(tensors | wide, file, {"format": "pt"})
+    model = Stored(model_dir)
+    space = model.space()
+    aim = of("size", model, space) - 5000
+    plan = Plan.uniform(space, ratio_for(model, "size", str(aim), space))
+    small = cut(model_dir, plan, tmp_path / "small", False)
+    assert of("size", small, small.space()) <= aim
