@@ -30,7 +30,7 @@ from lop.plan import per_cent
 
 JOINT = "ffn+attention"
 RATIOS = (0.2, 0.3, 0.5, 0.6, 0.7)  # of attention and FFNs together
-TARGETS = {"ffn": (0.2, 0.4, 0.6, 0.8), JOINT: (0.2, 0.35, 0.5, 0.7)}
+TARGETS = {"ffn": (0.2, 0.4, 0.6), JOINT: (0.2, 0.35, 0.5)}  # and the largest ratio
 MODELS: dict[str, Scale] = {
     "reference": Questions(runs=Path("data/full/scopes")),
     "real": Texts(runs=Path("data/real/scopes")),
@@ -39,7 +39,7 @@ MODELS: dict[str, Scale] = {
 
 @dataclass(frozen=True)
 class Compared:
-    """One model's scales, by scope; `at` has each scope's ratio for those of `RATIOS` it reaches."""
+    """A model's scales by scope; `at` has a scope's ratio for each of `RATIOS` that it reaches."""
 
     name: str
     scales: dict[str, Scale]
@@ -53,9 +53,9 @@ class Compared:
         scales, at = {}, {}
         for scope, space in spaces.items():
             matched = {ratio: ratio * spaces[JOINT].total / space.total for ratio in RATIOS}
-            at[scope] = {r: own for r, own in matched.items() if own <= TARGETS[scope][-1] + 0.06}
+            at[scope] = {r: own for r, own in matched.items() if own <= space.max_ratio - 0.01}
             wanted = tuple(at[scope].values())
-            targets = tuple(sorted({*TARGETS[scope], max(wanted)}))
+            targets = (*TARGETS[scope], max(wanted))
             scales[scope] = replace(base, scope=scope, ratios=wanted, targets=targets)
         return cls(name, scales, at)
 
@@ -74,11 +74,12 @@ class Compared:
 
     def draws(self) -> list[dict[str, Draw]]:
         """Those of which both scopes are judged."""
-        seeds = range(self.scales[JOINT].draws)
-        each = [
-            {scope: Draw(scale, seed) for scope, scale in self.scales.items()} for seed in seeds
-        ]
-        return [of for of in each if all(d.judged(self.rows()).exists() for d in of.values())]
+        found = []
+        for seed in range(self.scales[JOINT].draws):
+            draw = {scope: Draw(scale, seed) for scope, scale in self.scales.items()}
+            if all(of.judged(self.rows()).exists() for of in draw.values()):
+                found.append(draw)
+        return found
 
 
 def figure(name: str, result: Result) -> tuple[np.ndarray, np.ndarray]:
@@ -148,12 +149,9 @@ def section(found: pd.DataFrame, compared: Compared) -> str:
     rows.append(["", "of the whole model", *(f"{whole[r]:.1%}" for r in RATIOS)])
     for (scope, method), of in found.groupby(["scope", "method"], sort=False):
         by = of.set_index("ratio")
-        cell = [
-            f"{share * by['value'][r]:.1f} ± {share * by['stderr'][r]:.1f}"
-            if r in by.index
-            else "–"
-            for r in RATIOS
-        ]
+        both = share * by[["value", "stderr"]]
+        shown = {r: f"{value:.1f} ± {error:.1f}" for r, (value, error) in both.T.items()}
+        cell = [shown.get(r, "–") for r in RATIOS]
         name, *ranking = str(method).split()
         rows.append([f"`{scope}`", " ".join([TITLES.get(name, name), *ranking]), *cell])
     better = -1 if is_text else 1
@@ -182,9 +180,11 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only the page, of what is there")
     args = parser.parse_args()
     try:
-        compared = [Compared.of(name, args.draws) for name in args.model or MODELS]
+        names = args.model or list(MODELS)
+        for name in names if not args.page else ():
+            MODELS[name].ready()
+        compared = [Compared.of(name, args.draws) for name in names]
         for each in compared if not args.page else ():
-            each.scales[JOINT].ready()
             for step in each.steps():
                 progress.run([step])
         there = [each for each in compared if each.draws()]
