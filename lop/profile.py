@@ -28,6 +28,7 @@ from lop.typed import as_typed
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of a site, removed alone
 COLUMNS = ("site", "kept", "reward")
+STEPS = 8000  # of what a plan costs, where that is not counted in neurons
 UNITS = 128  # at least so many steps has the widest FFN when a plan is solved
 
 
@@ -151,14 +152,50 @@ def solve(measured: Profile, target: float, space: Space | None = None) -> Plan:
     widest = max(n for n, kind in zip(space.units, space.kinds, strict=True) if kind == "ffn")
     step = space.multiple * max(1, widest // (UNITS * space.multiple))  # neurons
     price = step * space.grain
-    options: list[np.ndarray] = []
-    costs: list[np.ndarray] = []
-    for low, high, cost, kind in zip(
-        space.floors, space.high, space.costs, space.kinds, strict=True
-    ):
-        options.append(np.arange(low, high + 1, step if kind == "ffn" else 1))
-        costs.append(-(-(options[-1] - low) * cost // price))  # in steps of FFN neurons
+    options = _options(space, step)
+    costs = [  # in steps of FFN neurons
+        -(-(counts - counts[0]) * cost // price)
+        for counts, cost in zip(options, space.costs, strict=True)
+    ]
     room = (space.budget(target) - space.cost(space.floors)) // price
+    kept = _least_loss(measured, options, costs, room)
+    ratios = [1 - k / d for k, d in zip(kept, space.units, strict=True)]
+    return Plan.from_ratios(ratios, space, target)
+
+
+def solve_within(
+    measured: Profile,
+    cost: Callable[[int, np.ndarray], np.ndarray],
+    amount: float,
+    space: Space | None = None,
+) -> Plan:
+    """The plan of least loss whose sites' costs have a sum of at most `amount`.
+
+    `cost` gives those of a site by its number of units, (n,) for (n,); they may be any that do not
+    fall with it. Raises LopError where even the floors cost more.
+    """
+    space = space or measured.space
+    options = _options(space, space.multiple * max(1, max(space.units) // (UNITS * space.multiple)))
+    real = [np.maximum.accumulate(cost(site, counts)) for site, counts in enumerate(options)]
+    least, most = (sum(float(of[end]) for of in real) for end in (0, -1))
+    if amount < least:
+        raise LopError(f"{amount:,.1f} cannot be met: this model reaches {least:,.1f}")
+    quantum = max(most - least, 1e-9) / STEPS
+    costs = [np.ceil((of - of[0]) / quantum - 1e-9).astype(int) for of in real]
+    room = int(min(amount - least, most - least) / quantum + 1e-9)
+    return Plan(space, tuple(_least_loss(measured, options, costs, room)))
+
+
+def _options(space: Space, step: int) -> list[np.ndarray]:
+    """The numbers of units that each site may keep, FFNs in steps of so many neurons."""
+    bounds = zip(space.floors, space.high, space.kinds, strict=True)
+    return [np.arange(low, high + 1, step if kind == "ffn" else 1) for low, high, kind in bounds]
+
+
+def _least_loss(
+    measured: Profile, options: Sequence[np.ndarray], costs: Sequence[np.ndarray], room: int
+) -> list[int]:
+    """The option of each site whose losses have the least sum, at a sum of `costs` up to `room`."""
     best = np.zeros(1)  # best[u]: least loss of the sites so far for u steps above their floors
     choices = []
     for site, counts in enumerate(options):
@@ -169,8 +206,7 @@ def solve(measured: Profile, target: float, space: Space | None = None) -> Plan:
         option = choices[site][left]
         kept.append(int(options[site][option]))
         left -= int(costs[site][option])
-    ratios = [1 - k / d for k, d in zip(reversed(kept), space.units, strict=True)]
-    return Plan.from_ratios(ratios, space, target)
+    return kept[::-1]
 
 
 def _add_site(

@@ -42,6 +42,23 @@ def profile(o: given.Profile) -> None:
     print(o.out)
 
 
+def latency(o: given.Latency) -> None:
+    import torch
+
+    from lop.latency import Request, measure
+    from lop.models.checkpoint import load
+
+    device = o.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, o.dtype) if o.dtype else "auto"
+    model = load(o.model, dtype=dtype, device_map=None if device == "cpu" else device)
+    found = measure(model, Request(o.prompt, o.batch, o.generated), repeats=o.repeats)
+    found.save(o.out)
+    prompt, decoding = found.parts(found.space.dense)
+    print(
+        f"{o.out}: {found.machine}; dense {prompt:.1f} ms for the prompt, {decoding:.1f} after it"
+    )
+
+
 def search(o: given.Search) -> None:
     from lop.search.shards import read_search
     from lop.steps import searching
@@ -133,14 +150,18 @@ def prune(o: given.Prune) -> None:
     from lop.files import read_json
     from lop.steps import pruning
 
-    cutter, ratio = _cutter(o), o.ratio or 0.0
-    for kind in ("params", "size", "flops_per_token"):
+    cutter, ratio, plan = _cutter(o), o.ratio or 0.0, None
+    for kind in ("params", "size", "flops_per_token", "latency"):
         if (target := getattr(o, kind)) is not None:
-            ratio = cutter.ratio_for(kind, target, o.method)
+            ratio, plan = cutter.meeting(kind, target, o.method)
             print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
+    if o.latency_profile:
+        timed, plan = cutter.latency, plan or cutter.planner(o.method)(ratio)
+        before, after = timed.of(cutter.space.dense), timed.of(plan)
+        print(f"latency {before:.1f} -> {after:.1f} ms predicted, on {timed.machine}")
     if o.format == "padded":
         _say_what_padding_saves(pruning.padded_offers(cutter, o.method, ratio))
-    pruning.prune_one(o.out, o.method, ratio, cutter)
+    pruning.prune_one(o.out, o.method, ratio, cutter, plan)
     record = read_json(o.out / "pruning.json")
     dense, small, stored = (
         record[key] for key in ("dense_parameters", "parameters", "stored_parameters")
@@ -202,7 +223,8 @@ def _cutter(o: given.Cutting) -> Any:
     from lop.steps import pruning
 
     made_of = (o.model, o.scores, o.score, o.compensate, o.predictor, o.profile)
-    return pruning.Cutter(*made_of, o.format, o.widest, o.sibling)
+    of_time = (o.latency_profile, o.elsewhere)
+    return pruning.Cutter(*made_of, o.format, o.widest, *of_time, o.sibling)
 
 
 def report(o: given.Report) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -118,6 +118,12 @@ class Cutting(OfScores):
     widest: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="no FFN keeps more than this share of its neurons"
     )
+    latency_profile: File | None = Field(
+        None, description="what `lop latency` timed, for --latency"
+    )
+    elsewhere: bool = Field(
+        False, description="that is of another machine, where the checkpoint is to run"
+    )
     sibling: bool = Field(False, description="predictor and scores are of other weights; warn")
 
 
@@ -146,6 +152,20 @@ class Profile(OfJudging, settings.Profile):
     """measure what each site alone loses at a grid of sizes"""
 
     out: NewFile = Field(description="file for the profile (Parquet)")
+
+
+class Latency(OfModel):
+    """time every site of a model at a grid of sizes, on this machine"""
+
+    out: NewFile = Field(description="file for the latency profile (Parquet)")
+    prompt: Count = Field(128, description="tokens of a prompt")
+    batch: Count = Field(1, description="prompts at once")
+    generated: Count = Field(16, description="tokens that each is answered with")
+    repeats: Count = Field(7, description="times that each size is timed")
+    device: Text | None = Field(None, description="cpu or cuda; cuda where there is one")
+    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+        None, description="of the weights; the checkpoint's own if not given"
+    )
 
 
 class Search(OfJudging):
@@ -220,14 +240,17 @@ class Prune(Cutting):
     flops_per_token: Text | None = Field(
         None, description="instead: FLOPs of its language model, such as 9G"
     )
+    latency: Text | None = Field(
+        None, description="instead: what --latency-profile's request takes, such as 0.7x, 120ms"
+    )
     method: Method = Field("lop", description=same(settings.Prune, "methods").description)
     out: NewFolder = Field(description="directory for the smaller checkpoint")
 
     @model_validator(mode="after")
     def _one_target(self) -> Prune:
-        given = [self.ratio, self.params, self.size, self.flops_per_token]
+        given = [self.ratio, self.params, self.size, self.flops_per_token, self.latency]
         if sum(target is not None for target in given) != 1:
-            text = "expected one of --ratio, --params, --size and --flops-per-token"
+            text = "expected one of --ratio, --params, --size, --flops-per-token and --latency"
             raise PydanticCustomError("target", "{text}", {"text": text})
         return self
 
@@ -321,7 +344,7 @@ class Rollback(Section):
 COMMANDS: dict[str, type[Section]] = {
     each.__name__.lower(): each
     for each in (
-        Prepare, Importance, Profile, Search, Samples, Train, Predict, Prune, Evaluate, Compare,
-        Report, Serve, Diff, Track, Rollback,
+        Prepare, Importance, Profile, Latency, Search, Samples, Train, Predict, Prune, Evaluate,
+        Compare, Report, Serve, Diff, Track, Rollback,
     )
 }  # fmt: skip

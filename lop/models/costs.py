@@ -48,23 +48,39 @@ class Cost:
 
         Raises LopError, naming the reachable range, when there is none.
         """
-        space, at = self.space, plan_at or partial(Plan.uniform, self.space)
-        most = round(space.max_ratio * space.total / space.grain)  # neurons that can go
+        at = plan_at or partial(Plan.uniform, self.space)
+        return smallest_ratio(self.name, self.space, self.of, self.dense, target, at)
 
-        def meets(neurons: int) -> bool:
-            return self.of(at(neurons * space.grain / space.total)) <= target
 
-        if not (target <= self.dense and (target == self.dense or meets(most))):
-            least = min(self.dense, self.of(at(space.max_ratio)))
-            raise LopError(
-                f"{self.name} of {target:,.0f} cannot be met: this model reaches "
-                f"{math.ceil(least):,} to {self.dense:,.0f}"
-            )
-        low, high = -1, 0 if target == self.dense else most  # `high` meets it
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if meets(middle) else (middle, high)
-        return high * space.grain / space.total
+def smallest_ratio(
+    name: str,
+    space: Space,
+    cost: Callable[[Plan], float],
+    dense: float,
+    target: float,
+    plan_at: PlanAt,
+) -> float:
+    """The smallest pruning ratio whose plan costs at most `target`, to the neuron.
+
+    `name` is what is counted, `dense` what the dense model has of it. Raises LopError, naming the
+    reachable range, when there is none.
+    """
+    most = round(space.max_ratio * space.total / space.grain)  # neurons that can go
+
+    def meets(neurons: int) -> bool:
+        return cost(plan_at(neurons * space.grain / space.total)) <= target
+
+    if not (target <= dense and (target == dense or meets(most))):
+        least = min(dense, cost(plan_at(space.max_ratio)))
+        raise LopError(
+            f"{name} of {target:,.0f} cannot be met: this model reaches {math.ceil(least):,} to "
+            f"{dense:,.0f}"
+        )
+    low, high = -1, 0 if target == dense else most  # `high` meets it
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if meets(middle) else (middle, high)
+    return high * space.grain / space.total
 
 
 def parameters(model: Stored, space: Space, compensate: bool = False) -> Cost:

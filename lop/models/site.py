@@ -151,11 +151,15 @@ def restore(site: Site, before: dict[str, object]) -> None:
     vars(site.module).update(before)
 
 
-def show_front(site: Site, full: dict[str, Tensor], units: int) -> None:
-    """Have a site compute with its first units only, of its `full` tensors; they are not copied."""
+def show_front(site: Site, full: dict[str, Tensor], units: int, own: bool = False) -> None:
+    """Have a site compute with its first units only, of its `full` tensors.
+
+    They are not copied, unless each is to have memory of its `own`, as a smaller checkpoint's has.
+    """
     for name, tensor in full.items():
         owner, _, kind = name.rpartition(".")
-        front = nn.Parameter(site.front(name, tensor, units), requires_grad=False)
+        part = site.front(name, tensor, units)
+        front = nn.Parameter(part.contiguous() if own else part, requires_grad=False)
         setattr(site.map(owner), kind, front)
     if site.kind == "attention":
         fit_heads(site.module, site.heads, units)

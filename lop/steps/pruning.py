@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 
@@ -13,23 +13,25 @@ from lop.choice import Candidate, chosen
 from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
+from lop.latency import LatencyProfile
 from lop.methods import Kit, Method, Scores, method
 from lop.models.costs import PlanAt, parameters, ratio_for
 from lop.models.stored import Stored
 from lop.plan import Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
-from lop.profile import Profile
+from lop.profile import Profile, solve_within
 from lop.pruning import PRUNED, filled, prune_checkpoint
 
 GRID = Kind("a grid of pruned checkpoints", ("plans.json",), each=PRUNED)
+Cut = Callable[..., Plan]  # of a method's name, a ratio, a directory, and maybe a plan
 FORMATS = ("per_layer", "padded")
 BOUNDS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # of the widest FFN, that padding is shown for
 
 
-def prune_one(out: Path, name: str, ratio: float, cutter: Cutter) -> Plan:
-    """Write the checkpoint that method `name` cuts out of a model at `ratio`."""
+def prune_one(out: Path, name: str, ratio: float, cutter: Cutter, plan: Plan | None = None) -> Plan:
+    """Write the checkpoint that method `name` cuts out of a model at `ratio`, or by `plan`."""
     check_dir(out, PRUNED, cutter.inputs)
-    return cutter.ready([name])(name, ratio, out)
+    return cutter.ready([name])(name, ratio, out, plan)
 
 
 def prune_grid(out: Path, methods: Sequence[str], ratios: Sequence[float], cutter: Cutter) -> None:
@@ -64,6 +66,8 @@ class Cutter:
     profile_path: Path | None = None
     format: str = "per_layer"  # or padded, as in `lop.models.cutting.cut`
     widest: float | None = None  # no FFN keeps a larger share of its neurons
+    latency_path: Path | None = None  # for targets in latency
+    elsewhere: bool = False  # the latency profile is of another machine, where the model is to run
     sibling: bool = False  # take predictor and scores of a model with other weights, with a warning
 
     @property
@@ -98,11 +102,12 @@ class Cutter:
         """Score and compensation of lop's own methods, also where they are `auto`."""
         return chosen(self.scores_dir, self.score, self.compensate)
 
-    def ratio_for(self, kind: str, target: str, name: str = "lop") -> float:
-        """The pruning ratio at which method `name` meets a target of `lop.sizes.COSTS`, such as
-        size 9GB.
+    def meeting(self, kind: str, target: str, name: str = "lop") -> tuple[float, Plan]:
+        """Method `name`'s plan that meets a target, and its ratio.
 
-        Raises LopError when it is out of reach.
+        `kind` is one of `lop.models.costs.COSTS`, with a target such as 9GB, or `latency`, with one
+        such as 0.7x or 120ms, which needs a latency profile. Raises LopError when it is out of
+        reach.
         """
         if self.format == "padded":
             raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
@@ -113,8 +118,28 @@ class Cutter:
                 return Plan.uniform(self.space, ratio)  # only to see whether it would meet it
             return at(ratio)
 
-        restored = method(name, kit).compensate
-        return ratio_for(self.source, kind, target, self.space, plan_at, restored)
+        if kind != "latency":
+            restored = method(name, kit).compensate
+            ratio = ratio_for(self.source, kind, target, self.space, plan_at, restored)
+            return ratio, at(ratio)
+        found = self.latency
+        if kit.profile is None:
+            ratio = found.ratio(target, self.space, plan_at)
+            return ratio, at(ratio)
+        cost = partial(found.cost, self.space)
+        amount = found.amount(target) - found.rest(self.space)
+        plan = solve_within(kit.profile, cost, amount, self.space)
+        return plan.ratio, plan
+
+    @cached_property
+    def latency(self) -> LatencyProfile:
+        """How long plans take; LopError where that is of another model, or not of this machine."""
+        if self.latency_path is None:
+            raise LopError("a target in latency needs a latency profile, which `lop latency` makes")
+        found = LatencyProfile.load(self.latency_path)
+        here = None if self.elsewhere else found.machine.here()
+        found.check_fits(self.space, here)
+        return found
 
     def planner(self, name: str) -> PlanAt:
         """Gives a method's plan at a ratio."""
@@ -130,7 +155,7 @@ class Cutter:
             profile = Profile.load(self.profile_path)
         return Kit(*self.scored, predictor, profile)
 
-    def ready(self, methods: Sequence[str]) -> Callable[[str, float, Path], Plan]:
+    def ready(self, methods: Sequence[str]) -> Cut:
         """Read all of it; returns what cuts by method and ratio to a directory.
 
         Raises LopError when something is missing, broken, or made for another model.
@@ -144,9 +169,9 @@ class Cutter:
             kit.predictor.check_fits(self.space, fingerprint, self.sibling)
         scores, padded = self.scores, self.format == "padded"
 
-        def cut(name: str, ratio: float, out: Path) -> Plan:
+        def cut(name: str, ratio: float, out: Path, plan: Plan | None = None) -> Plan:
             rule = chosen[name]
-            plan = rule.plan(ratio, self.space, scores)
+            plan = plan or rule.plan(ratio, self.space, scores)
             means = scores["mean_activation"] if rule.compensate else None
             which = (scores[rule.score], out, means, padded)
             prune_checkpoint(self.source, plan, *which, name, ratio, rule.score)

@@ -1,0 +1,386 @@
+"""How long a plan takes on this machine: every site is timed at a grid of sizes, and times add up.
+
+A model answers the same request with all sites cut alike, a size after another and again from the
+start, while each site's own time is watched. So it is timed as it runs, with its caches cold and
+its cache of keys growing, and not alone in a loop. What is left of the whole is the rest, which no
+plan changes.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lop.errors import LopError
+from lop.files import replacing
+from lop.models.costs import PlanAt, smallest_ratio
+from lop.models.site import Site, attributes, restore, show_front
+from lop.models.space import check_in_memory, find_sites, space_of
+from lop.plan import Plan, Space
+from lop.progress import progress
+from lop.typed import as_typed
+
+SHARES = (1.0, 0.75, 0.5, 0.3, 0.1)  # of a site's units
+REPEATS = 7
+COLUMNS = ("site", "kept", "prefill_ms", "decode_ms")
+REST = -1  # the number of what is no site
+
+Count = Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is timed: `batch` prompts of so many tokens at once, each answered with `generated`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    prompt: Count = 128
+    batch: Count = 1
+    generated: Count = 16
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where times hold."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    device: str  # cpu or cuda
+    name: str  # of the processor or the graphics card
+    dtype: str
+    threads: int  # of torch, on a processor
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Machine:
+        """The one that a model is on."""
+        kind, dtype = model.device.type, str(model.dtype).removeprefix("torch.")
+        if kind == "cuda":
+            return cls(kind, torch.cuda.get_device_name(model.device), dtype, 0)
+        return cls(kind, processor_name(), dtype, torch.get_num_threads())
+
+    def here(self) -> Machine:
+        """This machine, used in the same way: with the same kind of device and dtype."""
+        if self.device == "cuda":
+            name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+            return Machine("cuda", name, self.dtype, 0)
+        return Machine("cpu", processor_name(), self.dtype, torch.get_num_threads())
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} threads" if self.threads else ""
+        return f"{self.name} ({self.device}, {self.dtype}{threads})"
+
+
+@dataclass(frozen=True)
+class LatencyProfile:
+    """Milliseconds of each site at some of its sizes, and of the rest (site -1).
+
+    `table` has site, kept, prefill_ms (the pass over the prompt) and decode_ms (all tokens after
+    the first).
+    """
+
+    space: Space
+    request: Request
+    machine: Machine
+    table: pd.DataFrame
+
+    def of(self, plan: Plan) -> float:
+        """Milliseconds that a plan's model takes to answer the request; sites that are no part of
+        the plan's space are whole."""
+        return sum(self.parts(plan))
+
+    def parts(self, plan: Plan) -> tuple[float, float]:
+        """The same, of the prompt and of decoding."""
+        kept = dict(zip(_keys(self.space), self.space.units, strict=True))
+        kept |= dict(zip(_keys(plan.space), plan.kept, strict=True))
+        rest = self.table[self.table["site"] == REST].iloc[0]
+        total = np.array([rest["prefill_ms"], rest["decode_ms"]])
+        for site, key in enumerate(_keys(self.space)):
+            total += self.site(site, np.array([kept[key]]))[:, 0]
+        return float(total[0]), float(total[1])
+
+    def site(self, site: int, kept: np.ndarray) -> np.ndarray:
+        """Milliseconds of a site of this space with so many units (n,), of both parts; (2, n).
+
+        Linear between the sizes that were timed, and down to nothing for a site that is skipped.
+        """
+        rows = self.table[self.table["site"] == site].sort_values("kept")
+        x = rows["kept"].to_numpy()
+        times = [np.interp(kept, x, rows[name]) for name in COLUMNS[2:]]
+        return np.stack(times) * (np.asarray(kept) > 0)
+
+    def cost(self, space: Space, site: int, kept: np.ndarray) -> np.ndarray:
+        """Milliseconds of a site of `space` with so many units, (n,) for (n,)."""
+        own = _keys(self.space).index(_keys(space)[site])
+        return self.site(own, kept).sum(0)
+
+    def rest(self, space: Space) -> float:
+        """Milliseconds of all that a plan of `space` does not change."""
+        units = enumerate(space.units)
+        own = sum(self.cost(space, site, np.array([n]))[0] for site, n in units)
+        return self.of(space.dense) - float(own)
+
+    def ratio(self, target: str, space: Space, plan_at: PlanAt) -> float:
+        """The smallest pruning ratio whose plan takes at most `target`, such as 0.7x or 120ms."""
+        dense = self.of(space.dense)
+        return smallest_ratio("latency in ms", space, self.of, dense, self.amount(target), plan_at)
+
+    def amount(self, target: str) -> float:
+        """Milliseconds of a target such as 120ms, 1.2s, or 0.7x, of what the dense model takes."""
+        match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(x|ms|s)", target.strip())
+        if not match:
+            raise LopError(f"latency {target!r}: expected such as 0.7x, 120ms or 1.2s")
+        unit = {"x": self.of(self.space.dense), "ms": 1.0, "s": 1000.0}[match[2]]
+        return float(match[1]) * unit
+
+    def check_fits(self, space: Space, machine: Machine | None) -> None:
+        """Raise LopError unless it is of a model with these sites, and of this machine if given."""
+        own = dict(zip(_keys(self.space), self.space.units, strict=True))
+        if any(own.get(key) != n for key, n in zip(_keys(space), space.units, strict=True)):
+            raise LopError(
+                f"latency profile of a model with units {list(self.space.units)} at its sites, "
+                f"this one has {list(space.units)}"
+            )
+        if machine and machine != self.machine:
+            raise LopError(
+                f"latency profile of {self.machine}, this is {machine}: time the model here, or "
+                "say --elsewhere where it is to run there"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the table as Parquet, whole, with all else in its metadata."""
+        table = self.table.copy()
+        for name in ("space", "request", "machine"):
+            table.attrs[name] = asdict(getattr(self, name))
+        with replacing(path) as tmp:
+            table.to_parquet(tmp, index=False)
+
+    @classmethod
+    def load(cls, path: Path) -> LatencyProfile:
+        """Read what `save` wrote; LopError, naming file and column, when it cannot be one."""
+        try:
+            table = pd.read_parquet(path)
+            parts = {"space": Space, "request": Request, "machine": Machine}
+            of: dict[str, Any] = {
+                name: as_typed(kind, table.attrs.get(name), name) for name, kind in parts.items()
+            }
+            _check_table(table, len(of["space"].units))
+        except (OSError, pa.ArrowException, LopError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise LopError(f"{path}: cannot read a latency profile: {reason}") from error
+        return cls(**of, table=table[list(COLUMNS)])
+
+
+def _check_table(table: pd.DataFrame, sites: int) -> None:
+    if missing := [name for name in COLUMNS if name not in table]:
+        raise LopError(f"column {missing[0]!r} is missing")
+    numbers = table[list(COLUMNS)].apply(pd.to_numeric, errors="coerce")
+    if not np.isfinite(numbers.to_numpy(float)).all():
+        raise LopError("expected finite numbers")
+    if set(table["site"]) != {REST, *range(sites)}:
+        raise LopError(f"column 'site': expected {REST} to {sites - 1}")
+
+
+def _keys(space: Space) -> list[tuple[int, str]]:
+    return list(zip(space.layers, space.kinds, strict=True))
+
+
+def processor_name() -> str:
+    """What the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def measure(
+    model: PreTrainedModel,
+    request: Request | None = None,
+    shares: Sequence[float] = SHARES,
+    repeats: int = REPEATS,
+) -> LatencyProfile:
+    """Time every FFN and attention of a model with each of `shares` of its units left.
+
+    A size is timed once in each of `repeats` rounds, and the medians count. Inside, the model's
+    weights are replaced by their first units; at the end it is as before. Raises LopError where
+    weights are offloaded.
+    """
+    request, sites = request or Request(), find_sites(model, "ffn+attention")
+    check_in_memory(sites)
+    space, found = space_of(sites), []
+    levels = [tuple(max(1, round(share * n)) for n in space.units) for share in shares]
+    rounds = [level for _ in range(repeats + 1) for level in levels]
+    with _kept(sites) as show:
+        for number, level in enumerate(progress(rounds, "latency", len(rounds), "answer")):
+            show(level)
+            times = _watched(model, request, sites)
+            if number >= len(levels):  # the first round only warms up
+                found.append(pd.DataFrame(times).assign(kept=[*level, 0]))
+    table = pd.concat(found).groupby(["site", "kept"], as_index=False).median()
+    return LatencyProfile(space, request, Machine.of(model), table[list(COLUMNS)])
+
+
+def answer(model: PreTrainedModel, request: Request) -> tuple[float, float]:
+    """Seconds to answer a request once: of the pass over the prompt, and of all that follows."""
+    marks: list[float] = []
+
+    def mark(*_: Any) -> None:
+        _wait(model)
+        marks.append(time.perf_counter())
+
+    with ExitStack() as hooks:
+        hooks.callback(model.register_forward_hook(mark).remove)
+        _wait(model)
+        begun = time.perf_counter()
+        _generate(model, request)
+        _wait(model)
+        end = time.perf_counter()
+    return marks[0] - begun, end - marks[0]
+
+
+def _watched(model: PreTrainedModel, request: Request, sites: Sequence[Site]) -> dict[str, Any]:
+    """Milliseconds of each site and of the rest, of the pass over the prompt and after it."""
+    spent = np.zeros((2, len(sites)))
+    open_: dict[int, Any] = {}
+    calls = np.zeros(len(sites), int)
+    events: list[tuple[int, int, Any, Any]] = []
+    clock = _clock(model)
+
+    def before(i: int, *_: Any) -> None:
+        open_[i] = clock()
+
+    def after(i: int, *_: Any) -> None:
+        events.append((min(int(calls[i]), 1), i, open_[i], clock()))
+        calls[i] += 1
+
+    with ExitStack() as hooks:
+        for i, site in enumerate(sites):
+            first = site.module.register_forward_pre_hook(partial(before, i), with_kwargs=True)
+            last = site.module.register_forward_hook(partial(after, i))
+            hooks.callback(first.remove)
+            hooks.callback(last.remove)
+        whole = answer(model, request)
+    for phase, i, begun, end in events:
+        spent[phase, i] += _between(begun, end)
+    rest = np.array(whole) - spent.sum(1)
+    prefill, decode = (1e3 * np.append(spent[p], rest[p]) for p in (0, 1))
+    return {"site": [*range(len(sites)), REST], "prefill_ms": prefill, "decode_ms": decode}
+
+
+def _clock(model: PreTrainedModel) -> Callable[[], Any]:
+    """A stamp on the device's own time: work on a graphics card is only handed over to it."""
+    if model.device.type != "cuda":
+        return time.perf_counter
+
+    def stamp() -> Any:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    return stamp
+
+
+def _between(begun: Any, end: Any) -> float:
+    return end - begun if isinstance(begun, float) else begun.elapsed_time(end) / 1e3
+
+
+def _wait(model: PreTrainedModel) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+
+
+@torch.inference_mode()
+def _generate(model: PreTrainedModel, request: Request) -> None:
+    shape = (request.batch, request.prompt)
+    most = model.config.get_text_config().vocab_size
+    ids = torch.randint(min(10, most - 1), most, shape, generator=torch.Generator().manual_seed(0))
+    ids = ids.to(model.device)
+    count = request.generated
+    model.generate(  # type: ignore[operator]
+        input_ids=_plain(model, ids),
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        min_new_tokens=count,
+        max_new_tokens=count,
+    )
+
+
+def _plain(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Without the tokens that stand for pictures, as there are none."""
+    names = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
+    for name in names:
+        token: int | None = getattr(model.config, name, None)
+        if token is not None:
+            ids = torch.where(ids == token, 1, ids)
+    return ids
+
+
+@contextmanager
+def _kept(sites: Sequence[Site]) -> Iterator[Callable[[Sequence[int]], None]]:
+    """Inside, what it gives has sites compute with their first units, in memory of their own."""
+    full = [site.tensors() for site in sites]
+    before = [attributes(site) for site in sites]
+
+    def show(units: Sequence[int]) -> None:
+        for site, tensors, was, count in zip(sites, full, before, units, strict=True):
+            restore(site, was)
+            show_front(site, tensors, count, own=True)
+
+    try:
+        yield show
+    finally:
+        for site, tensors, was in zip(sites, full, before, strict=True):
+            restore(site, was)
+            show_front(site, tensors, site.units)
+            restore(site, was)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How many times as fast as the first of two things the second is, with an interval that holds
+    the middle half of the pairs."""
+
+    ratio: float
+    low: float
+    high: float
+    pairs: int
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the pairs do not agree on which of the two is faster."""
+        return self.low <= 1 <= self.high
+
+    def __str__(self) -> str:
+        note = " (noise)" if self.is_noise else ""
+        return f"{self.ratio:.2f} ({self.low:.2f} to {self.high:.2f}){note}"
+
+
+def in_turn(first: Callable[[], Any], second: Callable[[], Any], pairs: int = 10) -> Paired:
+    """Time two things in turn, A B A B …, after once without."""
+    ratios = []
+    for number in range(pairs + 1):
+        seconds = []
+        for work in (first, second):
+            begun = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - begun)
+        if number:
+            ratios.append(seconds[0] / seconds[1])
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return Paired(statistics.median(ratios), low, high, pairs)
