@@ -23,8 +23,10 @@ from lop.progress import quiet_libraries
 from lop.tasks.chat import Processor, check_processor
 from lop.tasks.encoding import prompt_tensors
 from lop.tasks.samples import read_samples
+from lop.timing import Paired
 
-VERSION = 3  # of the numbers that this code gives: raised when a change of it changes them
+BATCH = 8  # samples at once
+VERSION = 4  # of the numbers that this code gives: raised when a change of it changes them
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,11 @@ class Footprint:
     which cannot be reset: too low when the process had been larger).
     `latency_ms` is the median time of one sample: processor and `tokens` greedy tokens. Prefill is
     the forward pass over a sample's prompt, its image tokens among them and the vision tower
-    included; decode is what comes after. `flops_per_token` is what arithmetic says of speed: two
-    for each weight of the language model's linear maps.
+    included; decode is what comes after, None where that is within the noise of the clock.
+    `answers_per_s` is of `batch` samples at once. `speedup` and `batch_speedup` are how many times
+    as fast as the dense model one sample and a batch are answered, timed in turn with it, between
+    `_low` and `_high` in half of the pairs; None of the dense model itself. `flops_per_token` is
+    what arithmetic says of speed: two for each weight of the language model's linear maps.
     """
 
     parameters: int
@@ -48,8 +53,16 @@ class Footprint:
     latency_ms: float
     tokens: int
     prefill_tokens_per_s: float
-    decode_tokens_per_s: float
+    decode_tokens_per_s: float | None
+    batch: int
+    answers_per_s: float
     flops_per_token: int
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    batch_speedup: float | None = None
+    batch_speedup_low: float | None = None
+    batch_speedup_high: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """The figures as plain values."""
@@ -63,36 +76,79 @@ def measure(
     warmup: int = 3,
     tokens: int = 8,
     device: str | None = None,
+    dense_dir: str | Path | None = None,
 ) -> Footprint:
-    """Load the model at `model_dir` and time single samples, each answered with `tokens` tokens.
+    """Load the model at `model_dir` and time samples, each answered with `tokens` tokens.
 
     The number of tokens is fixed, as a badly pruned model that forgets to stop would seem slow.
+    With `dense_dir` every sample is answered by that model and this one in turn.
 
     Raises LopError as `evaluate` does, and when `model_dir` is not a directory.
     """
     quiet_libraries()
-    if not Path(model_dir).is_dir():
-        raise LopError(f"{model_dir}: no such model directory")
+    for path in (model_dir, dense_dir or model_dir):
+        if not Path(path).is_dir():
+            raise LopError(f"{path}: no such model directory")
     rows = read_samples(samples_path).to_dict("records")
     peak_of, peak = memory_meter(device)
-    model, processor = load_to_ask(model_dir, device)
-    times = pd.DataFrame(
-        _time_answer(model, processor, rows[i % len(rows)], tokens) for i in range(warmup + repeats)
-    )[warmup:]
-    files, _ = weight_files(Path(model_dir), model.config)
-    decoding = times["generate"].median() - times["prefill"].median()
+    asked = load_to_ask(model_dir, device)
+    for row in rows[:warmup]:
+        _time_answers(*asked, [row], tokens)
+    peak_bytes = peak()
+    models = [asked, load_to_ask(dense_dir, device)] if dense_dir else [asked]
+    singles = [[row] for row in _cycled(rows, repeats)]
+    times, speedup = _times(models, singles, tokens)
+    batches = [_cycled(rows[i:] + rows[:i], BATCH) for i in range(max(2, repeats // 2))]
+    of_batches, batch_speedup = _times(models, batches, tokens)
+    model, files = asked[0], weight_files(Path(model_dir), asked[0].config)[0]
+    decoding = float((times["generate"] - times["prefill"]).median())
     return Footprint(
         parameters=sum(p.numel() for p in model.parameters()),
         ffn_neurons=sum(ffn.units for ffn in find_ffns(model)),
         disk_bytes=sum(file.stat().st_size for file in files),
-        peak_bytes=peak(),
+        peak_bytes=peak_bytes,
         peak_of=peak_of,
         latency_ms=times["answer"].median() * 1e3,
         tokens=tokens,
         prefill_tokens_per_s=float((times["prompt"] / times["prefill"]).median()),
-        decode_tokens_per_s=(tokens - 1) / max(decoding, 1e-9),
+        decode_tokens_per_s=(tokens - 1) / decoding if tokens > 1 and decoding > 0 else None,
+        batch=BATCH,
+        answers_per_s=BATCH / of_batches["answer"].median(),
         flops_per_token=2 * linear_weights(model),
+        **_spread("speedup", speedup),
+        **_spread("batch_speedup", batch_speedup),
     )
+
+
+def _times(
+    models: list[tuple[PreTrainedModel, Processor]],
+    asked: list[list[dict[str, Any]]],
+    tokens: int,
+) -> tuple[pd.DataFrame, Paired | None]:
+    """What the first model takes for each of some questions, and how many times as fast as the
+    second it is: they answer in turn."""
+    _time_answers(*models[-1], asked[0], tokens)
+    _time_answers(*models[0], asked[0], tokens)
+    own, other = [], []
+    for rows in asked:
+        if len(models) > 1:
+            other.append(_time_answers(*models[1], rows, tokens))
+        own.append(_time_answers(*models[0], rows, tokens))
+    times = pd.DataFrame(own)
+    if not other:
+        return times, None
+    dense = pd.DataFrame(other)["answer"].to_numpy()
+    return times, Paired.of(dense, times["answer"].to_numpy())
+
+
+def _spread(name: str, pairs: Paired | None) -> dict[str, float]:
+    if pairs is None:
+        return {}
+    return {name: pairs.ratio, f"{name}_low": pairs.low, f"{name}_high": pairs.high}
+
+
+def _cycled(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    return [rows[i % len(rows)] for i in range(count)]
 
 
 def load_to_ask(model_dir: str | Path, device: str | None) -> tuple[PreTrainedModel, Processor]:
@@ -102,13 +158,13 @@ def load_to_ask(model_dir: str | Path, device: str | None) -> tuple[PreTrainedMo
     return load_model(model_dir, device_map=None if device == "cpu" else device), processor
 
 
-def _time_answer(
-    model: PreTrainedModel, processor: Processor, sample: dict[str, Any], tokens: int
+def _time_answers(
+    model: PreTrainedModel, processor: Processor, samples: list[dict[str, Any]], tokens: int
 ) -> dict[str, float]:
-    """Prompt tokens of one sample, and seconds: to prefill, to generate `tokens` tokens, and from
-    sample to decoded answer."""
+    """Prompt tokens of some samples that are answered at once, and seconds: to prefill, to generate
+    `tokens` tokens, and from samples to decoded answers."""
     start = time.perf_counter()
-    inputs = prompt_tensors(processor, [sample], padding_side="left")
+    inputs = prompt_tensors(processor, samples, padding_side="left")
     inputs = inputs.to(model.device, model.dtype)
     ready = time.perf_counter()
     output = model.generate(  # type: ignore[operator]
@@ -119,7 +175,7 @@ def _time_answer(
     with torch.inference_mode():
         model(**inputs, use_cache=True, logits_to_keep=1).logits.argmax().item()  # waits too
     return {
-        "prompt": inputs["input_ids"].shape[1],
+        "prompt": inputs["input_ids"].numel(),
         "answer": answered - start,
         "generate": answered - ready,
         "prefill": time.perf_counter() - answered,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import platform
 import re
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -232,12 +231,32 @@ def measure(
             times = _watched(model, request, sites)
             if number >= len(levels):  # the first round only warms up
                 found.append(pd.DataFrame(times).assign(kept=[*level, 0]))
-    table = pd.concat(found).groupby(["site", "kept"], as_index=False).median()
-    return LatencyProfile(space, request, Machine.of(model), table[list(COLUMNS)])
+    table = _typical(pd.concat(found, ignore_index=True), len(levels))
+    return LatencyProfile(space, request, Machine.of(model), table)
 
 
-def answer(model: PreTrainedModel, request: Request) -> tuple[float, float]:
-    """Seconds to answer a request once: of the pass over the prompt, and of all that follows."""
+def _typical(found: pd.DataFrame, levels: int) -> pd.DataFrame:
+    """One row a site and size, of the answers in `found`: a table of all sites and the rest each.
+
+    An answer in a busy moment is slower as a whole: so a site's part of an answer's time counts,
+    and the median of whole answers. Medians of single sites would have a sum that is too small.
+    """
+    rows = len(found[found["site"] == REST])
+    sites = len(found) // rows
+    level = np.arange(rows).repeat(sites) % levels
+    table = found[["site", "kept"]].assign(level=level)
+    for name in COLUMNS[2:]:
+        each = found[name].to_numpy().reshape(rows, sites)
+        whole, part = each.sum(1), each / np.maximum(each.sum(1, keepdims=True), 1e-9)
+        for at in range(levels):
+            share = np.median(part[at::levels], axis=0)
+            typical = np.median(whole[at::levels]) * share / max(share.sum(), 1e-9)
+            table.loc[table["level"] == at, name] = np.tile(typical, len(part[at::levels]))
+    return table.groupby(["site", "kept"], as_index=False)[list(COLUMNS[2:])].median()
+
+
+def answer(model: PreTrainedModel, request: Request) -> np.ndarray:
+    """Seconds to answer a request once, (2,): of the pass over the prompt, and of what follows."""
     marks: list[float] = []
 
     def mark(*_: Any) -> None:
@@ -251,7 +270,7 @@ def answer(model: PreTrainedModel, request: Request) -> tuple[float, float]:
         _generate(model, request)
         _wait(model)
         end = time.perf_counter()
-    return marks[0] - begun, end - marks[0]
+    return np.array([marks[0] - begun, end - marks[0]])
 
 
 def _watched(model: PreTrainedModel, request: Request, sites: Sequence[Site]) -> dict[str, Any]:
@@ -278,7 +297,7 @@ def _watched(model: PreTrainedModel, request: Request, sites: Sequence[Site]) ->
         whole = answer(model, request)
     for phase, i, begun, end in events:
         spent[phase, i] += _between(begun, end)
-    rest = np.array(whole) - spent.sum(1)
+    rest = whole - spent.sum(1)
     prefill, decode = (1e3 * np.append(spent[p], rest[p]) for p in (0, 1))
     return {"site": [*range(len(sites)), REST], "prefill_ms": prefill, "decode_ms": decode}
 
@@ -349,38 +368,3 @@ def _kept(sites: Sequence[Site]) -> Iterator[Callable[[Sequence[int]], None]]:
             restore(site, was)
             show_front(site, tensors, site.units)
             restore(site, was)
-
-
-@dataclass(frozen=True)
-class Paired:
-    """How many times as fast as the first of two things the second is, with an interval that holds
-    the middle half of the pairs."""
-
-    ratio: float
-    low: float
-    high: float
-    pairs: int
-
-    @property
-    def is_noise(self) -> bool:
-        """Whether the pairs do not agree on which of the two is faster."""
-        return self.low <= 1 <= self.high
-
-    def __str__(self) -> str:
-        note = " (noise)" if self.is_noise else ""
-        return f"{self.ratio:.2f} ({self.low:.2f} to {self.high:.2f}){note}"
-
-
-def in_turn(first: Callable[[], Any], second: Callable[[], Any], pairs: int = 10) -> Paired:
-    """Time two things in turn, A B A B …, after once without."""
-    ratios = []
-    for number in range(pairs + 1):
-        seconds = []
-        for work in (first, second):
-            begun = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - begun)
-        if number:
-            ratios.append(seconds[0] / seconds[1])
-    low, _, high = statistics.quantiles(ratios, n=4)
-    return Paired(statistics.median(ratios), low, high, pairs)

@@ -65,9 +65,14 @@ def write_evaluation(root, samples, right, tasks=()):
             "peak_bytes": 9000,
             "peak_of": "rss",
             "latency_ms": 10 - ratio,
+            "batch": 8,
+            "flops_per_token": int(1000 * (2 - ratio)),
             "tasks": found,
         }
         if name != "dense":
+            faster = {"": 1 + ratio, "_low": 1 + ratio / 2, "_high": 1 + 2 * ratio}
+            metrics[name] |= {f"speedup{end}": of for end, of in faster.items()}
+            metrics[name] |= {f"batch_speedup{end}": of - 0.2 for end, of in faster.items()}
             plan = Plan.uniform(SPACE, ratio)
             method = name.rpartition("-")[0]
             row = {"method": method, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios}

@@ -210,6 +210,12 @@ def test_reload_equals_memory(tmp_path):
 
 def test_footprint_counts_and_times(model_dir, model, path):
     footprint = measure(model_dir, path, repeats=3, warmup=1, tokens=2)
+    assert footprint.speedup is None, "there is nothing that it is timed in turn with"
+    assert footprint.answers_per_s > 0
+    alone = measure(model_dir, path, repeats=2, warmup=1, tokens=1, dense_dir=model_dir)
+    assert alone.decode_tokens_per_s is None, "the first token is no decoding"
+    assert 0 < alone.speedup_low <= alone.speedup <= alone.speedup_high
+    assert 0.2 < alone.batch_speedup < 5
     assert footprint.parameters == sum(p.numel() for p in model.parameters())
     assert footprint.disk_bytes == (model_dir / "model.safetensors").stat().st_size
     assert footprint.latency_ms > 0

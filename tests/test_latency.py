@@ -1,6 +1,5 @@
 """Times of sites add up to that of a plan; what is solved with them keeps within a target."""
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +8,11 @@ import pytest
 import torch
 
 from lop.errors import LopError
-from lop.latency import COLUMNS, REST, LatencyProfile, Machine, Request, answer, in_turn, measure
+from lop.latency import COLUMNS, REST, LatencyProfile, Machine, Request, answer, measure
 from lop.models.space import find_sites
 from lop.plan import Plan, Space
 from lop.profile import Profile, solve_within
+from lop.timing import in_turn
 
 SPACE = Space.of((4, 40, 4, 40), (12, 1, 12, 1), ("attention", "ffn") * 2, (0, 0, 1, 1))
 HERE = Machine("cpu", "a processor", "float32", 1)
@@ -99,7 +99,7 @@ def test_every_site_is_timed_and_the_model_is_as_before(model):
     assert set(found.table["site"]) == {REST, *range(len(found.space.units))}
     assert found.table.drop(columns=["site", "kept"]).ge(0).all(axis=None)
     prompt, after = found.parts(found.space.dense)
-    whole = sorted(sum(answer(model, request)) for _ in range(5))[2] * 1e3
+    whole = sorted(answer(model, request).sum() for _ in range(5))[2] * 1e3
     assert 0.3 * whole < prompt + after < 3 * whole
     assert all(torch.equal(of, before[name]) for name, of in model.state_dict().items())
     now = [site.tensor(site.slices[-1].tensor).data_ptr() for site in find_sites(model)]
@@ -111,10 +111,14 @@ def test_two_things_are_timed_in_turn():
 
     def work(name, seconds):
         order.append(name)
-        time.sleep(seconds)
+        return np.array([seconds, 3 * seconds])
 
-    found = in_turn(lambda: work("a", 0.02), lambda: work("b", 0.005), pairs=4)
+    one, two = in_turn(lambda: work("a", 0.02), lambda: work("b", 0.005), pairs=4)
     assert order == ["a", "b"] * 5
-    assert 1.5 < found.low <= found.ratio <= found.high
-    assert not found.is_noise
-    assert in_turn(lambda: None, lambda: None).pairs == 10
+    assert (one.first, two.second, one.pairs) == (0.02, 3 * 0.005, 4)
+    assert one.low == one.ratio == one.high == pytest.approx(4)
+    assert str(one) == "4.00 (4.00 to 4.00)"
+    times = iter([1, 1, 1, 2, 2, 1, 1, 1.5, 1.5, 1.0])
+    (found,) = in_turn(lambda: np.array([1.0]), lambda: np.array([next(times)]), pairs=9)
+    assert found.is_noise
+    assert str(found).endswith(", noise)")

@@ -14,7 +14,8 @@ import pandas as pd
 # Times and places of a run, which differ from the next.
 TIMED = {
     "seconds", "predict_ms", "latency_ms", "peak_bytes", "prefill_tokens_per_s", "created",
-    "decode_tokens_per_s", "finished", "begun", "ended",
+    "decode_tokens_per_s", "answers_per_s", "speedup", "speedup_low", "speedup_high",
+    "batch_speedup", "batch_speedup_low", "batch_speedup_high", "finished", "begun", "ended",
 }  # fmt: skip
 
 State = dict[str, str]

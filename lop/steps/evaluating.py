@@ -53,9 +53,10 @@ def evaluate(
     each = each or in_processes(workers, "models", MODULES, fresh=True)
     alone = alone or in_processes(1, "timing", ["lop.footprint"], fresh=True)
     ask = partial(_answers_of, out, models, samples_path, batch_size, places)
-    weigh = partial(_footprint, samples_path=samples_path, latency_samples=latency_samples)
+    dense = Path(model_path)
+    weigh = partial(_footprint, dense, samples_path=samples_path, latency_samples=latency_samples)
     asked = each(ask, [(name,) for name in models])  # a task is named by its key
-    costs = alone(weigh, [(out / name, path) for name, path in models.items()])
+    costs = alone(weigh, [(path, out / name) for name, path in models.items()])
     found = zip(models, asked, costs, strict=True)
     metrics = {name: answers | cost for name, answers, cost in found}
     for name in models:  # what killed runs and workers left; none is writing now
@@ -92,7 +93,7 @@ def evaluate_one(
     answers = _answers(out, model_path, samples_path, batch_size, places)
     if samples_path is None:
         return answers
-    return answers | _footprint(out, model_path, samples_path, latency_samples)
+    return answers | _footprint(None, model_path, out, samples_path, latency_samples)
 
 
 def _answers(
@@ -116,18 +117,27 @@ def _answers(
 
 
 def _footprint(
-    out: Path | None, model_path: str | Path, samples_path: Path, latency_samples: int
+    dense: Path | None,
+    model_path: str | Path,
+    out: Path | None,
+    samples_path: Path,
+    latency_samples: int,
 ) -> dict[str, Any]:
-    """What a checkpoint costs, measured once on a machine and kept in `out`/footprint.json."""
+    """What a checkpoint costs, measured once on a machine and kept in `out`/footprint.json.
+
+    It is timed in turn with the dense model, where that is given and another.
+    """
     from lop.evaluation import NOT_ASKED
     from lop.footprint import VERSION, measure
 
     place = None if out is None else out / "footprint.json"
+    other = None if dense is None or Path(model_path) == dense else dense
     content = [content_digest(model_path, NOT_ASKED), content_digest(samples_path)]
+    content += [content_digest(other, NOT_ASKED)] if other else []
     mark = digest(VERSION, *content, latency_samples, platform.node(), torch.get_num_threads())
     if place and place.exists() and (known := read_json(place)).get("fingerprint") == mark:
         return known["footprint"]
-    cost = measure(model_path, samples_path, latency_samples).summary()
+    cost = measure(model_path, samples_path, latency_samples, dense_dir=other).summary()
     if place:
         with replacing(place) as tmp:
             tmp.write_text(json.dumps({"fingerprint": mark, "footprint": cost}, indent=2) + "\n")
