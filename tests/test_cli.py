@@ -393,8 +393,14 @@ WRONG_OPTIONS = [
     (("predict", "--ratio", "much"), "--ratio: expected a valid number, unable to parse"),
     (("predict", "--predictor", "@nowhere"), "--predictor: expected a directory that exists"),
     (("predict", "--predictor", "@file"), "--predictor: expected a directory, got"),
-    (("prune", "--ratio", None), "expected one of --ratio, --params, --size, --flops-per-token and"),
-    (("prune", "--size", "9GB"), "expected one of --ratio, --params, --size, --flops-per-token and"),
+    (
+        ("prune", "--ratio", None),
+        "expected one of --ratio, --params, --size, --flops-per-token and",
+    ),
+    (
+        ("prune", "--size", "9GB"),
+        "expected one of --ratio, --params, --size, --flops-per-token and",
+    ),
     (("prune", "--ratio", None, "--params", ""), "--params: expected text, got none"),
     (("prune", "--ratio", None, "--size", "-1GB"), "argument --size: expected one argument"),
     (("importance", "--multiple-of", "0"), "--multiple-of: expected at least 1"),

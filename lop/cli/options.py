@@ -309,6 +309,12 @@ class Serve(OfScores):
     queue: Count = Field(8, description="checkpoints that may wait to be cut")
     keep: Count = Field(100, description="checkpoints there may be")
     poll: Positive = Field(30, description="seconds between looks at the alias")
+    latency_profile: File | None = Field(
+        None, description="what `lop latency` timed: targets may be a latency"
+    )
+    elsewhere: bool = Field(
+        False, description="that is of another machine, where checkpoints are to run"
+    )
 
 
 class Diff(Section):

@@ -18,7 +18,8 @@ Ratio = Annotated[
     Field(strict=True, allow_inf_nan=False, description="share of the scope to remove, in [0, 1)"),
 ]
 Amount = Annotated[str, Field(max_length=32)]
-BUDGETS = {"ratio", "ratios", *COSTS}
+KINDS = (*COSTS, "latency")
+BUDGETS = {"ratio", "ratios", *KINDS}
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
 
@@ -35,6 +36,9 @@ class Target(Request):
     params: Amount | None = Field(None, description="parameters of the whole model: 5.2B")
     size: Amount | None = Field(None, description="bytes on disk: 9GB, 8.5GiB")
     flops_per_token: Amount | None = Field(None, description="of its language model: 9G")
+    latency: Amount | None = Field(
+        None, description="of the latency profile's request: 0.7x of the dense model's, or 120ms"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -47,7 +51,7 @@ class Target(Request):
         """The pruning ratio asked for; `ratio_for(kind, amount)` turns other targets into one."""
         if self.ratio is not None:
             return self.ratio
-        asked = {kind: getattr(self, kind) for kind in COSTS}
+        asked = {kind: getattr(self, kind) for kind in KINDS}
         return next(ratio_for(kind, amount) for kind, amount in asked.items() if amount is not None)
 
 

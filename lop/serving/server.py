@@ -9,7 +9,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,8 @@ def serve(
     keep: int,
     poll: float,
     token_file: Path | None,
+    latency_profile: Path | None = None,
+    elsewhere: bool = False,
 ) -> None:
     """Serve until SIGINT or SIGTERM; LopError, before anything listens, for what cannot be."""
     token = read_token(token_file)
@@ -68,7 +69,8 @@ def serve(
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     torch.set_num_threads(1)  # the predictor is faster so, and jobs have processes of their own
-    cutter = Cutter(model, scores, score, compensate)
+    timed = {"latency_path": latency_profile, "elsewhere": elsewhere}
+    cutter = Cutter(model, scores, score, compensate, **timed)  # type: ignore[arg-type]
     with listening(host, port) as sock, owned(out):
         source = source_of(predictor, out / "predictor")
         parts = put_together(source, cutter, out, Limits(workers, queue, keep), poll)
@@ -127,6 +129,15 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         # beyond its range only to see what would meet a target; asked for, that is refused
         return predictor.plan(ratio) if predictor.reaches(ratio) else Plan.uniform(space, ratio)
 
+    timed = cutter.latency if cutter.latency_path else None
+
+    def ratio_at(kind: str, target: str) -> float:
+        if kind != "latency":
+            return ratio_for(model, kind, target, space, plan_at, compensate)
+        if timed is None:
+            raise LopError("latency: this service has no latency profile; ask for another target")
+        return timed.ratio(target, space, plan_at)
+
     return Parts(
         champion,
         Planner(lambda: champion.served),
@@ -135,7 +146,7 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         score,
         compensate,
         parameters(model, space, compensate),
-        partial(ratio_for, model, space=space, plan_at=plan_at, compensate=compensate),
+        ratio_at,
     )
 
 

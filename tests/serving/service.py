@@ -83,8 +83,8 @@ class Client:
 
 
 @contextmanager
-def serving(made, out, token=None, scores="scores", bounds=None, protocol=AutoHTTPProtocol):
-    cutter = Cutter(str(made / "model"), made / scores, "flap")
+def serving(made, out, token=None, scores="scores", bounds=None, protocol=AutoHTTPProtocol, **of):
+    cutter = Cutter(str(made / "model"), made / scores, "flap", **of)
     source = source_of(str(made / "predictor"), out)
     with listening("127.0.0.1", 0) as sock, owned(out):
         parts = put_together(source, cutter, out, Limits(), poll=0.1)

@@ -5,15 +5,18 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pandas as pd
 import pytest
 import torch
 from conftest import SHAPE
-from service import JSON, TOKEN, refused, serving
+from service import JSON, SPACE, TOKEN, refused, serving
 
+from lop.errors import LopError
+from lop.latency import REST, LatencyProfile, Machine, Request
 from lop.models import costs
 from lop.models.checkpoint import load
 from lop.models.stored import Stored
-from lop.plan import Plan, Space
+from lop.plan import Plan
 from lop.predictor import Predictor
 from lop.pruning import prune
 from lop.serving.guard import MOST_BYTES
@@ -51,11 +54,11 @@ def test_many_at_once_get_each_its_own(client, made):
         (b'{"ratio": \xff}', 400, "JSON"),
         ('{"ratio": ' + "1" * 5000 + "}", 400, "JSON"),
         ("[]", 422, "expected a JSON object"),
-        ("{}", 422, "expected one of ratio, params, size, flops_per_token, ratios"),
+        ("{}", 422, "expected one of ratio, params, size, flops_per_token, latency, ratios"),
         (
             '{"ratio": 0.3, "ratios": [0.3]}',
             422,
-            "expected one of ratio, params, size, flops_per_token, ratios",
+            "expected one of ratio, params, size, flops_per_token, latency, ratios",
         ),
         ('{"ratio": NaN}', 422, "body.ratio: Input should be a finite number"),
         ('{"ratio": -Infinity}', 422, "body.ratio: Input should be a finite number"),
@@ -65,6 +68,7 @@ def test_many_at_once_get_each_its_own(client, made):
         ('{"ratio": {"a": 1}}', 422, "body.ratio: Input should be a valid number"),
         ('{"params": "1"}', 422, "parameters of 1 cannot be met: this model reaches"),
         ('{"size": "much"}', 422, "expected an amount such as 5.2B"),
+        ('{"latency": "0.7x"}', 422, "latency: this service has no latency profile"),
         ('{"params": ""}', 422, "'': expected an amount such as 5.2B"),
         ('{"size": ""}', 422, "'': expected an amount such as 5.2B"),
         ('{"flops_per_token": " "}', 422, "' ': expected an amount such as 5.2B"),
@@ -165,9 +169,31 @@ def test_a_size_becomes_the_ratio_that_meets_it(client, made):
     assert sum(plan["units"]) - sum(plan["kept"]) == 40
 
 
+def test_a_latency_becomes_the_ratio_that_meets_it(made, tmp_path):
+    """By a profile of another machine, where a neuron takes 0.1 ms and all else 4 ms."""
+    rows = [(REST, 0, 4.0, 0.0)]
+    rows += [(site, k, k / 10, 0.0) for site, n in enumerate(SPACE.units) for k in (n // 2, n)]
+    table = pd.DataFrame(rows, columns=["site", "kept", "prefill_ms", "decode_ms"])
+    there = Machine("cpu", "a phone", "float32", 1)
+    timed = LatencyProfile(SPACE, Request(), there, table)
+    timed.save(tmp_path / "latency.parquet")
+    of = {"latency_path": tmp_path / "latency.parquet", "elsewhere": True}
+    with serving(made, tmp_path / "out", **of) as client:
+        status, plan = client.ask("POST", "/plans", {"latency": "0.8x"})
+        assert status == 200
+        assert 0.79 * 16 < timed.of(Plan(SPACE, tuple(plan["kept"]))) <= 0.8 * 16
+        told = refused(client.ask("POST", "/plans", {"latency": "soon"}), 422)
+        assert "expected such as 0.7x" in told
+    with (
+        pytest.raises(LopError, match="say --elsewhere"),
+        serving(made, tmp_path / "out", **of | {"elsewhere": False}),
+    ):
+        pass
+
+
 def test_the_whole_models_parameters_are_counted_exactly(made):
     means = [torch.rand(SHAPE.ffn) for _ in range(SHAPE.layers)]
-    plan = Plan(Space.ffns((SHAPE.ffn,) * SHAPE.layers), (10, 20, 30))
+    plan = Plan(SPACE, (10, 20, 30))
     for mean in (None, means):
         pruned = prune(load(made / "model"), plan, means, mean)
         cost = costs.parameters(Stored(made / "model"), plan.space, compensate=mean is not None)
