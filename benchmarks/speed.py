@@ -31,10 +31,10 @@ from lop.pruning import prune
 from lop.timing import PAIRS, Paired, in_turn
 
 MODELS: Mapping[str, Path] = {"reference": Path(MODEL), "real": Texts.model}
-RATIOS = (0.2, 0.3, 0.5, 0.6, 0.7)
-BATCHES = {1: Request(128, 1, 16), 16: Request(128, 16, 16)}
+RATIOS = (0.3, 0.5, 0.7)
+BATCHES = {1: Request(64, 1, 8), 16: Request(64, 16, 4)}
 MODES = ("prefill", "decode")
-TARGETS = ("0.9x", "0.8x", "0.7x", "0.6x", "0.5x")
+REACH = (0.15, 0.3, 0.5, 0.7, 0.85)  # of the way from the dense model's latency to the least
 # that latency is predicted for: a model as small as the reference model takes a single one no time
 SERVED = {"reference": Request(256, 16, 2), "real": Request(128, 1, 16)}
 
@@ -82,7 +82,9 @@ def predicted(name: str) -> Iterator[tuple[Any, ...]]:
     def at(ratio: float) -> Plan:
         return random_plan(ratio, space, {})
 
-    for target in progress(TARGETS, f"{name}, targets", len(TARGETS), "target"):
+    dense, least = (profile.of(plan) for plan in (space.dense, Plan(space, space.floors)))
+    for share in progress(REACH, f"{name}, targets", len(REACH), "target"):
+        target = f"{dense - share * (dense - least):.0f}ms"
         plan = at(profile.ratio(target, space, at))
         small = cut(model, plan)
         found = in_turn(lambda: answer(model, SERVED[name]), lambda: answer(small, SERVED[name]))  # noqa: B023
@@ -108,6 +110,10 @@ def text(speed: pd.DataFrame, latency: pd.DataFrame) -> str:
         rows.append([row["model"], row["target"], *times, f"{off:+.1%}"])
     seconds = latency.groupby("model", sort=False)["profile_s"].first()
     spent = ", ".join(f"{of:.0f} s ({name})" for name, of in seconds.items())
+    requests = ", ".join(
+        f"{of.batch} x {of.prompt} tokens answered with {of.generated} ({name})"
+        for name, of in SERVED.items()
+    )
     machine = Machine.of(load(MODELS["reference"]))
     return f"""# Speed
 
@@ -116,14 +122,14 @@ def text(speed: pd.DataFrame, latency: pd.DataFrame) -> str:
 On {machine}; torch {torch.__version__}. Dense and pruned are timed in turn, {PAIRS} pairs, with
 nothing else running; given is the median of the pairs' ratios, how many times as fast, and in
 brackets what arithmetic promises: the ratio of FLOPs. *noise* stands where the middle half of the
-pairs holds 1. Plans are uniform, prompts have {BATCHES[1].prompt} tokens of text, and
-{BATCHES[1].generated} are generated; ratios are shares of the scope.
+pairs holds 1. Plans are uniform; prompts have {BATCHES[1].prompt} tokens of text, answers
+{BATCHES[1].generated} tokens, or {BATCHES[16].generated} in batches. Ratios are shares of the scope.
 
 {chr(10).join(tables)}
 ## Latency, predicted and measured
 
-`lop latency` takes {spent}. A target is that of a request of one prompt; plans are uneven ones that
-the profile says meet it.
+`lop latency` takes {spent}. Targets lie between what the dense model takes and what is reached at
+the floors, for {requests}. Plans are uneven ones that the profile says meet them.
 
 {markdown(rows)}
 
