@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.common import DATA, MODEL, RESULTS, origin
-from lop import evaluation
-from lop.comparison import markdown
-from lop.evaluation import Evaluation, asking
+from lop.evaluation import answers as evaluation
+from lop.evaluation.answers import Evaluation, asking
+from lop.evaluation.comparison import markdown
+from lop.evaluation.footprint import load_to_ask
 from lop.files import replacing
-from lop.footprint import load_to_ask
-from lop.tasks import easyvqa_benchmarks
+from lop.reference import easyvqa_benchmarks
 
 GENERATED = ("easyvqa_mme", "easyvqa_pope")  # the stock class knows no likelihoods
 TASKS = ("easyvqa_mme", "easyvqa_mmbench", "easyvqa_mmmu", "easyvqa_pope")

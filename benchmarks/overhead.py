@@ -21,7 +21,7 @@ import yaml
 from benchmarks.clone import copy, set_params
 from benchmarks.common import RESULTS, origin
 from flows.server import prefect_server
-from lop.comparison import markdown
+from lop.evaluation.comparison import markdown
 from lop.files import replacing
 
 SMALL = {"calibration": 20, "reward": 20, "validation": 20, "benchmark": 20}
@@ -41,7 +41,7 @@ PRELUDE = """
 from pathlib import Path
 import yaml
 from lop.steps import preparing, scoring, training
-from lop.tasks.prepare import PURPOSES
+from lop.data.prepare import PURPOSES
 def params(section): return yaml.safe_load(Path("params.yaml").read_text())[section]
 """
 

@@ -18,7 +18,7 @@ import pandas as pd
 from benchmarks.common import RESULTS, origin
 from benchmarks.grid import steps
 from benchmarks.yardsticks import YARDSTICKS, drawn
-from lop.comparison import markdown
+from lop.evaluation.comparison import markdown
 from lop.files import replacing
 from lop.plan import Plan
 from lop.profile import solve

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import RESULTS, origin, place
-from lop.comparison import markdown
+from lop.data.encoding import prompt
+from lop.data.samples import decode_images, read_samples
+from lop.evaluation.comparison import markdown
+from lop.evaluation.footprint import memory_meter
 from lop.files import replacing
-from lop.footprint import memory_meter
 from lop.importance import load_scores
-from lop.models import reference
 from lop.models.checkpoint import load, load_processor
 from lop.models.space import find_ffns, find_space
 from lop.plan import Plan
 from lop.pruning import kept_units
+from lop.reference import model as reference
 from lop.reward import Reward
 from lop.reward.captured import Captured, capture
-from lop.tasks.encoding import prompt
-from lop.tasks.samples import decode_images, read_samples
 
 RATIOS = (0.2, 0.5)
 

@@ -19,13 +19,13 @@ import pandas as pd
 from benchmarks.common import RESULTS, origin
 from benchmarks.grid import steps
 from benchmarks.yardsticks import YARDSTICKS, drawn
-from lop import plots
-from lop.clusters import clustered_error
-from lop.comparison import markdown
+from lop.data.clusters import clustered_error
+from lop.evaluation.comparison import markdown
 from lop.files import replacing
 from lop.plan import Plan
 from lop.predictor.training import good_samples
 from lop.profile import solve
+from lop.report import plots
 from lop.search import best_plan, run_shard
 from lop.steps import searching
 from lop.workers import at_once, processes

@@ -25,7 +25,7 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.common import MODEL, RESULTS, origin
-from lop.comparison import markdown
+from lop.evaluation.comparison import markdown
 from lop.files import replacing
 from lop.importance import SCORES, save_scores
 from lop.models.checkpoint import load

@@ -17,9 +17,10 @@ import torch
 
 from benchmarks.common import MODEL, RESULTS, origin
 from benchmarks.real.scale import Texts
-from lop.comparison import markdown
+from lop.evaluation.comparison import markdown
+from lop.evaluation.latency import Machine, Request, answer, measure
+from lop.evaluation.timing import PAIRS, Paired, in_turn
 from lop.files import replacing
-from lop.latency import Machine, Request, answer, measure
 from lop.methods import random_plan
 from lop.models.checkpoint import load
 from lop.models.costs import flops_per_token
@@ -28,7 +29,6 @@ from lop.models.stored import Stored
 from lop.plan import SCOPES, Plan, per_cent
 from lop.progress import progress
 from lop.pruning import prune
-from lop.timing import PAIRS, Paired, in_turn
 
 MODELS: Mapping[str, Path] = {"reference": Path(MODEL), "real": Texts.model}
 RATIOS = (0.3, 0.5, 0.7)
@@ -123,7 +123,8 @@ On {machine}; torch {torch.__version__}. Dense and pruned are timed in turn, {PA
 nothing else running; given is the median of the pairs' ratios, how many times as fast, and in
 brackets what arithmetic promises: the ratio of FLOPs. *noise* stands where the middle half of the
 pairs holds 1. Plans are uniform; prompts have {BATCHES[1].prompt} tokens of text, answers
-{BATCHES[1].generated} tokens, or {BATCHES[16].generated} in batches. Ratios are shares of the scope.
+{BATCHES[1].generated} tokens, or {BATCHES[16].generated} in batches. Ratios are shares of the
+scope.
 
 {chr(10).join(tables)}
 ## Latency, predicted and measured

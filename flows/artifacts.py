@@ -51,13 +51,14 @@ def page(report: Path) -> str:
 
 
 def plans(pruned: Path) -> list[dict[str, Any]]:
-    """A row a (method, ratio): the share of the whole model that went, and of each layer."""
+    """A row a (method, ratio): the share of the whole model that went, and of each site."""
     rows = []
     for plan in json.loads((pruned / "plans.json").read_text()):
         place = pruned / checkpoint_name(plan["method"], plan["ratio"])
         record = json.loads((place / "pruning.json").read_text())
         model = 1 - record["parameters"] / record["dense_parameters"]
         row = {"method": plan["method"], "ratio": plan["ratio"], "whole model": round(model, 4)}
-        layers = {f"layer {i}": round(share, 3) for i, share in enumerate(plan["plan"])}
-        rows.append(row | layers)
+        names = [f"layer {i} {kind}" for i, kind in zip(plan["layers"], plan["kinds"], strict=True)]
+        sites = zip(names, plan["plan"], strict=True)
+        rows.append(row | {name: round(share, 3) for name, share in sites})
     return rows

@@ -3,8 +3,8 @@
 from prefect import flow
 
 from flows.common import SAMPLES, params, run_stage
+from lop.data.prepare import PURPOSES
 from lop.steps import preparing
-from lop.tasks.prepare import PURPOSES
 
 
 @flow

@@ -1,4 +1,4 @@
-"""Stage 3: what each layer alone loses at a grid of widths."""
+"""Stage 3: what each site alone loses at a grid of sizes."""
 
 from prefect import flow
 

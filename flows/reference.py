@@ -5,8 +5,8 @@ from pathlib import Path
 from prefect import flow
 
 from flows.common import params, run_stage
-from lop.models.reference_card import write_card
-from lop.models.reference_training import train_reference
+from lop.reference.card import write_card
+from lop.reference.training import train_reference
 
 
 @flow

@@ -16,7 +16,8 @@ from flows.common import (
     searches,
 )
 from flows.tasks import as_tasks
-from lop import choice, tracking
+from lop import tracking
+from lop.reward import choice
 from lop.search import by_searcher, read_search
 from lop.steps import searching
 

@@ -8,7 +8,7 @@
 from importlib import import_module
 from typing import Any
 
-from lop.hooks import teach_transformers
+from lop.models.auto_classes import teach_transformers
 
 teach_transformers()
 _MODULE_OF = {

@@ -29,7 +29,7 @@ from lop.progress import progress
 from lop.typed import as_typed
 
 if TYPE_CHECKING:
-    from lop.tasks.encoding import Batch
+    from lop.data.encoding import Batch
 
 VERSION = 3  # of the numbers that this code gives: raised when a change of it changes them
 

@@ -16,8 +16,8 @@ import torch
 from clone import clone  # noqa: F401, a fixture
 from PIL import Image
 
-from lop.models import reference
 from lop.models.space import find_ffns
+from lop.reference import model as reference
 
 SHAPE = reference.Shape(
     layers=3, hidden=32, ffn=40, vocab=300, vision_layers=1, vision_hidden=32, vision_ffn=32
@@ -88,7 +88,7 @@ def reference_model():
 
 @pytest.fixture(scope="session")
 def reference_samples():
-    from lop.tasks import easyvqa, knowledge
+    from lop.reference import easyvqa, knowledge
 
     tables = [easyvqa.load("holdout"), knowledge.load("validation")]
     return pd.concat([t.sample(20, random_state=0) for t in tables], ignore_index=True)

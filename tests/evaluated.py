@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lop.evaluation import Evaluation
+from lop.data.samples import write_samples
+from lop.evaluation.answers import Evaluation
+from lop.evaluation.tasks.scoring import EASYVQA_MME, POPE
 from lop.plan import Plan, Space
 from lop.search import write_index
-from lop.tasks.samples import write_samples
-from lop.tasks.scoring import EASYVQA_MME, POPE
 
 SPACE = Space.ffns((40, 40, 40))
 BENCHMARKS = ("easyvqa_mme", "easyvqa_mmbench", "easyvqa_mmmu", "easyvqa_pope")
@@ -76,6 +76,7 @@ def write_evaluation(root, samples, right, tasks=()):
             plan = Plan.uniform(SPACE, ratio)
             method = name.rpartition("-")[0]
             row = {"method": method, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios}
+            row |= {"kinds": plan.space.kinds, "layers": plan.space.layers}
             plans.append(row)
     (root / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
     (root / "pruned").mkdir()

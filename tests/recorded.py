@@ -15,9 +15,9 @@ import torch
 from toy import SPACE, Noisy
 from toy import reward as told
 
+from lop.data.encoding import encode
 from lop.importance import collect
 from lop.methods import flap_plan, random_plan
-from lop.models import reference
 from lop.models.checkpoint import save
 from lop.models.space import find_ffns, find_space
 from lop.models.stored import Stored
@@ -26,10 +26,10 @@ from lop.predictor import NETWORKS, PredictorConfig
 from lop.predictor.training import train
 from lop.profile import measure, solve
 from lop.pruning import prune_checkpoint
+from lop.reference import model as reference
 from lop.reward import Reward
 from lop.search import SEARCHERS
 from lop.search.drawn import Drawn
-from lop.tasks.encoding import encode
 
 SAID = np.random.default_rng(5).random((6, 4))
 

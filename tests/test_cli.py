@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 
 from lop.cli import main
-from lop.latency import LatencyProfile
+from lop.data.samples import write_samples
+from lop.evaluation.latency import LatencyProfile
 from lop.models.checkpoint import load
 from lop.models.costs import COSTS
 from lop.models.space import find_space
 from lop.models.stored import Stored
-from lop.tasks import easyvqa, easyvqa_benchmarks
-from lop.tasks.samples import write_samples
+from lop.reference import easyvqa, easyvqa_benchmarks
 
 
 @pytest.fixture
@@ -304,7 +304,7 @@ def test_compare_sets_methods_side_by_side(made, capsys):
     grid = ["--methods", *methods, "--ratios", "0.4", "--out", str(made / "all")]
     assert main(["compare", *places, *grid]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("| FFN | model | LOP | Knapsack | Uniform | Random | Magnitude |")
+    assert said.startswith("| ratio | model | LOP | Knapsack | Uniform | Random | Magnitude |")
     assert "LOP minus each other" in said
     assert said.strip() == (made / "all" / "comparison.md").read_text().strip()
     table = pd.read_csv(made / "all" / "comparison.csv")

@@ -9,8 +9,8 @@ import pandas as pd
 
 from lop.cli import main
 from lop.cli.reference import page
-from lop.tasks import easyvqa, easyvqa_benchmarks
-from lop.tasks.samples import write_samples
+from lop.data.samples import write_samples
+from lop.reference import easyvqa, easyvqa_benchmarks
 
 DOCS = Path("docs").resolve()
 

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
+from lop.data.encoding import encode
 from lop.errors import LopError
 from lop.importance import Stats, collect, load_scores, save_scores
 from lop.models.checkpoint import load
 from lop.models.space import find_ffns
 from lop.plan import Plan, Space
 from lop.pruning import prune
-from lop.tasks.encoding import encode
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration
 
+from lop.data.encoding import encode
 from lop.errors import LopError
 from lop.models.checkpoint import load, load_processor, save
 from lop.models.site import lost_output
@@ -15,7 +16,6 @@ from lop.models.space import find_ffns
 from lop.models.stored import Stored
 from lop.plan import Plan, Space
 from lop.pruning import kept_units, masked, prune, prune_checkpoint
-from lop.tasks.encoding import encode
 
 SPACE = Space.ffns((40, 40, 40))
 PLAN = Plan.from_ratios([0.1, 0.5, 0.9], SPACE, 0.5)

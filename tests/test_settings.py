@@ -7,20 +7,20 @@ from typing import get_args
 import pytest
 
 from lop.cli.options import COMMANDS
+from lop.data.forms import FORMS as QUESTION_FORMS
 from lop.errors import LopError
+from lop.evaluation.tasks.benchmarks import BENCHMARKS
 from lop.importance import RANKINGS
 from lop.methods import NAMES
-from lop.models import reference
-from lop.models.reference_training import ReferenceParams
 from lop.predictor import NETWORKS
+from lop.reference import model as reference
+from lop.reference.training import ReferenceParams
 from lop.reward import KINDS
 from lop.search import SEARCHERS
 from lop.search.base import MOVES
 from lop.settings import Params, params, read, types
 from lop.settings.__main__ import page
 from lop.steps.pruning import FORMATS
-from lop.tasks.benchmarks import BENCHMARKS
-from lop.tasks.forms import FORMS as QUESTION_FORMS
 
 WRONG = [
     ("search: {foo: 1}", "search.foo: unknown; expected one of score, compensate"),

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import texts
 
+from lop.data.samples import read_samples
 from lop.models.checkpoint import load, load_processor, save
 from lop.steps import comparing, preparing, pruning, reporting, scoring, searching, training
-from lop.tasks.samples import read_samples
 
 SIZES = {"calibration": 12, "reward": 8, "validation": 4, "benchmark": 12}
 METHODS, RATIOS = ["lop", "uniform"], [0.5]

@@ -22,10 +22,10 @@ from benchmarks.grid.measured import (
     pooled,
     table,
 )
-from lop import plots
-from lop.comparison import TITLES
+from lop.evaluation.comparison import TITLES
 from lop.files import Kind, replacing_dir
 from lop.plan import per_cent
+from lop.report import plots
 
 KIND = Kind("the page of the reference model", ("full.md", "accuracy.csv", "comparison.csv"))
 TASKS = {"overall": "all questions", "easyvqa": "easy-VQA", "knowledge": "knowledge"}

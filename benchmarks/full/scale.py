@@ -10,8 +10,8 @@ import pandas as pd
 
 from benchmarks.common import MODEL
 from benchmarks.grid.scale import WEAK, Row, Scale
+from lop.data.prepare import prepare_samples
 from lop.settings import Params
-from lop.tasks.prepare import prepare_samples
 
 SETTINGS = Params()
 SPLITS = {

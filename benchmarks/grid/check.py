@@ -10,13 +10,13 @@ import torch
 from benchmarks.grid.cells import cell
 from benchmarks.grid.draw import Draw
 from benchmarks.grid.scale import Row
+from lop.data.encoding import IGNORE, encode
+from lop.data.samples import read_samples
 from lop.errors import LopError
 from lop.files import read_json, replacing
 from lop.importance import load_all_scores
 from lop.models.checkpoint import load, load_processor
 from lop.pruning import prune_checkpoint
-from lop.tasks.encoding import IGNORE, encode
-from lop.tasks.samples import read_samples
 
 CLOSE = 1e-3  # nats a token
 

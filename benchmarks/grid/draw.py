@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.grid.scale import Ranking, Row, Scale
-from lop.choice import AUTO, chosen
+from lop.data.samples import read_samples, write_samples
 from lop.importance import load_all_scores
 from lop.methods import Kit, Method, method
 from lop.models.fingerprints import digest
@@ -18,9 +18,9 @@ from lop.plan import Plan
 from lop.predictor import Predictor
 from lop.profile import Profile
 from lop.reward import Reward
+from lop.reward.choice import AUTO, chosen
 from lop.settings import Params
 from lop.steps import scoring, searching, training
-from lop.tasks.samples import read_samples, write_samples
 
 
 @dataclass(frozen=True)

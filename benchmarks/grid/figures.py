@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lop.clusters import clustered_error
+from lop.data.clusters import clustered_error
 
 
 def perplexity(lost: np.ndarray, tokens: np.ndarray, documents: np.ndarray) -> tuple[float, float]:

@@ -11,10 +11,10 @@ import pandas as pd
 from benchmarks.grid.draw import Draw
 from benchmarks.grid.figures import difference
 from benchmarks.grid.scale import LOP, Ranking, Row
-from lop.choice import FILE, read_choice
-from lop.comparison import TITLES, bold, markdown
+from lop.evaluation.comparison import TITLES, bold, markdown
 from lop.plan import per_cent
 from lop.report.page import choice_table
+from lop.reward.choice import FILE, read_choice
 
 # of results, tokens and clusters (N,): a figure and its standard error, as in grid.figures
 Figure = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, float]]

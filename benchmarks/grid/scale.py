@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from lop import choice, importance, reward, search
+from lop import importance, reward, search
 from lop.models.fingerprints import digest
 from lop.models.stored import Stored
 from lop.plan import Space
+from lop.reward import choice
 
 # new ones go to the end: seeds of samples go by this order
 PURPOSES = ("calibration", "reward", "test", "validation")

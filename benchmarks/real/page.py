@@ -21,10 +21,10 @@ from benchmarks.grid.measured import (
     table,
 )
 from benchmarks.real.scale import Texts
-from lop import plots
-from lop.comparison import TITLES
+from lop.evaluation.comparison import TITLES
 from lop.files import Kind, replacing_dir
 from lop.plan import per_cent
+from lop.report import plots
 
 KIND = Kind("the page of a real decoder", ("real.md", "perplexity.csv", "comparison.csv"))
 

@@ -14,8 +14,8 @@ from benchmarks.real.model import MODEL
 from benchmarks.real.model import write as write_model
 from benchmarks.real.text import TEXT
 from benchmarks.real.text import write as write_text
+from lop.data.samples import read_samples
 from lop.models.checkpoint import load_processor
-from lop.tasks.samples import read_samples
 
 
 @dataclass(frozen=True, kw_only=True)

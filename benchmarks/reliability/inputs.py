@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from benchmarks.clone import ROOT
-from lop.choice import AUTO
-from lop.models import reference
+from lop.data.samples import write_samples
 from lop.models.checkpoint import save
 from lop.models.space import find_ffns
+from lop.reference import model as reference
+from lop.reference.easyvqa_benchmarks import write
+from lop.reward.choice import AUTO
 from lop.steps import evaluating, pruning, scoring, searching, training
-from lop.tasks.easyvqa_benchmarks import write
-from lop.tasks.samples import write_samples
 from lop.tracking.queue import Record, keep
 
 SHAPE = reference.Shape(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lop.comparison import markdown
+from lop.evaluation.comparison import markdown
 from lop.files import replacing
 
 PAGE = Path("docs/results/reliability.md")

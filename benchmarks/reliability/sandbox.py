@@ -27,7 +27,8 @@ Job = TypeVar("Job")
 
 STEPS = [f"lop.steps.{path.stem}" for path in Path("lop/steps").glob("[!_]*.py")]
 MODULES = [
-    *STEPS, "lop.evaluation", "lop.lm", "lop.footprint", "lop.report", "lop.diff",
+    *STEPS, "lop.evaluation.answers", "lop.evaluation.lm", "lop.evaluation.footprint",
+    "lop.report", "lop.report.diff",
     "lop.serving", "lop.tracking", "lm_eval.tasks", "mlflow", "matplotlib.pyplot", "datasets",
     "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
     "transformers.models.qwen2_5_vl.processing_qwen2_5_vl",

@@ -16,8 +16,8 @@ LATENCY_SAMPLES = Evaluate().latency_samples
 
 
 def prepare(o: given.Prepare) -> None:
+    from lop.data.prepare import PURPOSES
     from lop.steps import preparing
-    from lop.tasks.prepare import PURPOSES
 
     sizes = o.model_dump(include=set(PURPOSES))
     preparing.prepare(o.out, o.source, o.seed, sizes, o.window, o.model, o.forms)
@@ -45,7 +45,7 @@ def profile(o: given.Profile) -> None:
 def latency(o: given.Latency) -> None:
     import torch
 
-    from lop.latency import Request, measure
+    from lop.evaluation.latency import Request, measure
     from lop.models.checkpoint import load
 
     device = o.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -192,8 +192,8 @@ def _smaller(dense: int, small: int) -> str:
 
 
 def evaluate(o: given.Evaluate) -> None:
+    from lop.evaluation.tasks.benchmarks import locate
     from lop.steps import evaluating
-    from lop.tasks.benchmarks import locate
 
     tasks: list[Any] = o.tasks
     places = locate(tasks, o.samples)

@@ -8,9 +8,9 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 import lop
-from lop.tasks.answers import MOST_TOKENS
-from lop.tasks.chat import check_processor, stop_tokens
-from lop.tasks.encoding import prompt_tensors
+from lop.data.chat import check_processor, stop_tokens
+from lop.data.encoding import prompt_tensors
+from lop.data.matching import MOST_TOKENS
 
 
 class AnswerModel(PythonModel):

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lop.comparison import TITLES, Comparison, bold, markdown
+from lop.evaluation.comparison import TITLES, Comparison, bold, markdown
+from lop.evaluation.tasks.benchmarks import benchmark
 from lop.plan import checkpoint_name, per_cent
-from lop.tasks.benchmarks import benchmark
 
 OURS = "lop"
 
@@ -135,7 +135,7 @@ def main_table(
     paired standard error.
     """
     mean = has_average(columns)
-    head = ["FFN, method", *(c.title for c in columns)]
+    head = ["ratio, method", *(c.title for c in columns)]
     head += [f"average{label}", f"of dense{label}, %"] * mean + ["plan in"] * bool(seconds)
     lines = [head, ["---"] * len(head)]
     parts = [[c] for c in columns] + [[c for c in columns if c.averaged]] * mean
@@ -154,7 +154,7 @@ def main_table(
 
 def other_table(compared: Comparison, columns: Sequence[Column]) -> str:
     """Further metrics, a row a ratio and method; none is marked, as more is not always better."""
-    head = ["FFN, method", *(c.title for c in columns)]
+    head = ["ratio, method", *(c.title for c in columns)]
     lines = [head, ["---"] * len(head)]
     rows = [{"ratio": 0.0, "name": "dense", "method": "dense"}, *_in_order(compared)]
     for row in rows:

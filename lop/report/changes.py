@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from lop.comparison import TASK, Comparison, bold, markdown
+from lop.data.pictures import decode
+from lop.data.samples import prompt_text
+from lop.evaluation.comparison import TASK, Comparison, bold, markdown
 from lop.plan import per_cent
 from lop.report.html import literal
 from lop.report.questions import questions, samples_file
-from lop.tasks.pictures import decode
-from lop.tasks.samples import prompt_text
 
 SIDE = 256  # pixels; enough for a table
 
@@ -74,7 +74,7 @@ def save_pictures(sample: dict[str, Any], out: Path, stem: str) -> str:
 def changed(compared: Comparison, method: str) -> str:
     """A table of how many answers `method` changed at each ratio, and to what."""
     before = compared.answers("dense", TASK)
-    head = ["FFN", "answers changed", "right → wrong", "wrong → right"]
+    head = ["ratio", "answers changed", "right → wrong", "wrong → right"]
     lines = [head, ["---"] * len(head)]
     for row in compared.of(method).to_dict("records"):
         after = compared.answers(row["name"], TASK)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lop import plots
-from lop.choice import Choice
-from lop.comparison import TASK, TITLES, Comparison, bold, differences_markdown, markdown
+from lop.evaluation.comparison import TASK, TITLES, Comparison, bold, differences_markdown, markdown
+from lop.evaluation.timing import Paired
 from lop.plan import per_cent
-from lop.report import benchmarks
+from lop.report import benchmarks, plots
 from lop.report.changes import changed, examples
 from lop.report.html import write_page
 from lop.report.questions import samples_file
@@ -24,7 +23,7 @@ from lop.report.results import (
     summary,
     times,
 )
-from lop.timing import Paired
+from lop.reward.choice import Choice
 
 
 def write_report(
@@ -63,7 +62,7 @@ def page(results: Results, out: Path) -> str:
         _other_tasks(results.comparison),
         _savings(results.comparison),
         _pareto(results.comparison, out),
-        "## Plans\n\nShare of each layer's FFN neurons that LOP removes.\n\n![plans](plans.png)",
+        "## Plans\n\nShare of each site's units that LOP removes.\n\n![plans](plans.png)",
         _changes(results, out),
         _choice(results),
         _search(results),
@@ -148,9 +147,9 @@ def _headline(results: Results, out: Path) -> str:
     less = ", less is better" if by.lower else ""
     return f"""## {by.title} at each ratio
 
-{unit} ± standard error{less}; **bold** is the best of a row. *FFN* is the share of FFN neurons
-removed, *model* the share of the whole model's parameters. All methods keep the same number of
-neurons and are asked the same.
+{unit} ± standard error{less}; **bold** is the best of a row. *ratio* is the share removed
+of what may be cut ({results.comparison.scope}), *model* that of the whole model. All methods keep
+as many parameters and are asked the same.
 
 {compared.markdown()}
 

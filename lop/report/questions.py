@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from lop.comparison import TASK
+from lop.data.rows import text
+from lop.data.samples import read_samples
 from lop.errors import LopError, first_line
-from lop.tasks.rows import text
-from lop.tasks.samples import read_samples
-from lop.tasks.scoring import ROTATION
+from lop.evaluation.comparison import TASK
+from lop.evaluation.tasks.scoring import ROTATION
 
 LETTERS = "ABCD"
 Row = Mapping[str, Any]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lop.choice import FILE, Choice, read_choice
-from lop.comparison import TASK, Comparison, check_keys
+from lop.evaluation.comparison import TASK, Comparison, check_keys
 from lop.files import read_json
 from lop.plan import written
 from lop.report import benchmarks
+from lop.reward.choice import FILE, Choice, read_choice
 from lop.search.carried import CARRIED
 from lop.search.shards import read_search
 
@@ -83,13 +84,21 @@ def headline_table(compared: Comparison) -> pd.DataFrame:
 
 
 def plan_table(compared: Comparison) -> pd.DataFrame:
-    """LOP's plans in long form, for `dvc plots`: ratio, layer, pruned share."""
+    """LOP's plans in long form, for `dvc plots`: ratio, site, pruned share."""
     rows = [
-        {"ratio": row["ratio"], "layer": layer, "pruned": share}
+        {"ratio": row["ratio"], "site": site, "pruned": share}
         for row in compared.of("lop").to_dict("records")
-        for layer, share in enumerate(row["plan"])
+        for site, share in zip(_names(row), row["plan"], strict=True)
     ]
     return pd.DataFrame(rows)
+
+
+def _names(row: Mapping[str, Any]) -> list[str]:
+    """What the sites of a plan are called: `layer 3`, and `layer 3 attention` beside it."""
+    kinds = row.get("kinds") or ["ffn"] * len(row["plan"])
+    layers = row.get("layers") or range(len(row["plan"]))
+    each = zip(layers, kinds, strict=True)
+    return [f"layer {i}" + (f" {kind}" if kind != "ffn" else "") for i, kind in each]
 
 
 def column_table(compared: Comparison, column: benchmarks.Column) -> pd.DataFrame:

@@ -19,6 +19,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
+from lop.data.matching import distinct
+from lop.data.samples import accepted, check_answered
+from lop.data.samples import fingerprint as samples_fingerprint
 from lop.errors import LopError
 from lop.importance import check_scores
 from lop.models import fingerprints
@@ -28,9 +31,6 @@ from lop.plan import Plan
 from lop.reward.captured import Below, Captured, capture, check_logits
 from lop.reward.kinds import KINDS, LABELLED, Expected, divergence, expect, likelihood
 from lop.reward.sharing import share
-from lop.tasks.answers import distinct
-from lop.tasks.samples import accepted, check_answered
-from lop.tasks.samples import fingerprint as samples_fingerprint
 
 VERSION = 3  # of the numbers that this code gives: raised when a change of it changes them
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
+from lop.data.encoding import IGNORE, Batch, encode
+from lop.data.samples import letters, pixels
 from lop.errors import LopError
-from lop.tasks.encoding import IGNORE, Batch, encode
-from lop.tasks.samples import letters, pixels
 
 CLOSE = {torch.float32: 1e-4}  # relative difference taken for rounding; other types are coarser
 

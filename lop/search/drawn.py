@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lop.clusters import clustered_error
+from lop.data.clusters import clustered_error
 from lop.plan import Plan
 
 HOLD_OUT = 0.3  # share of the parts

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lop.comparison import TITLES, Comparison, differences_markdown
+from lop.data.samples import check_answered, read_samples
+from lop.evaluation.comparison import TITLES, Comparison, differences_markdown
+from lop.evaluation.tasks.benchmarks import HEADLINE, own_tasks
 from lop.files import (
     check_file,
     check_own,
@@ -13,8 +15,6 @@ from lop.files import (
 )
 from lop.steps.evaluating import evaluate
 from lop.steps.pruning import Cutter, prune_grid
-from lop.tasks.benchmarks import HEADLINE, own_tasks
-from lop.tasks.samples import check_answered, read_samples
 
 
 def compare(
@@ -69,7 +69,7 @@ def diff(
     A model is a name in `evaluation` or a folder of answers. With `out`, also writes a page with
     up to `limit` of the `samples` (default: the task's file in data/samples).
     """
-    from lop.diff import Diff, page
+    from lop.report.diff import Diff, page
     from lop.report.questions import samples_file
 
     found = Diff.read(a, b, task, evaluation)

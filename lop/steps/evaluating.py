@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lop.errors import LopError
+from lop.evaluation.tasks.benchmarks import HEADLINE, TEXT, Spec, locate
 from lop.files import (
     check_file,
     clear_leftovers,
@@ -20,10 +21,9 @@ from lop.files import (
     replacing,
 )
 from lop.models.fingerprints import digest
-from lop.tasks.benchmarks import HEADLINE, TEXT, Spec, locate
 from lop.workers import Each, in_processes
 
-MODULES = ["lop.evaluation", "lop.lm"]  # what a process that evaluates imports
+MODULES = ["lop.evaluation.answers", "lop.evaluation.lm"]  # what a process that evaluates imports
 
 
 def evaluate(
@@ -41,7 +41,7 @@ def evaluate(
     """Evaluate and measure the dense model and all in `pruned_dir`: a folder a model in `out`, and
     metrics.json of all. What is finished there is kept.
 
-    `tasks` are names, or {name: data}; see `lop.tasks.benchmarks.locate`.
+    `tasks` are names, or {name: data}; see `lop.evaluation.tasks.benchmarks.locate`.
 
     Returns the metrics by model name; the dense model is called `dense`. Every model gets a
     process of its own, `workers` at a time, unless `each` sees to that. Memory and speed are
@@ -51,7 +51,7 @@ def evaluate(
     models = {"dense": Path(model_path)}
     models |= {path.name: path for path in sorted(pruned_dir.iterdir()) if path.is_dir()}
     each = each or in_processes(workers, "models", MODULES, fresh=True)
-    alone = alone or in_processes(1, "timing", ["lop.footprint"], fresh=True)
+    alone = alone or in_processes(1, "timing", ["lop.evaluation.footprint"], fresh=True)
     ask = partial(_answers_of, out, models, samples_path, batch_size, places)
     dense = Path(model_path)
     weigh = partial(_footprint, dense, samples_path=samples_path, latency_samples=latency_samples)
@@ -104,7 +104,7 @@ def _answers(
     places: Mapping[str, str],
 ) -> dict[str, Any]:
     """Every task's figures, and those of the one that methods are compared by."""
-    from lop.evaluation import evaluate_all
+    from lop.evaluation.answers import evaluate_all
 
     if out and out.is_file():
         raise LopError(f"{out}: is a file; expected a directory for answers and figures")
@@ -127,8 +127,8 @@ def _footprint(
 
     It is timed in turn with the dense model, where that is given and another.
     """
-    from lop.evaluation import NOT_ASKED
-    from lop.footprint import VERSION, measure
+    from lop.evaluation.answers import NOT_ASKED
+    from lop.evaluation.footprint import VERSION, measure
 
     place = None if out is None else out / "footprint.json"
     other = None if dense is None or Path(model_path) == dense else dense

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lop.data.prepare import REFERENCE, WINDOW, prepare_samples
+from lop.data.samples import write_samples
 from lop.files import Kind, check_dir, replacing_dir
-from lop.tasks import easyvqa_benchmarks
-from lop.tasks.prepare import REFERENCE, WINDOW, prepare_samples
-from lop.tasks.samples import write_samples
+from lop.reference import easyvqa_benchmarks
 
 SAMPLES = Kind("tables of samples", ("calibration.parquet", "tasks/index.json"), folders=("tasks",))
 

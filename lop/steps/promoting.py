@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lop import tracking
+from lop.data.samples import read_samples
 from lop.errors import LopError
 from lop.predictor import Predictor
-from lop.promotion import Verdict, check_same_model, judge
 from lop.steps.searching import reward_of
-from lop.tasks.samples import read_samples
 from lop.tracking import CHALLENGER, CHAMPION, PREDICTOR_NAME
+from lop.tracking.promotion import Verdict, check_same_model, judge
 
 
 def promote(

@@ -9,11 +9,10 @@ from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 
-from lop.choice import Candidate, chosen
 from lop.errors import LopError
+from lop.evaluation.latency import LatencyProfile
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
-from lop.latency import LatencyProfile
 from lop.methods import Kit, Method, Scores, method
 from lop.models.costs import PlanAt, parameters, ratio_for
 from lop.models.stored import Stored
@@ -21,6 +20,7 @@ from lop.plan import Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
 from lop.profile import Profile, solve_within
 from lop.pruning import PRUNED, filled, prune_checkpoint
+from lop.reward.choice import Candidate, chosen
 
 GRID = Kind("a grid of pruned checkpoints", ("plans.json",), each=PRUNED)
 Cut = Callable[..., Plan]  # of a method's name, a ratio, a directory, and maybe a plan
@@ -47,7 +47,8 @@ def prune_grid(out: Path, methods: Sequence[str], ratios: Sequence[float], cutte
     with replacing_dir(out, GRID) as tmp:
         for name, ratio in product(methods, ratios):
             plan = cut(name, ratio, tmp / checkpoint_name(name, ratio))
-            plans.append({"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios})
+            said = {"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios}
+            plans.append(said | {"kinds": plan.space.kinds, "layers": plan.space.layers})
         (tmp / "plans.json").write_text(json.dumps(plans, indent=2) + "\n")
 
 

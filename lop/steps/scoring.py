@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lop import choice
-from lop.choice import Choice, choose
+from lop.data.encoding import encode
+from lop.data.samples import fingerprint as samples_fingerprint
+from lop.data.samples import read_samples
 from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import SCORES, VERSION, collect, save_scores
@@ -19,10 +20,8 @@ from lop.models.space import find_space
 from lop.models.stored import Stored
 from lop.plan import FLOORS
 from lop.plan import Kind as SiteKind
-from lop.reward import Reward
-from lop.tasks.encoding import encode
-from lop.tasks.samples import fingerprint as samples_fingerprint
-from lop.tasks.samples import read_samples
+from lop.reward import Reward, choice
+from lop.reward.choice import Choice, choose
 
 SCORE_FILES = Kind("scores", tuple(f"{name}.safetensors" for name in SCORES))
 

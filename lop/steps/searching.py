@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lop.choice import chosen
+from lop.data.samples import read_samples
 from lop.errors import LopError
 from lop.files import check_file
 from lop.importance import load_all_scores, made_for
@@ -20,11 +20,11 @@ from lop.models.stored import Stored
 from lop.plan import Plan, Space
 from lop.profile import SHARES, Profile, beginning, measure, solve
 from lop.reward import Reward
+from lop.reward.choice import chosen
 from lop.search import by_searcher, run_shard, write_index
 from lop.search.carried import CARRIED, budgets, carried_plans, differences
 from lop.search.drawn import HOLD_OUT
 from lop.search.shards import check_directory, read_shards
-from lop.tasks.samples import read_samples
 from lop.workers import Each, in_processes, once_a_thread
 
 PARTS = 10
@@ -44,7 +44,7 @@ def profile(
     workers: int = 1,
     each: Each[Profile] | None = None,
 ) -> None:
-    """Write the profile of a model: its reward with each layer alone cut by each of `shares`.
+    """Write the profile of a model: its reward with each site alone cut by each of `shares`.
 
     The layers are measured in `workers` processes; `each` calls them (flows put in their tasks).
     """
@@ -177,7 +177,7 @@ def reward_of(
     batch_size: int,
     parts: int = 1,
 ) -> Reward:
-    """The reward of a search; each thread makes it once, as it reorders its model's neurons.
+    """The reward of a search; each thread makes it once, as it reorders its model's units.
 
     Of samples with fewer pictures than `parts`, each picture is a part.
 

@@ -94,7 +94,7 @@ def _signature() -> Any:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array
 
-    from lop.tasks.answers import MOST_TOKENS
+    from lop.data.matching import MOST_TOKENS
 
     asked: list[Any] = [
         ColSpec(DataType.string, "question"),

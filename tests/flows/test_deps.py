@@ -13,7 +13,7 @@ STAGES = {
 }
 # They say how work is done, watched, refused or told to MLflow, and change no number.
 NO_NUMBERS = {
-    "lop/__init__.py", "lop/auto_classes.py", "lop/errors.py", "lop/files.py", "lop/hooks.py",
+    "lop/__init__.py", "lop/errors.py", "lop/files.py", "lop/models/auto_classes.py",
     "lop/progress.py", "lop/typed.py", "lop/workers.py",
 }  # fmt: skip
 NO_NUMBER_PACKAGES = ("lop/settings/", "lop/tracking/")  # settings are a stage's params
@@ -46,8 +46,8 @@ def imported(file):
         else:
             continue
         found |= {file_of(name) for name in names if name.split(".")[0] == "lop"}
-    if file == Path("lop/tasks/benchmarks.py"):  # it imports a benchmark's module by its name
-        found |= set(Path("lop/tasks").glob("*/utils.py"))
+    if file == Path("lop/evaluation/tasks/benchmarks.py"):  # it imports utils by their name
+        found |= set(Path("lop/evaluation/tasks").glob("*/utils.py"))
     return found - {None}
 
 

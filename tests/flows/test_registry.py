@@ -9,9 +9,9 @@ import pytest
 from flows import common
 from lop import tracking
 from lop.cli import main
-from lop.evaluation import evaluate
+from lop.data.samples import write_samples
+from lop.evaluation.answers import evaluate
 from lop.steps import pruning, scoring
-from lop.tasks.samples import write_samples
 from lop.tracking import checkpoints
 
 VALUES = {

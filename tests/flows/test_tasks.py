@@ -14,11 +14,11 @@ from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.tasks import RETRIES, Place, as_tasks
+from lop.data.samples import write_samples
 from lop.errors import LopError, explained
 from lop.predictor.training import one_thread
 from lop.search import read_search
 from lop.steps import scoring, searching
-from lop.tasks.samples import write_samples
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = [

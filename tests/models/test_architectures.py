@@ -11,8 +11,10 @@ from processors import PROCESSORS
 from processors import samples as questions
 from tiny import ARCHITECTURES, TEXT, build, text_ids
 
+from lop.data.encoding import IGNORE, Batch, append_tokens, encode, prompt_tensors
+from lop.data.samples import write_samples
 from lop.errors import LopError
-from lop.evaluation import evaluate
+from lop.evaluation.answers import evaluate
 from lop.importance import collect
 from lop.methods import uniform_plan
 from lop.models.checkpoint import load, model_class, save
@@ -23,8 +25,6 @@ from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.pruning import kept_units, masked, prune, prune_checkpoint
 from lop.reward import Reward
-from lop.tasks.encoding import IGNORE, Batch, append_tokens, encode, prompt_tensors
-from lop.tasks.samples import write_samples
 
 RATIOS = [0.2, 0.5, 0.8]
 

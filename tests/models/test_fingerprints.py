@@ -84,7 +84,7 @@ EVERYTHING = [
 def setup(model, samples, scores):
     from copy import deepcopy
 
-    from lop.models import reference
+    from lop.reference import model as reference
 
     words = [*samples["question"], *samples["answer"]]
     tokenizer = reference.build_tokenizer(words, 300)

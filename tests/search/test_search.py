@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lop.data.samples import write_samples
 from lop.errors import LopError
 from lop.plan import Plan, Space
 from lop.reward import Reward
@@ -21,7 +22,6 @@ from lop.search import (
 from lop.search.mcts import mcts
 from lop.search.shards import COLUMNS
 from lop.steps import scoring, searching
-from lop.tasks.samples import write_samples
 
 SPACE = Space.ffns((50, 50, 50, 50))
 

@@ -11,14 +11,14 @@ import torch
 from conftest import SHAPE
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from lop import choice
-from lop.choice import Choice
 from lop.importance import RANKINGS, SCORES, save_scores
-from lop.models import reference
 from lop.models.checkpoint import save
 from lop.models.fingerprints import fingerprint
 from lop.plan import Space
 from lop.predictor import Predictor, PredictorConfig
+from lop.reference import model as reference
+from lop.reward import choice
+from lop.reward.choice import Choice
 from lop.serving.app import build_app
 from lop.serving.champion import source_of
 from lop.serving.jobs import Limits

@@ -12,7 +12,7 @@ from conftest import SHAPE
 from service import JSON, SPACE, TOKEN, refused, serving
 
 from lop.errors import LopError
-from lop.latency import REST, LatencyProfile, Machine, Request
+from lop.evaluation.latency import REST, LatencyProfile, Machine, Request
 from lop.models import costs
 from lop.models.checkpoint import load
 from lop.models.stored import Stored

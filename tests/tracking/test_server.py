@@ -10,12 +10,12 @@ import torch
 from flows.server import free_port, started
 from lop import tracking
 from lop.cli import main
+from lop.data.samples import write_samples
 from lop.errors import LopError
 from lop.importance import made_for
 from lop.predictor import Predictor, PredictorConfig
 from lop.serving.champion import Champion, source_of
 from lop.steps import promoting, scoring
-from lop.tasks.samples import write_samples
 
 NAME = tracking.PREDICTOR_NAME
 

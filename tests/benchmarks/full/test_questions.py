@@ -8,7 +8,7 @@ from benchmarks.full import __main__ as full
 from benchmarks.full.scale import Questions
 from benchmarks.grid import cells, steps
 from benchmarks.grid.draw import Draw
-from lop.tasks.samples import read_samples
+from lop.data.samples import read_samples
 
 
 @pytest.fixture(scope="module")

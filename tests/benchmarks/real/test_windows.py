@@ -7,8 +7,8 @@ import pytest
 import texts
 
 from benchmarks.real.windows import draw
+from lop.data.samples import COLUMNS
 from lop.errors import LopError
-from lop.tasks.samples import COLUMNS
 
 TOKENIZER = texts.tokenizer()
 

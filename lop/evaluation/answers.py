@@ -1,0 +1,300 @@
+"""What a checkpoint is worth: its answers to benchmarks, through lm-eval.
+
+lm-eval asks the questions, by the tasks in `lop/evaluation/tasks`, which any user of lm-eval can
+run on other models too. One shard is one (model, task): `<task>.parquet`, a row an answer, and
+`<task>.json`, the figures, named by a fingerprint of checkpoint, task and data, so that a killed or
+extended evaluation pays only for what is missing. lm-eval is an optional dependency, imported when
+needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from lop.errors import LopError, first_line
+from lop.evaluation.footprint import load_to_ask
+from lop.evaluation.tasks import harness, scoring
+from lop.evaluation.tasks.benchmarks import FOLDER, HEADLINE, benchmark
+from lop.evaluation.tasks.harness import PREFIX
+from lop.evaluation.tasks.scoring import COLUMNS
+from lop.files import content_digest, read_json, replacing
+from lop.progress import quiet_libraries
+
+__all__ = [
+    "Evaluation",
+    "asking",
+    "evaluate",
+    "evaluate_all",
+    "shard_fingerprint",
+]
+
+ROOM = 8  # tokens to generate beyond the longest accepted answer
+# of a checkpoint directory: they say where the weights come from, and change no answer
+NOT_ASKED = ("README.md", "pruning.json", "training.json")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model's answers to one task: `samples` has its scorer's columns, a row a question.
+
+    `figures` are lm-eval's own of its tasks; for all others the scorer makes them.
+    """
+
+    samples: pd.DataFrame
+    task: str = HEADLINE
+    fingerprint: str = ""
+    figures: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of questions."""
+        return len(self.samples)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of questions answered right."""
+        return float(self.samples["correct"].mean())
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the accuracy, clustered by picture; nan for a single picture."""
+        return scoring.accuracy_error(self.samples)
+
+    @cached_property
+    def metrics(self) -> dict[str, dict[str, float | None]]:
+        """Every figure as {"value", "stderr"}; lm-eval's own have the error of a like mean."""
+        ours = scoring.score(benchmark(self.task).scorer, self.samples)
+        found = {}
+        for name, figure in self.figures.items():
+            value, own = figure["value"], ours.get(name, {"value": None, "stderr": None})
+            like = None not in (value, own["value"]) and math.isclose(value, own["value"])  # type: ignore[arg-type]
+            found[name] = {"value": value, "stderr": own["stderr"] if like else None}
+        return found or ours
+
+    @property
+    def primary(self) -> str:
+        """The figure to compare models by."""
+        return benchmark(self.task).scorer.primary or next(iter(self.metrics))
+
+    @property
+    def by_category(self) -> dict[str, float]:
+        """Accuracy of each category, or the primary figure where no answer is right or wrong."""
+        categories = self.samples.groupby("category")
+        if "correct" in self.samples:
+            return categories["correct"].mean().to_dict()
+        scorer = benchmark(self.task).scorer
+        sums = {str(name): scorer.figures(scorer.parts(rows).sum()) for name, rows in categories}
+        return {name: float(of[self.primary]) for name, of in sums.items() if self.primary in of}
+
+    def headline(self) -> dict[str, Any]:
+        """The primary figure as plain values; a standard error that does not exist is None."""
+        figure = self.metrics[self.primary]
+        return {
+            self.primary: figure["value"],
+            "stderr": figure["stderr"],
+            "count": self.count,
+            "by_category": self.by_category,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The task's official figures as plain values: what stands in `<task>.json`."""
+        return {
+            "task": self.task,
+            "fingerprint": self.fingerprint,
+            "count": self.count,
+            "primary": self.primary,
+            "metrics": self.metrics,
+            "by_category": self.by_category,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write `<path>.parquet`, the answers, then `<path>.json`, the figures; each whole."""
+        with replacing(f"{path}.parquet") as tmp:
+            self.samples.to_parquet(tmp, index=False)
+        with replacing(f"{path}.json") as tmp:
+            tmp.write_text(json.dumps(self.summary(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Evaluation:
+        """Read what `save(path)` wrote, or raise LopError."""
+        try:
+            said = read_json(Path(f"{path}.json"))
+            task = said.get("task", HEADLINE)
+            columns = list(benchmark(task).scorer.columns) or None
+            samples = pd.read_parquet(f"{path}.parquet", columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise LopError(
+                f"{path}.parquet: cannot read an evaluation: {first_line(error)}"
+            ) from error
+        figures = said["metrics"] if columns is None else {}
+        return cls(samples, task, said.get("fingerprint", ""), figures)
+
+
+def evaluate(
+    model_dir: str | Path,
+    data: str | Path,
+    batch_size: int = 64,
+    device: str | None = None,
+    task: str = HEADLINE,
+) -> Evaluation:
+    """Ask the model at `model_dir`, dense or pruned, all questions of a task over `data`.
+
+    Runs on `device`, or on a GPU when there is one.
+
+    Raises LopError when model or data cannot be read, or the processor has no chat template that
+    works.
+    """
+    with asking(model_dir, batch_size, device) as ask:
+        return ask(task, str(data))
+
+
+def evaluate_all(
+    out: Path | None,
+    model_dir: str | Path,
+    tasks: Mapping[str, str],
+    batch_size: int = 64,
+    device: str | None = None,
+) -> dict[str, Evaluation]:
+    """The model's answers to each of `tasks` (name -> where its data lie), kept in `out`.
+
+    A finished shard is read, not asked again; the model is loaded only when one is missing.
+    """
+    marks = {name: shard_fingerprint(model_dir, name, data) for name, data in tasks.items()}
+    known = {name: _finished(out, name, mark) for name, mark in marks.items()}
+    found = {name: shard for name, shard in known.items() if shard is not None}
+    if len(found) == len(tasks):
+        return {name: found[name] for name in tasks}
+    with asking(model_dir, batch_size, device) as ask:
+        for name in [name for name in tasks if name not in found]:
+            asked = ask(name, tasks[name])
+            found[name] = replace(asked, fingerprint=marks[name])
+            if out:
+                found[name].save(out / name)
+    return {name: found[name] for name in tasks}
+
+
+def _finished(out: Path | None, task: str, mark: str) -> Evaluation | None:
+    """The shard of a task, if there is a whole one of that fingerprint."""
+    if out is None or not (out / f"{task}.json").exists():
+        return None
+    try:
+        shard = Evaluation.load(out / task)
+    except LopError:
+        return None
+    return shard if shard.fingerprint == mark else None
+
+
+def shard_fingerprint(model_dir: str | Path, task: str, data: str | Path) -> str:
+    """Twelve hex digits over all that decides a shard: checkpoint, task, data.
+
+    Model and data on the hub are known by their names only.
+    """
+    known = benchmark(task)
+    on_disk = Path(model_dir).is_dir()
+    parts = [task, content_digest(model_dir, NOT_ASKED) if on_disk else str(model_dir)]
+    parts.append(content_digest(data) if Path(data).exists() else str(data))
+    parts += [content_digest(path) for path in known.code]
+    if task.startswith(PREFIX):
+        parts.append(version("lm_eval"))
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def asking(
+    model_dir: str | Path, batch_size: int = 64, device: str | None = None
+) -> Iterator[Callable[[str, str], Evaluation]]:
+    """Load the model at `model_dir` and yield `ask(task, data)`.
+
+    No answers or requests are cached: lm-eval's keys name no model, so a pruned model would get the
+    dense one's. What the vision tower makes of a picture is kept while the block lasts.
+    """
+    quiet_libraries()
+    try:
+        from lop.evaluation.lm import LikelihoodLM, light, seeing_once
+    except ImportError as error:
+        raise LopError(f"cannot run lm-eval: {error}; pip install 'lop[pipeline]'") from error
+    model, processor = load_to_ask(model_dir, device)
+    # a model in memory, as the stock loader of `hf-multimodal` refuses a pruned checkpoint; it
+    # finds the processor through the model's path
+    lm = LikelihoodLM(pretrained=model, batch_size=batch_size)
+
+    def ask(task: str, data: str) -> Evaluation:
+        if task.startswith(PREFIX):
+            name = task.removeprefix(PREFIX)
+            samples, figures = harness.ask(model, processor, name, data, batch_size)
+            return Evaluation(samples, task, figures=figures)
+        own = getattr(benchmark(task).utils, "ask", None)
+        answers = own(model, processor, data, batch_size) if own else _answers(lm, task, data)
+        return Evaluation(answers, task)
+
+    with light(), seeing_once(model):
+        yield ask
+
+
+def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:
+    """Have lm-eval ask a task, and judge each answer: a table with the columns of `COLUMNS`."""
+    from lm_eval.evaluator import evaluate as run
+    from lm_eval.tasks import TaskManager
+
+    known = benchmark(name)
+    manager = TaskManager(include_path=FOLDER, include_defaults=False, metadata={known.key: data})
+    loaded = manager.load([name])
+    for task in loaded["tasks"].values():
+        _make_room(task, lm.tokenizer, getattr(known.utils, "right_answers", None))
+    # not `simple_evaluate`: around this same call it seeds all global generators and takes a
+    # second to describe the machine (pip, git, cmake …)
+    run(
+        lm,
+        loaded,
+        apply_chat_template=True,
+        bootstrap_iters=0,
+        log_samples=False,  # would hash every picture; the answers stand in the task
+    )
+    row = known.utils.row
+    rows = [
+        {**row(asked[0].doc, [_result(one) for one in asked]), "prompt_hash": _hash(asked[0])}
+        for task in loaded["tasks"].values()
+        for asked in _by_question(task)
+    ]
+    # where a group is all about a picture, a row need not say which
+    return pd.DataFrame([{"picture": each["group"], **each} for each in rows], columns=COLUMNS)
+
+
+def _make_room(task: Any, tokenizer: Any, right_answers: Any) -> None:
+    """Have answers generated as long as the longest accepted one and some more."""
+    if right_answers is None:
+        return
+    texts = {answer for doc in task.eval_docs for answer in right_answers(doc)}
+    longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+    options = task.config.generation_kwargs
+    options["max_gen_toks"] = max(options["max_gen_toks"], longest + ROOM)
+
+
+def _by_question(task: Any) -> Iterator[list[Any]]:
+    """The requests of each question, in order: one, or one a choice."""
+    questions: dict[int, list[Any]] = {}
+    for instance in task.instances:
+        questions.setdefault(instance.doc_id, []).append(instance)
+    for asked in questions.values():
+        yield sorted(asked, key=lambda instance: instance.idx)
+
+
+def _result(instance: Any) -> Any:
+    (result,) = instance.filtered_resps.values()
+    return result
+
+
+def _hash(instance: Any) -> str:
+    return hashlib.sha256(instance.args[0].encode()).hexdigest()[:12]

@@ -1,0 +1,103 @@
+"""lm-eval's own tasks of text, by name: asked as lm-eval itself would, with nothing of lop's.
+
+Their names here are `lm_eval.<task>`; where a folder is given with one, its YAML is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import PreTrainedModel
+
+from lop.data.chat import Processor, tokenizer_of
+from lop.errors import LopError, first_line
+
+PREFIX = "lm_eval."
+Figures = dict[str, dict[str, float | None]]
+
+
+def ask(
+    model: PreTrainedModel, processor: Processor, name: str, place: str, batch_size: int
+) -> tuple[pd.DataFrame, Figures]:
+    """A table with a row a question and a column a metric, and lm-eval's own figures of each.
+
+    `name` is that of a task or group, without `PREFIX`, and `place` a folder of tasks or the hub.
+    A metric that weighs its questions has their weights beside it, as `<metric> weight`. Raises
+    LopError for a task that lm-eval does not know, cannot load, or asks about pictures.
+    """
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    loaded = _load(name, place)
+    lm = HFLM(pretrained=model, tokenizer=tokenizer_of(processor), batch_size=batch_size)  # type: ignore[arg-type]
+    try:
+        found = evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)
+    except ValueError as error:  # a task that is about pictures
+        raise LopError(f"{PREFIX}{name}: {first_line(error)}") from error
+    rows = [_row(task, doc) for task, docs in found["samples"].items() for doc in docs]
+    # a row a way of reading the answers, as lm-eval has it, to one a question
+    table = pd.DataFrame(rows).groupby("id", sort=False).first().reset_index()
+    return table, _figures(found["results"].get(name, {}))
+
+
+def _load(name: str, place: str) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    local = Path(place).is_dir()
+    manager = TaskManager(include_path=place if local else None, include_defaults=not local)
+    if name not in manager.all_tasks:
+        where = place if local else "lm-eval"
+        raise LopError(f"{PREFIX}{name}: {where} has no such task")
+    try:
+        with _hub_once():
+            return manager.load([name])
+    except Exception as error:  # a task's own code, and the hub's client, may raise anything
+        raise LopError(f"{PREFIX}{name}: cannot be loaded: {first_line(error)}") from error
+
+
+@contextmanager
+def _hub_once() -> Iterator[None]:
+    """Within the block, a hub that does not answer now is not asked again, for half a minute."""
+    import datasets.config
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception:  # whatever its transport raises: what is not cached is then told at once
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def _row(task: str, doc: dict[str, Any]) -> dict[str, Any]:
+    """What lm-eval found for one question, by one way of reading the answer."""
+    how = doc["filter"]
+    name = f"{task}/{doc['doc_id']}"
+    row: dict[str, Any] = {"id": name, "group": name, "picture": name, "category": task}
+    row["prompt_hash"] = doc["prompt_hash"][:12]
+    for metric in doc["metrics"]:
+        value, column = doc[metric], metric if how == "none" else f"{metric}.{how}"
+        if isinstance(value, tuple | list) and len(value) == 2:
+            row[column], row[f"{column} weight"] = map(float, value)
+        elif isinstance(value, int | float):
+            row[column] = float(value)
+    return row
+
+
+def _figures(summary: dict[str, Any]) -> Figures:
+    """The values of a task, or of a group where it has some, by metric."""
+    found: Figures = {}
+    for key, value in summary.items():
+        metric, _, how = key.partition(",")
+        name = metric if how == "none" else f"{metric}.{how}"
+        if how and isinstance(value, int | float) and not metric.endswith("_stderr"):
+            found[name] = {"value": float(value), "stderr": None}
+    return found

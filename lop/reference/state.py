@@ -1,0 +1,109 @@
+"""Where a training of the reference model stands, on disk, so that a killed one goes on."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.optim import Optimizer
+
+from lop.files import replacing
+from lop.models.fingerprints import digest
+from lop.models.space import find_space
+from lop.reference import model as reference
+
+if TYPE_CHECKING:
+    from lop.reference.training import Trainee
+
+STATE = "reference-state.pt"
+
+
+@dataclass
+class Reached:
+    """The last losses of the stages that are done, steps of the one after them, seconds of all."""
+
+    losses: list[float] = field(default_factory=list)
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Kept:
+    """The state of one training in a folder; what other settings left there is not gone on with.
+
+    `mean` are the model's weights, averaged over the `ends` of the last stages of one width.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.path, self.key = folder / STATE, digest(dict(settings))
+        self.at, self._since = Reached(), time.monotonic()
+        self.ends, self.mean = 0, {}
+        self._state: dict[str, Any] | None = None
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=True)
+            if state["key"] == self.key:
+                self._state, self.at = state, Reached(**state["at"])
+                self.ends, self.mean = state["ends"], state["mean"]
+
+    def restore(self, trainee: "Trainee") -> None:
+        """Give the model, as wide as it was, and the shape head their weights."""
+        if self._state:
+            reference.widen(trainee.model, self._state["width"])
+            trainee.model.load_state_dict(self._state["model"])
+            trainee.head.load_state_dict(self._state["head"])
+            torch.set_rng_state(self._state["torch"])  # widening draws the new neurons
+
+    def restore_stage(self, optims: Sequence[Optimizer], rng: np.random.Generator) -> None:
+        """Give the optimizers of the stage, and what draws samples, what they had."""
+        if state := self._state:
+            rng.bit_generator.state = state["rng"]
+            if self.at.step:
+                for optim, of in zip(optims, state["optims"], strict=True):
+                    optim.load_state_dict(of)
+                torch.set_rng_state(state["torch"])
+            self._state = None
+
+    def save(
+        self, trainee: "Trainee", optims: Sequence[Optimizer], rng: np.random.Generator, step: int
+    ) -> None:
+        """Keep all that the next step depends on."""
+        now = time.monotonic()
+        self.at.step, self.at.seconds = step, self.at.seconds + now - self._since
+        self._since = now
+        state = {
+            "key": self.key,
+            "at": asdict(self.at),
+            "width": find_space(trainee.model).units[0],
+            "model": trainee.model.state_dict(),
+            "head": trainee.head.state_dict(),
+            "ends": self.ends,
+            "mean": self.mean,
+            "optims": [optim.state_dict() for optim in optims],
+            "rng": rng.bit_generator.state,
+            "torch": torch.get_rng_state(),
+        }
+        with replacing(self.path) as path:
+            torch.save(state, path)
+
+    def end_stage(self, trainee: "Trainee", rng: np.random.Generator, loss: float) -> None:
+        """Keep the weights, and their mean over the ends of all stages of this width.
+
+        The next stage has optimizers of its own.
+        """
+        self.at.losses.append(loss)
+        weights, before = trainee.model.state_dict(), self.mean
+        alike = before and all(before[name].shape == of.shape for name, of in weights.items())
+        self.ends = self.ends + 1 if alike else 1
+        self.mean = {
+            name: torch.lerp(before[name], of, 1 / self.ends) if alike else of.clone()
+            for name, of in weights.items()
+        }
+        self.save(trainee, [], rng, 0)
+
+    def remove(self) -> None:
+        """Nothing is left to go on with."""
+        self.path.unlink(missing_ok=True)
+        if self.path.parent.exists() and not any(self.path.parent.iterdir()):
+            self.path.parent.rmdir()
