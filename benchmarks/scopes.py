@@ -1,8 +1,8 @@
 """Attention and FFNs pruned together against FFNs alone: `python -m benchmarks.scopes`.
 
 Both at as many parameters less of the whole model, for both models, over draws of samples and
-seeds. It can be stopped and goes on from where it was; `--model reference` computes one of them, and
-`--without-search` compares the knapsack's plans and the baselines, which takes a third of the time.
+seeds. It can be stopped and goes on from where it was; `--model reference` computes one of them,
+and `--without-search` compares the knapsack's plans and the baselines, in a third of the time.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def section(found: pd.DataFrame, compared: Compared) -> str:
         cell = [shown.get(r, "–") for r in RATIOS]
         name, *ranking = str(method).split()
         rows.append([f"`{scope}`", " ".join([TITLES.get(name, name), *ranking]), *cell])
-    better = -1 if is_text else 1
-    what = "nats a token" if is_text else "points"
+    ours = TITLES[compared.ours.method]
+    what = "nats a token, less is better" if is_text else "points, more is better"
     told = ", ".join(
         f"{per_cent(ratio)}: "
         + bold(f"{share * mean:+.3f} ± {share * error:.3f}", abs(mean) > 2 * error)
@@ -177,8 +177,8 @@ def section(found: pd.DataFrame, compared: Compared) -> str:
 
 {markdown(rows)}
 
-{TITLES[compared.ours.method]} with attention minus the same with FFNs alone, in {what} ({"less" if better < 0 else "more"} is
-better; bold beyond two standard errors): {told}.
+{ours} with attention minus the same with FFNs alone, in {what}; bold is beyond two
+standard errors: {told}.
 """
 
 
@@ -194,11 +194,13 @@ def main() -> None:
         names = args.model or list(MODELS)
         for name in names if not args.page else ():
             MODELS[name].ready()
-        compared = [Compared.of(name, args.draws, not args.without_search) for name in names]
-        for each in compared if not args.page else ():
-            for step in each.steps():
+        searched = not args.without_search
+        for name in names if not args.page else ():
+            for step in Compared.of(name, args.draws, searched).steps():
                 progress.run([step])
-        there = [each for each in compared if each.draws()]
+        # of each model what tells most
+        every = [[Compared.of(name, args.draws, of) for of in (True, False)] for name in names]
+        there = [of for each in every if (of := next((e for e in each if e.draws()), None))]
         if not there:
             raise LopError("no draw has been judged yet")
         found = pd.concat([values(each) for each in there])
