@@ -120,11 +120,11 @@ def text(speed: pd.DataFrame, latency: pd.DataFrame) -> str:
 {origin()}
 
 On {machine}; torch {torch.__version__}. Dense and pruned are
-timed in turn, {PAIRS} pairs, with nothing else running. Given is the median of the pairs' ratios, how
-many times as fast; in brackets is what arithmetic promises, the ratio of FLOPs. *noise* stands where
-the middle half of the pairs holds 1. Plans are uniform; prompts have {BATCHES[1].prompt} tokens of
-text, answers {BATCHES[1].generated} tokens, or {BATCHES[16].generated} in batches. Ratios are shares
-of the scope.
+timed in turn, {PAIRS} pairs, with nothing else running. Given is the median of the pairs' ratios,
+how many times as fast; in brackets is what arithmetic promises, the ratio of FLOPs. *noise* stands
+where the middle half of the pairs holds 1. Plans are uniform; prompts have {BATCHES[1].prompt}
+tokens of text, answers {BATCHES[1].generated} tokens, or {BATCHES[16].generated} in batches. Ratios
+are shares of the scope.
 
 {chr(10).join(tables)}
 ## Latency, predicted and measured

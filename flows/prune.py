@@ -1,5 +1,7 @@
 """Stage 6: really smaller checkpoints, for every method and ratio in params."""
 
+from pathlib import Path
+
 from prefect import flow
 
 from flows.common import IMPORTANCE, PREDICTOR, PROFILE, PRUNED, params, run_stage
@@ -12,10 +14,12 @@ def prune() -> None:
     chosen = params()
     which = (chosen.search.score, chosen.search.compensate)
     made = (*which, PREDICTOR, PROFILE, chosen.prune.format)
-    cutter = pruning.Cutter(chosen.model.path, IMPORTANCE, *made)
-    grid = (chosen.prune.methods, chosen.prune.ratios)
-    pruning.prune_grid(PRUNED, *grid, cutter)
-    timing.plan_times(PRUNED.with_suffix(".json"), *grid, cutter)
+    timed = chosen.prune.latency_profile
+    latency = Path(timed) if timed else None
+    cutter = pruning.Cutter(chosen.model.path, IMPORTANCE, *made, latency_path=latency)
+    methods = chosen.prune.methods
+    ratios = pruning.prune_grid(PRUNED, methods, chosen.prune.ratios, cutter)
+    timing.plan_times(PRUNED.with_suffix(".json"), methods, ratios, cutter)
 
 
 if __name__ == "__main__":

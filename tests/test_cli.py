@@ -207,6 +207,22 @@ def test_a_target_becomes_the_ratio_that_meets_it(made, capsys, target):
     assert "expected an amount such as 5.2B" in capsys.readouterr().err
 
 
+def test_a_target_is_met_by_all_methods_that_are_compared(made, capsys):
+    """At one ratio: FLAP's biases count too, so the others have a little less than they might."""
+    aim = Stored(made / "model").parameters - 3000
+    places = [f"--{name}={made / name}" for name in ("model", "scores", "predictor")]
+    command = ["compare", *places, f"--samples={made / 'samples.parquet'}"]
+    command += ["--methods", "flap", "random", "--ratios", f"params {aim}", "0.5"]
+    assert main([*command, "--out", str(made / "compared")]) == 0
+    table = pd.read_csv(made / "compared" / "comparison.csv")
+    met = table[table["ratio"] != 0.5]
+    assert met["ratio"].nunique() == 1
+    assert (met["parameters"] <= aim).all()
+    assert met["parameters"].max() > aim - 96, "less than a neuron below"
+    assert main([*command, "--ratios", "weight 9kg", "--out", str(made / "x")]) == 2
+    assert "--ratios: " in capsys.readouterr().err
+
+
 def test_a_sibling_is_cut_when_told_so(made, capsys):
     sibling = load(made / "model")
     sibling.get_input_embeddings().weight.data[0] += 1

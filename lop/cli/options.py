@@ -276,7 +276,9 @@ class Compare(Cutting):
     """cut and evaluate several methods at several ratios, and write the table"""
 
     methods: Several[Method] = Field(description=same(settings.Prune, "methods").description)
-    ratios: Several[Ratio] = Field(description="pruning ratios, in [0, 1)")
+    ratios: Several[settings.Budget] = Field(
+        description="pruning ratios, in [0, 1), or targets such as 'size 9GB'"
+    )
     samples: File = Field(description="benchmark samples (Parquet)")
     out: NewFolder = Field(description="directory for checkpoints, answers and tables")
     workers: Count = Field(1, description="models evaluated at once")

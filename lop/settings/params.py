@@ -302,6 +302,17 @@ class Train(Section):
     fit_options: Fit = Fit()
 
 
+def _kind_of_budget(value: Any) -> str:
+    return "target" if isinstance(value, str) and " " in value else "ratio"
+
+
+Target = Annotated[str, Field(pattern=r"^(params|size|flops_per_token|latency) \S+$")]
+Budget = Annotated[
+    Annotated[Ratio, Tag("ratio")] | Annotated[Target, Tag("target")],
+    Discriminator(_kind_of_budget),
+]
+
+
 class Prune(Section):
     """The checkpoints that are cut."""
 
@@ -309,9 +320,14 @@ class Prune(Section):
         ["lop", "knapsack", "uniform", "magnitude", "wanda_sp", "flap"],
         description="`lop`, `knapsack`, `uniform`, `random`, `magnitude`, `wanda_sp`, `flap`",
     )
-    ratios: Several[Ratio] = Field(
+    ratios: Several[Budget] = Field(
         [0.2, 0.25, 0.3, 0.4, 0.5],
-        description="a checkpoint a method and ratio; the predictor's range holds all of them",
+        description="a checkpoint a method and ratio; the predictor's range holds all of them. "
+        "`size 9GB`, `params 5.2B`, `flops_per_token 9G` or `latency 0.7x` stands for the ratio at "
+        "which all methods meet it",
+    )
+    latency_profile: Text | None = Field(
+        None, description="what `lop latency` timed on this machine, for ratios by latency"
     )
     format: Format = Field(
         "per_layer",

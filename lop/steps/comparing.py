@@ -21,7 +21,7 @@ def compare(
     out: Path,
     cutter: Cutter,
     methods: Sequence[str],
-    ratios: Sequence[float],
+    ratios: Sequence[float | str],
     samples_path: Path,
     batch_size: int = 64,
     workers: int = 1,

@@ -34,22 +34,27 @@ def prune_one(out: Path, name: str, ratio: float, cutter: Cutter, plan: Plan | N
     return cutter.ready([name])(name, ratio, out, plan)
 
 
-def prune_grid(out: Path, methods: Sequence[str], ratios: Sequence[float], cutter: Cutter) -> None:
+def prune_grid(
+    out: Path, methods: Sequence[str], ratios: Sequence[float | str], cutter: Cutter
+) -> list[float]:
     """Write a checkpoint a (method, ratio), `<method>-<ratio>/`, and plans.json.
 
-    Raises LopError, before anything is cut, where a method or a ratio is named twice.
+    Ratios may be targets, as `Cutter.ratios` takes them; returns what they are. Raises LopError,
+    before anything is cut, where a method or a ratio is named twice.
     """
     check_once("method", methods)
     check_once("ratio", ratios)
     check_dir(out, GRID, cutter.inputs)
     cut = cutter.ready(methods)
+    found = cutter.ratios(ratios, methods)
     plans = []
     with replacing_dir(out, GRID) as tmp:
-        for name, ratio in product(methods, ratios):
+        for name, ratio in product(methods, found):
             plan = cut(name, ratio, tmp / checkpoint_name(name, ratio))
             said = {"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios}
             plans.append(said | {"kinds": plan.space.kinds, "layers": plan.space.layers})
         (tmp / "plans.json").write_text(json.dumps(plans, indent=2) + "\n")
+    return found
 
 
 @dataclass(frozen=True)
@@ -103,15 +108,14 @@ class Cutter:
         """Score and compensation of lop's own methods, also where they are `auto`."""
         return chosen(self.scores_dir, self.score, self.compensate)
 
-    def meeting(self, kind: str, target: str, name: str = "lop") -> tuple[float, Plan]:
-        """Method `name`'s plan that meets a target, and its ratio.
+    def ratio_at(self, kind: str, target: str, name: str = "lop") -> float:
+        """The smallest ratio at which method `name`'s plan meets a target.
 
         `kind` is one of `lop.models.costs.COSTS`, with a target such as 9GB, or `latency`, with one
         such as 0.7x or 120ms, which needs a latency profile. Raises LopError when it is out of
         reach.
         """
-        if self.format == "padded":
-            raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
+        self._check_format(kind, target)
         kit, at = self.kit([name]), self.planner(name)
 
         def plan_at(ratio: float) -> Plan:
@@ -119,18 +123,40 @@ class Cutter:
                 return Plan.uniform(self.space, ratio)  # only to see whether it would meet it
             return at(ratio)
 
-        if kind != "latency":
-            restored = method(name, kit).compensate
-            ratio = ratio_for(self.source, kind, target, self.space, plan_at, restored)
-            return ratio, at(ratio)
-        found = self.latency
-        if kit.profile is None:
-            ratio = found.ratio(target, self.space, plan_at)
-            return ratio, at(ratio)
-        cost = partial(found.cost, self.space)
+        if kind == "latency":
+            return self.latency.ratio(target, self.space, plan_at)
+        restored = method(name, kit).compensate
+        return ratio_for(self.source, kind, target, self.space, plan_at, restored)
+
+    def ratios(self, wanted: Sequence[float | str], methods: Sequence[str]) -> list[float]:
+        """Ratios, of which a text such as `size 9GB` is the one at which all methods meet it."""
+        found = []
+        for each in wanted:
+            if isinstance(each, str):
+                kind, _, target = each.partition(" ")
+                each = max(self.ratio_at(kind, target, name) for name in methods)
+            found.append(each)
+        return found
+
+    def meeting(self, kind: str, target: str, name: str = "lop") -> tuple[float, Plan]:
+        """Method `name`'s plan that meets a target, as `ratio_at` takes them, and its ratio.
+
+        The knapsack's is then the one that loses least within a latency, whatever its parameters.
+        """
+        if kind != "latency" or name != "knapsack":
+            ratio = self.ratio_at(kind, target, name)
+            return ratio, self.planner(name)(ratio)
+        self._check_format(kind, target)
+        profile, found = self.kit([name]).profile, self.latency
+        if profile is None:
+            raise LopError("method 'knapsack' needs a profile")
         amount = found.amount(target) - found.rest(self.space)
-        plan = solve_within(kit.profile, cost, amount, self.space)
+        plan = solve_within(profile, partial(found.cost, self.space), amount, self.space)
         return plan.ratio, plan
+
+    def _check_format(self, kind: str, target: str) -> None:
+        if self.format == "padded":
+            raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
 
     @cached_property
     def latency(self) -> LatencyProfile:
