@@ -173,12 +173,13 @@ def section(found: pd.DataFrame, compared: Compared) -> str:
     )
     return f"""## The {"real decoder" if is_text else "reference model"}
 
-{unit}. {len(compared.draws())} draws, standard errors by {"document" if is_text else "picture"}.
+{unit}. Draws of samples and seeds: {len(compared.draws())}. Standard errors are by
+{"document" if is_text else "picture"}.
 
 {markdown(rows)}
 
-{ours} with attention minus the same with FFNs alone, in {what}; bold is beyond two
-standard errors: {told}.
+{ours} with attention minus the same with FFNs alone, in {what}; bold is
+beyond two standard errors: {told}.
 """
 
 

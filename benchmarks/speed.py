@@ -23,7 +23,7 @@ from lop.evaluation.timing import PAIRS, Paired, in_turn
 from lop.files import replacing
 from lop.methods import random_plan
 from lop.models.checkpoint import load
-from lop.models.costs import flops_per_token
+from lop.models.costs import flops_per_token, smallest_ratio
 from lop.models.space import find_sites, space_of
 from lop.models.stored import Stored
 from lop.plan import SCOPES, Plan, per_cent
@@ -85,7 +85,8 @@ def predicted(name: str) -> Iterator[tuple[Any, ...]]:
     dense, least = (profile.of(plan) for plan in (space.dense, Plan(space, space.floors)))
     for share in progress(REACH, f"{name}, targets", len(REACH), "target"):
         target = f"{dense - share * (dense - least):.0f}ms"
-        plan = at(profile.ratio(target, space, at))
+        aim = profile.amount(target)
+        plan = at(smallest_ratio("latency in ms", space, profile.of, aim, at))
         small = cut(model, plan)
         found = in_turn(lambda: answer(model, SERVED[name]), lambda: answer(small, SERVED[name]))  # noqa: B023
         whole = 1e3 * sum(pair.second for pair in found)

@@ -13,10 +13,15 @@ def prune() -> None:
     """Write data/pruned/<method>-<ratio>/ and plans.json, and data/pruned.json with plan times."""
     chosen = params()
     which = (chosen.search.score, chosen.search.compensate)
-    made = (*which, PREDICTOR, PROFILE, chosen.prune.format)
     timed = chosen.prune.latency_profile
-    latency = Path(timed) if timed else None
-    cutter = pruning.Cutter(chosen.model.path, IMPORTANCE, *made, latency_path=latency)
+    made_of = {
+        "predictor_path": PREDICTOR,
+        "profile_path": PROFILE,
+        "format": chosen.prune.format,
+        "latency_path": Path(timed) if timed else None,
+        "elsewhere": chosen.prune.elsewhere,
+    }
+    cutter = pruning.Cutter(chosen.model.path, IMPORTANCE, *which, **made_of)  # type: ignore[arg-type]
     methods = chosen.prune.methods
     ratios = pruning.prune_grid(PRUNED, methods, chosen.prune.ratios, cutter)
     timing.plan_times(PRUNED.with_suffix(".json"), methods, ratios, cutter)

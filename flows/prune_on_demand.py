@@ -22,9 +22,10 @@ def prune_on_demand(
     ratio: Ratio | None = None,
     size: str | None = None,
     params: str | None = None,
-    flops: str | None = None,
+    flops_per_token: str | None = None,
     latency: str | None = None,
     latency_profile: str | None = None,
+    elsewhere: bool = False,
     model: str = "data/reference",
     predictor: str = f"models:/{tracking.PREDICTOR_NAME}@{tracking.CHAMPION}",
     scores: str = str(IMPORTANCE),
@@ -36,9 +37,10 @@ def prune_on_demand(
         ratio: Share of the scope to remove, in [0, 1).
         size: Instead of a ratio: bytes on disk, such as 9GB.
         params: Instead: parameters of the whole model, such as 5.2B.
-        flops: Instead: FLOPs a token of its language model, such as 9G.
+        flops_per_token: Instead: FLOPs a token of its language model, such as 9G.
         latency: Instead: what the latency profile's request takes, such as 0.7x or 120ms.
-        latency_profile: What `lop latency` timed, on this machine.
+        latency_profile: What `lop latency` timed, on the machine that the checkpoint is to run on …
+        elsewhere: … which is another one than this.
         model: Hugging Face model directory.
         predictor: Predictor directory, or models:/NAME@ALIAS of the registry.
         scores: Directory of the model's scores.
@@ -47,12 +49,17 @@ def prune_on_demand(
     searched = settings().search
     which = (searched.score, searched.compensate)
     timed = Path(latency_profile) if latency_profile else None
-    made_of = {"predictor_path": predictor, "latency_path": timed}
+    made_of = {"predictor_path": predictor, "latency_path": timed, "elsewhere": elsewhere}
     cutter = pruning.Cutter(model, Path(scores), *which, **made_of)  # type: ignore[arg-type]
-    targets = {"size": size, "params": params, "flops_per_token": flops, "latency": latency}
+    targets = {
+        "size": size,
+        "params": params,
+        "flops_per_token": flops_per_token,
+        "latency": latency,
+    }
     asked = {kind: target for kind, target in targets.items() if target}
     if (ratio is not None) + len(asked) != 1:
-        raise LopError("expected one of ratio, size, params, flops and latency")
+        raise LopError("expected one of ratio, size, params, flops_per_token and latency")
     plan = None
     if ratio is None:
         ratio, plan = cutter.meeting(*next(iter(asked.items())))

@@ -2,7 +2,8 @@
 
 Everything that proposes layer-wise ratios (searchers, predictors, baselines) comes through
 `Plan.from_ratios` or `Plan.nearest`, so every plan in lop meets its budget: it is never above, and
-less than one FFN neuron below.
+less than one FFN neuron below. (`Space.multiple` of them, where widths are multiples; a head, where
+one costs more than all that FFNs may give and take.)
 """
 
 from __future__ import annotations
@@ -99,8 +100,13 @@ class Space:
 
     @cached_property
     def grain(self) -> int:
-        """Parameters of an FFN neuron, the smallest where they differ: the step of a budget."""
+        """Parameters of an FFN neuron, the smallest where they differ."""
         return min(cost for cost, kind in zip(self.costs, self.kinds, strict=True) if kind == "ffn")
+
+    @property
+    def step(self) -> int:
+        """Parameters from a budget to the next: those of `multiple` neurons."""
+        return self.grain * self.multiple
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -137,12 +143,12 @@ class Space:
     @property
     def max_ratio(self) -> float:
         """The largest pruning ratio that leaves every site its floor."""
-        most = (self.total - self.cost(self.floors)) // self.grain
-        return most * self.grain / self.total
+        return (self.total - self.cost(self.floors)) // self.step * self.step / self.total
 
     def budget(self, ratio: float) -> int:
-        """Parameters that a plan at pruning `ratio` may keep: a whole number of neurons is gone."""
-        return self.total - round(ratio * (self.total / self.grain)) * self.grain
+        """Parameters that a plan at pruning `ratio` may keep: a whole number of steps is gone."""
+        gone = round(ratio * (self.total / self.grain))
+        return self.total - -(-gone // self.multiple) * self.step
 
     def check_ratio(self, ratio: float) -> None:
         """Raise LopError, naming the reachable range, when no plan can meet `ratio`."""
@@ -237,7 +243,7 @@ class Plan:
     def budget(self) -> int:
         """The budget that it meets, as `Space.budget` has them."""
         space = self.space
-        return space.total - (space.total - self.parameters) // space.grain * space.grain
+        return space.total - (space.total - self.parameters) // space.step * space.step
 
     @property
     def parameters(self) -> int:
@@ -277,7 +283,8 @@ class Plan:
                 most = left // costs.sum()
                 kept[at] = most - most % space.multiple
             else:
-                kept[at] = round(kept[at].mean())
+                mean = kept[at].mean()
+                kept[at] = max(1, round(mean)) if mean else 0
                 left -= int((kept[at] * costs).sum())
         within = (kept >= space.floors).all() and (kept <= space.high).all()
         return Plan(space, tuple(int(k) for k in kept)) if within else self
@@ -342,7 +349,8 @@ def _whole_heads(space: Space, keep: np.ndarray, at: np.ndarray, amount: int) ->
         if amount - spent() < ffns[0] and kept[i] > low[at][i]:
             kept[i] -= 1
     for i in [*order[::-1]] * int(high[at].max()):
-        if amount - spent() > ffns[1] and kept[i] < high[at][i]:
+        left = amount - spent()
+        if left > ffns[1] and kept[i] < high[at][i] and left - costs[at][i] >= ffns[0]:
             kept[i] += 1
     return kept
 

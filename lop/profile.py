@@ -189,7 +189,12 @@ def solve_within(
 def _options(space: Space, step: int) -> list[np.ndarray]:
     """The numbers of units that each site may keep, FFNs in steps of so many neurons."""
     bounds = zip(space.floors, space.high, space.kinds, strict=True)
-    return [np.arange(low, high + 1, step if kind == "ffn" else 1) for low, high, kind in bounds]
+    found = []
+    for low, high, kind in bounds:
+        counts = np.arange(low, high + 1, step if kind == "ffn" else 1)
+        # a step that does not go into a site would leave a narrow one its floor alone
+        found.append(np.append(counts, high) if 2 * (high - counts[-1]) > step else counts)
+    return found
 
 
 def _least_loss(

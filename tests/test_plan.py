@@ -48,11 +48,40 @@ def test_plans_of_heads_and_neurons_are_less_than_a_neuron_below_their_budget(
     assert below >= 0
     # a space whose FFNs are all at a bound has no neuron to give
     full = plan.of("ffn") in (Plan(space, space.floors).of("ffn"), space.dense.of("ffn"))
-    assert below < space.grain * space.multiple or full
+    assert below < space.step or full
     if space.multiple == 1 and below < space.grain:
         assert plan.budget == space.budget(target)
         again = plan.nearest(plan.ratios)
         assert again.budget == plan.budget
+
+
+def test_a_head_that_costs_more_than_all_ffns_does_not_exceed_the_budget():
+    space = Space((4, 48), (200, 3), ("attention", "ffn"), (0, 0), (2, 24), 4)
+    for ratio in np.linspace(0, space.max_ratio, 50):
+        plan = Plan.uniform(space, ratio)
+        assert plan.parameters <= space.budget(ratio)
+        assert plan.evened().parameters <= space.budget(ratio)
+
+
+def test_moves_on_a_budget_of_multiples_stay_on_it():
+    units, costs = (4, 704) * 8, (170 * 3, 3) * 8
+    layers = [i // 2 for i in range(16)]
+    space = Space.of(units, costs, ("attention", "ffn") * 8, layers, multiple=64)
+    plan = Plan.uniform(space, 0.3)
+    budget, rng = plan.budget, np.random.default_rng(0)
+    for _ in range(40):
+        plan = plan.nearest(np.array(plan.ratios) + rng.uniform(-0.1, 0.1, 16))
+        assert plan.budget == budget == space.budget(0.3)
+        assert 0 <= budget - plan.parameters < space.step
+
+
+def test_an_evened_plan_keeps_a_head_where_the_plan_did():
+    units, kinds = (2, 96) * 4, ("attention", "ffn") * 4
+    layers = [i // 2 for i in range(8)]
+    floors = {"ffn": 0.1, "attention": 0}
+    space = Space.of(units, (30, 1) * 4, kinds, layers, floors)
+    plan = Plan(space, (1, 40, 1, 40, 0, 40, 0, 40))
+    assert plan.evened().of("attention") == (1, 1, 1, 1)
 
 
 @given(widths_st, st.floats(0, 1))
@@ -131,7 +160,7 @@ def test_an_evened_plan_is_ordinary_and_hardly_below_its_budget(space, share):
         return
     assert all(len(set(even.of(kind))) == 1 for kind in ("ffn", "attention"))
     most = max(space.layers) + 1
-    assert 0 <= plan.budget - even.parameters < most * space.grain * space.multiple
+    assert 0 <= plan.budget - even.parameters < most * space.step
 
 
 def test_the_case_of_the_paper_is_one_width():

@@ -155,7 +155,7 @@ def prune(o: given.Prune) -> None:
         if (target := getattr(o, kind)) is not None:
             ratio, plan = cutter.meeting(kind, target, o.method)
             print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
-    if o.latency_profile:
+    if o.latency_profile and o.format != "padded":
         timed, plan = cutter.latency, plan or cutter.planner(o.method)(ratio)
         before, after = timed.of(cutter.space.dense), timed.of(plan)
         print(f"latency {before:.1f} -> {after:.1f} ms predicted, on {timed.machine}")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -28,7 +28,6 @@ from transformers import PreTrainedModel
 
 from lop.errors import LopError
 from lop.files import replacing
-from lop.models.costs import PlanAt, smallest_ratio
 from lop.models.site import Site, attributes, restore, show_front
 from lop.models.space import check_in_memory, find_sites, space_of
 from lop.plan import Plan, Space
@@ -76,7 +75,9 @@ class Machine:
     def here(self) -> Machine:
         """This machine, used in the same way: with the same kind of device and dtype."""
         if self.device == "cuda":
-            name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+            count = torch.cuda.device_count()
+            names = [torch.cuda.get_device_name(i) for i in range(count)] or ["no GPU"]
+            name = self.name if self.name in names else names[0]
             return Machine("cuda", name, self.dtype, 0)
         return Machine("cpu", processor_name(), self.dtype, torch.get_num_threads())
 
@@ -107,8 +108,7 @@ class LatencyProfile:
         """The same, of the prompt and of decoding."""
         kept = dict(zip(_keys(self.space), self.space.units, strict=True))
         kept |= dict(zip(_keys(plan.space), plan.kept, strict=True))
-        rest = self.table[self.table["site"] == REST].iloc[0]
-        total = np.array([rest["prefill_ms"], rest["decode_ms"]])
+        total = self._timed[REST][1:, 0].copy()
         for site, key in enumerate(_keys(self.space)):
             total += self.site(site, np.array([kept[key]]))[:, 0]
         return float(total[0]), float(total[1])
@@ -118,10 +118,15 @@ class LatencyProfile:
 
         Linear between the sizes that were timed, and down to nothing for a site that is skipped.
         """
-        rows = self.table[self.table["site"] == site].sort_values("kept")
-        x = rows["kept"].to_numpy()
-        times = [np.interp(kept, x, rows[name]) for name in COLUMNS[2:]]
+        x, *measured = self._timed[site]
+        times = [np.interp(kept, x, of) for of in measured]
         return np.stack(times) * (np.asarray(kept) > 0)
+
+    @cached_property
+    def _timed(self) -> dict[int, np.ndarray]:
+        """By site: its sizes, and milliseconds of both parts; (3, n)."""
+        groups = self.table.sort_values("kept").groupby("site")[list(COLUMNS[1:])]
+        return {int(str(site)): rows.to_numpy(float).T for site, rows in groups}
 
     def cost(self, space: Space, site: int, kept: np.ndarray) -> np.ndarray:
         """Milliseconds of a site of `space` with so many units, (n,) for (n,)."""
@@ -133,11 +138,6 @@ class LatencyProfile:
         units = enumerate(space.units)
         own = sum(self.cost(space, site, np.array([n]))[0] for site, n in units)
         return self.of(space.dense) - float(own)
-
-    def ratio(self, target: str, space: Space, plan_at: PlanAt) -> float:
-        """The smallest pruning ratio whose plan takes at most `target`, such as 0.7x or 120ms."""
-        dense = self.of(space.dense)
-        return smallest_ratio("latency in ms", space, self.of, dense, self.amount(target), plan_at)
 
     def amount(self, target: str) -> float:
         """Milliseconds of a target such as 120ms, 1.2s, or 0.7x, of what the dense model takes."""
@@ -282,17 +282,21 @@ def _watched(model: PreTrainedModel, request: Request, sites: Sequence[Site]) ->
     clock = _clock(model)
 
     def before(i: int, *_: Any) -> None:
-        open_[i] = clock()
+        if i not in open_:
+            open_[i] = clock()
 
     def after(i: int, *_: Any) -> None:
-        events.append((min(int(calls[i]), 1), i, open_[i], clock()))
+        events.append((min(int(calls[i]), 1), i, open_.pop(i), clock()))
         calls[i] += 1
 
     with ExitStack() as hooks:
         for i, site in enumerate(sites):
-            first = site.module.register_forward_pre_hook(partial(before, i), with_kwargs=True)
-            last = site.module.register_forward_hook(partial(after, i))
-            hooks.callback(first.remove)
+            # the module of an FFN may be its whole layer: it lasts from its maps in to that out
+            is_ffn = site.kind == "ffn"
+            for module in [site.map(name) for name in site.inputs] if is_ffn else [site.module]:
+                first = module.register_forward_pre_hook(partial(before, i), with_kwargs=True)
+                hooks.callback(first.remove)
+            last = (site.out if is_ffn else site.module).register_forward_hook(partial(after, i))
             hooks.callback(last.remove)
         whole = answer(model, request)
     for phase, i, begun, end in events:
@@ -309,7 +313,7 @@ def _clock(model: PreTrainedModel) -> Callable[[], Any]:
 
     def stamp() -> Any:
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(model.device))
         return event
 
     return stamp

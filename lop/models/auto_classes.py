@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+KEYS = ("pruned_ffn", "pruned_attention")  # as in `lop.models.modeling_lop`
 AUTO = "transformers.models.auto.auto_factory"
 
 
@@ -51,7 +52,7 @@ def _teach(auto_factory: Any) -> None:
 
     def choose(config: Any, mapping: Any) -> Any:
         stock = ask(config, mapping)
-        if not any(getattr(part, "pruned_ffn", None) for part in _parts(config)):
+        if not any(getattr(part, key, None) for part in _parts(config) for key in KEYS):
             return stock
         from lop.models.modeling_lop import pruned_class
 

@@ -43,44 +43,61 @@ class Cost:
         gone = sum((d - k) * unit + (0 if k else rest) for d, k, unit, rest in each)
         return self.dense - gone + (self.biases if plan.kept != plan.space.units else 0)
 
-    def ratio(self, target: float, plan_at: PlanAt | None = None) -> float:
-        """The smallest pruning ratio whose plan (default: the uniform one) has at most `target`.
-
-        Raises LopError, naming the reachable range, when there is none.
-        """
-        at = plan_at or partial(Plan.uniform, self.space)
-        return smallest_ratio(self.name, self.space, self.of, self.dense, target, at)
+    def ratio(self, target: float) -> float:
+        """The smallest pruning ratio whose uniform plan has at most `target`."""
+        return smallest_ratio(
+            self.name, self.space, self.of, target, partial(Plan.uniform, self.space)
+        )
 
 
 def smallest_ratio(
     name: str,
     space: Space,
     cost: Callable[[Plan], float],
-    dense: float,
     target: float,
     plan_at: PlanAt,
+    between: tuple[float, float] = (0.0, 1.0),
 ) -> float:
-    """The smallest pruning ratio whose plan costs at most `target`, to the neuron.
+    """The smallest pruning ratio whose plan costs at most `target`, by bisection, to the neuron.
 
-    `name` is what is counted, `dense` what the dense model has of it. Raises LopError, naming the
-    reachable range, when there is none.
+    `name` is what is counted; `between` bounds the ratios. Raises LopError, naming the reachable
+    range, when there is none.
     """
-    most = round(space.max_ratio * space.total / space.grain)  # neurons that can go
+    steps = space.total / space.step  # of ratios, each of the neurons that a budget can lose
+    first = max(-(-(space.total - space.cost(space.high)) // space.step), ceil(between[0] * steps))
+    last = floor(min(space.max_ratio, between[1]) * steps)
 
-    def meets(neurons: int) -> bool:
-        return cost(plan_at(neurons * space.grain / space.total)) <= target
+    def ratio(number: int) -> float:
+        return min(max(number / steps, between[0]), between[1])
 
-    if not (target <= dense and (target == dense or meets(most))):
-        least = min(dense, cost(plan_at(space.max_ratio)))
+    def costs(number: int) -> float:
+        return cost(plan_at(ratio(number)))
+
+    top, least = costs(first), costs(last)
+    if not least <= target <= top:
         raise LopError(
-            f"{name} of {target:,.0f} cannot be met: this model reaches {math.ceil(least):,} to "
-            f"{dense:,.0f}"
+            f"{name} of {_shown(target)} cannot be met: this model reaches {_shown(least)} to "
+            f"{_shown(top)}"
         )
-    low, high = -1, 0 if target == dense else most  # `high` meets it
+    low, high = (first - 1, first) if target == top else (first, last)  # `high` meets it
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if meets(middle) else (middle, high)
-    return high * space.grain / space.total
+        low, high = (low, middle) if costs(middle) <= target else (middle, high)
+    return ratio(high)
+
+
+def ceil(value: float) -> int:
+    """Rounded up, but for what is a whole number within rounding errors."""
+    return math.ceil(value - 1e-9)
+
+
+def floor(value: float) -> int:
+    """Rounded down likewise."""
+    return math.floor(value + 1e-9)
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:,.4g}"
 
 
 def parameters(model: Stored, space: Space, compensate: bool = False) -> Cost:
@@ -117,21 +134,6 @@ def flops_per_token(model: Stored, space: Space, compensate: bool = False) -> Co
 
 
 COSTS = {"params": parameters, "size": size, "flops_per_token": flops_per_token}
-
-
-def ratio_for(
-    model: Stored,
-    kind: str,
-    target: str,
-    space: Space,
-    plan_at: PlanAt | None = None,
-    compensate: bool = False,
-) -> float:
-    """The pruning ratio at which a method's plan meets a target such as `5.2B` or `9GB`.
-
-    `kind` is one of COSTS. `compensate` says that pruned output maps get a bias, which counts too.
-    """
-    return COSTS[kind](model, space, compensate).ratio(amount(target), plan_at)
 
 
 def amount(text: str) -> float:

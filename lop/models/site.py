@@ -100,13 +100,10 @@ class Site:
         """All that its units have a part in, detached, by `<map>.<parameter>`."""
         return {name: self.tensor(name) for name in self.parts}
 
-    def cost(self, weights: bool = False) -> int:
-        """Parameters that go with a unit, or only `weights`: biases are none."""
-        return sum(
-            each.block * tensor.numel() // tensor.shape[each.dim]
-            for each in self.slices
-            if (tensor := self.tensor(each.tensor)).ndim > 1 or not weights
-        )
+    def cost(self) -> int:
+        """Parameters that go with a unit."""
+        tensors = ((each, self.tensor(each.tensor)) for each in self.slices)
+        return sum(part.block * of.numel() // of.shape[part.dim] for part, of in tensors)
 
     def shared(self, name: str, tensor: Tensor) -> Tensor:
         """What of a tensor belongs to no unit, but to all: it stands behind what units have."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -81,7 +82,19 @@ def space_of(
     """The space that sites make up; those without units, which were skipped, are no part of it."""
     parts = [(site.units, site.cost(), site.kind, site.layer) for site in sites]
     units, costs, kinds, layers = zip(*parts, strict=True)
-    return Space.of(units, costs, kinds, layers, floors, multiple_of)
+    found = Space.of(units, costs, kinds, layers, floors, multiple_of)
+    least = [_least(site, i, kinds) for i, site in enumerate(sites)]
+    return replace(found, floors=tuple(map(max, found.floors, least)))
+
+
+def _least(site: Site, number: int, kinds: Sequence[Kind]) -> int:
+    """Units that a site keeps whatever its floor.
+
+    One where its module is the whole layer (OPT), which cannot be skipped; and one in the first
+    site of its kind, as transformers reads a model's cache and widths off some layer.
+    """
+    is_layer = site.name.rpartition(".")[2] == str(site.layer)
+    return int(is_layer or kinds.index(site.kind) == number)
 
 
 def find_ffns(model: PreTrainedModel) -> list[Site]:

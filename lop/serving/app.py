@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -86,7 +87,9 @@ def _plans(parts: Parts) -> APIRouter:
     @router.post("/plans")
     async def plan(request: schema.PlanRequest) -> schema.PlanAnswer | schema.PlansAnswer:
         """The plan for a pruning ratio; for several `ratios`, `{"plans": [...]}`."""
-        budgets = request.budgets(parts.ratio_for)
+        # other targets than ratios take many plans: not in the event loop
+        ask = partial(request.budgets, parts.ratio_for)
+        budgets = ask() if request.is_plain else await asyncio.to_thread(ask)
         served, plans = await parts.planner.plans(budgets)
         parts.meters.plans.inc(len(plans))
         answers = [_answer(parts, served, *pair) for pair in zip(budgets, plans, strict=True)]

@@ -60,6 +60,11 @@ class PlanRequest(Target):
 
     ratios: Annotated[list[Ratio], Field(min_length=1, max_length=MOST_RATIOS)] | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether ratios are asked for, and no other target."""
+        return self.ratio is not None or self.ratios is not None
+
     def budgets(self, ratio_for: Callable[[str, str], float]) -> list[float]:
         """The pruning ratios asked for."""
         return self.ratios or [self.budget(ratio_for)]

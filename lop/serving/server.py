@@ -20,9 +20,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from lop.errors import LopError
 from lop.files import check_own
 from lop.importance import made_for
-from lop.models.costs import parameters, ratio_for
+from lop.models.costs import COSTS, amount, parameters, smallest_ratio
 from lop.models.stored import Stored
-from lop.plan import Plan
 from lop.predictor import Predictor
 from lop.serving.app import Parts, build_app
 from lop.serving.champion import Champion, Source, source_of
@@ -68,9 +67,11 @@ def serve(
     # a poll that waits for a registry for minutes says too late that it is out of reach
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    torch.set_num_threads(1)  # the predictor is faster so, and jobs have processes of their own
     timed = {"latency_path": latency_profile, "elsewhere": elsewhere}
     cutter = Cutter(model, scores, score, compensate, **timed)  # type: ignore[arg-type]
+    if latency_profile:
+        _ = cutter.latency  # is read once, and is of as many threads as there are now
+    torch.set_num_threads(1)  # the predictor is faster so, and jobs have processes of their own
     with listening(host, port) as sock, owned(out):
         source = source_of(predictor, out / "predictor")
         parts = put_together(source, cutter, out, Limits(workers, queue, keep), poll)
@@ -124,19 +125,19 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         served = champion.served
         return replace(cutter, predictor_path=served.path), served.version
 
-    def plan_at(ratio: float) -> Plan:
-        predictor = champion.served.predictor
-        # beyond its range only to see what would meet a target; asked for, that is refused
-        return predictor.plan(ratio) if predictor.reaches(ratio) else Plan.uniform(space, ratio)
-
     timed = cutter.latency if cutter.latency_path else None
 
     def ratio_at(kind: str, target: str) -> float:
+        predictor = champion.served.predictor
+        between = predictor.config.min_ratio, predictor.config.max_ratio
         if kind != "latency":
-            return ratio_for(model, kind, target, space, plan_at, compensate)
+            cost = COSTS[kind](model, space, compensate)
+            wanted = amount(target)
+            return smallest_ratio(cost.name, space, cost.of, wanted, predictor.plan, between)
         if timed is None:
             raise LopError("latency: this service has no latency profile; ask for another target")
-        return timed.ratio(target, space, plan_at)
+        wanted = timed.amount(target)
+        return smallest_ratio("latency in ms", space, timed.of, wanted, predictor.plan, between)
 
     return Parts(
         champion,

@@ -17,8 +17,8 @@ START = """\
 
 Every setting of the pipeline; a section is a stage's. Change one in the file, or for one run with
 `dvc exp run --set-param search.workers=4`, and `dvc repro` runs again what depends on it. A ratio
-is the share of FFN neurons removed, in [0, 1). What the file leaves out has its default. An unknown
-key or value ends a stage with one line that names it.
+is the share removed of what `space.scope` names, in [0, 1). What the file leaves out has its
+default. An unknown key or value ends a stage with one line that names it.
 
 This page is made by `python -m lop.settings`.
 """

@@ -327,7 +327,10 @@ class Prune(Section):
         "which all methods meet it",
     )
     latency_profile: Text | None = Field(
-        None, description="what `lop latency` timed on this machine, for ratios by latency"
+        None, description="what `lop latency` timed, for ratios by latency"
+    )
+    elsewhere: bool = Field(
+        False, description="whether that is of another machine, where checkpoints are to run"
     )
     format: Format = Field(
         "per_layer",

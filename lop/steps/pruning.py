@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
@@ -14,7 +15,7 @@ from lop.evaluation.latency import LatencyProfile
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
 from lop.methods import Kit, Method, Scores, method
-from lop.models.costs import PlanAt, parameters, ratio_for
+from lop.models.costs import COSTS, PlanAt, amount, parameters, smallest_ratio
 from lop.models.stored import Stored
 from lop.plan import Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
@@ -47,6 +48,7 @@ def prune_grid(
     check_dir(out, GRID, cutter.inputs)
     cut = cutter.ready(methods)
     found = cutter.ratios(ratios, methods)
+    check_once("ratio", found)
     plans = []
     with replacing_dir(out, GRID) as tmp:
         for name, ratio in product(methods, found):
@@ -79,7 +81,8 @@ class Cutter:
     @property
     def inputs(self) -> tuple[str | Path | None, ...]:
         """What is read, which nothing that is cut may replace."""
-        return self.model_path, self.scores_dir, self.predictor_path, self.profile_path
+        given = (self.predictor_path, self.profile_path, self.latency_path)
+        return self.model_path, self.scores_dir, *given
 
     @cached_property
     def source(self) -> Stored:
@@ -108,55 +111,68 @@ class Cutter:
         """Score and compensation of lop's own methods, also where they are `auto`."""
         return chosen(self.scores_dir, self.score, self.compensate)
 
-    def ratio_at(self, kind: str, target: str, name: str = "lop") -> float:
-        """The smallest ratio at which method `name`'s plan meets a target.
+    def meeting(self, kind: str, target: str, name: str = "lop") -> tuple[float, Plan]:
+        """Method `name`'s plan that meets a target, and its ratio: the smallest at which it does.
 
         `kind` is one of `lop.models.costs.COSTS`, with a target such as 9GB, or `latency`, with one
-        such as 0.7x or 120ms, which needs a latency profile. Raises LopError when it is out of
-        reach.
+        such as 0.7x or 120ms, which needs a latency profile. The knapsack's is then the plan that
+        loses least within the latency, whatever its parameters. Raises LopError when the target is
+        out of reach.
         """
-        self._check_format(kind, target)
-        kit, at = self.kit([name]), self.planner(name)
-
-        def plan_at(ratio: float) -> Plan:
-            if kit.predictor and not kit.predictor.reaches(ratio):
-                return Plan.uniform(self.space, ratio)  # only to see whether it would meet it
-            return at(ratio)
-
-        if kind == "latency":
-            return self.latency.ratio(target, self.space, plan_at)
-        restored = method(name, kit).compensate
-        return ratio_for(self.source, kind, target, self.space, plan_at, restored)
+        cost, aim = self._cost(kind, target, name)
+        if kind == "latency" and name == "knapsack":
+            return self._fastest(target)
+        kit, at = self._kit([name]), self.planner(name)
+        between = (0.0, 1.0)
+        if kit.predictor:
+            between = kit.predictor.config.min_ratio, kit.predictor.config.max_ratio
+        what = kind if kind != "latency" else "latency in ms"
+        ratio = smallest_ratio(what, self.space, cost, aim, at, between)
+        return ratio, at(ratio)
 
     def ratios(self, wanted: Sequence[float | str], methods: Sequence[str]) -> list[float]:
-        """Ratios, of which a text such as `size 9GB` is the one at which all methods meet it."""
+        """Ratios, of which a text such as `size 9GB` is one at which all methods meet it.
+
+        The smallest where costs fall with the ratio for all of them. Raises LopError where at the
+        largest of the methods' own ratios one of them is above the target.
+        """
         found = []
         for each in wanted:
             if isinstance(each, str):
                 kind, _, target = each.partition(" ")
-                each = max(self.ratio_at(kind, target, name) for name in methods)
+                each = max(self.meeting(kind, target, name)[0] for name in methods)
+                for name in methods:
+                    cost, aim = self._cost(kind, target, name)
+                    if cost(self.planner(name)(each)) > aim:
+                        raise LopError(f"{kind} {target}: {name} is above it at ratio {each:.4f}")
             found.append(each)
         return found
 
-    def meeting(self, kind: str, target: str, name: str = "lop") -> tuple[float, Plan]:
-        """Method `name`'s plan that meets a target, as `ratio_at` takes them, and its ratio.
-
-        The knapsack's is then the one that loses least within a latency, whatever its parameters.
-        """
-        if kind != "latency" or name != "knapsack":
-            ratio = self.ratio_at(kind, target, name)
-            return ratio, self.planner(name)(ratio)
-        self._check_format(kind, target)
-        profile, found = self.kit([name]).profile, self.latency
-        if profile is None:
-            raise LopError("method 'knapsack' needs a profile")
-        amount = found.amount(target) - found.rest(self.space)
-        plan = solve_within(profile, partial(found.cost, self.space), amount, self.space)
-        return plan.ratio, plan
-
-    def _check_format(self, kind: str, target: str) -> None:
+    def _cost(self, kind: str, target: str, name: str) -> tuple[Callable[[Plan], float], float]:
+        """What a plan of a method costs, and how much of it a target is."""
         if self.format == "padded":
             raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
+        if kind == "latency":
+            return self.latency.of, self.latency.amount(target)
+        restored = method(name, self._kit([name])).compensate
+        return COSTS[kind](self.source, self.space, restored).of, amount(target)
+
+    def _fastest(self, target: str) -> tuple[float, Plan]:
+        """The knapsack's plan within a latency."""
+        profile, found = self._kit(["knapsack"]).profile, self.latency
+        if profile is None:
+            raise LopError("method 'knapsack' needs a profile")
+        profile.check_fits(self.space)
+        rest = found.rest(self.space)
+        try:
+            cost = partial(found.cost, self.space)
+            plan = solve_within(profile, cost, found.amount(target) - rest, self.space)
+        except LopError as error:
+            least = found.of(Plan(self.space, self.space.floors))
+            raise LopError(
+                f"latency of {target} cannot be met: this model reaches {least:.1f} ms"
+            ) from error
+        return plan.ratio, plan
 
     @cached_property
     def latency(self) -> LatencyProfile:
@@ -170,7 +186,7 @@ class Cutter:
 
     def planner(self, name: str) -> PlanAt:
         """Gives a method's plan at a ratio."""
-        rule = method(name, self.kit([name]))
+        rule = method(name, self._kit([name]))
         return lambda ratio: rule.plan(ratio, self.space, self.scores)
 
     def kit(self, methods: Sequence[str]) -> Kit:
@@ -182,6 +198,13 @@ class Cutter:
             profile = Profile.load(self.profile_path)
         return Kit(*self.scored, predictor, profile)
 
+    def _kit(self, methods: Sequence[str]) -> Kit:
+        """The same, of which the predictor is for this very model."""
+        found = self.kit(methods)
+        if found.predictor:
+            found.predictor.check_fits(self.space, self.source.fingerprint, self.sibling)
+        return found
+
     def ready(self, methods: Sequence[str]) -> Cut:
         """Read all of it; returns what cuts by method and ratio to a directory.
 
@@ -189,11 +212,8 @@ class Cutter:
         """
         if self.format not in FORMATS:
             raise LopError(f"format {self.format!r}: expected {' or '.join(FORMATS)}")
-        kit = self.kit(methods)
+        kit = self._kit(methods)
         chosen: Mapping[str, Method] = {name: method(name, kit) for name in methods}
-        if kit.predictor:
-            fingerprint = self.source.fingerprint
-            kit.predictor.check_fits(self.space, fingerprint, self.sibling)
         scores, padded = self.scores, self.format == "padded"
 
         def cut(name: str, ratio: float, out: Path, plan: Plan | None = None) -> Plan:
@@ -233,11 +253,12 @@ def padded_offers(cutter: Cutter, name: str, ratio: float) -> list[Padded]:
     """
     asked = cutter.planner(name)(ratio)
     share = _widest(asked)
-    bounds = [bound for bound in BOUNDS if 1 - asked.ratio <= bound < share]
-    cost, found = parameters(cutter.source, cutter.space), []
-    profile = Profile.load(cutter.profile_path) if cutter.profile_path else None
-    for bound in [None, *bounds]:
-        plan = asked if bound is None else replace(cutter, widest=bound).planner(name)(ratio)
+    cost, plans = parameters(cutter.source, cutter.space), [asked]
+    for bound in (bound for bound in BOUNDS if bound < share):
+        with suppress(LopError):  # a bound at which the budget cannot be met, or below the floor
+            plans.append(replace(cutter, widest=bound).planner(name)(ratio))
+    profile, found = Profile.load(cutter.profile_path) if cutter.profile_path else None, []
+    for plan in plans:
         loss = profile.predicted(plan) - profile.predicted(asked) if profile else None
         dense, kept, stored = (int(cost.of(of)) for of in (plan.space.dense, plan, filled(plan)))
         found.append(Padded(_widest(plan), dense, kept, stored, loss))

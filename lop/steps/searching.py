@@ -104,7 +104,8 @@ def search(
     space, _ = made_for(scores_dir)
     for target in targets:
         space.check_ratio(target)
-    profile = beginning(start, profile_path)
+    if profile := beginning(start, profile_path):
+        profile.check_fits(space)
     chosen = by_searcher(settings)
     work = partial(_search_one, place, out, profile, space, chosen, hold_out)
     each = each or in_processes(workers, "searches", MODULES)

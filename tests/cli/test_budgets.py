@@ -71,6 +71,12 @@ def test_padding_says_before_what_it_saves_and_a_bound_makes_it_more(made, capsy
     narrow = json.loads((made / "small" / "pruning.json").read_text())
     assert sum(narrow["kept"]) == sum(record["kept"])
     assert max(narrow["kept"]) <= 40 * float(bound) < max(record["kept"])
+    bounded = [part for part in command if part not in ("--format", "padded")]
+    at = bounded.index("--ratio")
+    size = Stored(made / "model").parameters - 60 * Stored(made / "model").space().grain
+    bounded[at : at + 2] = ["--params", str(size), "--widest", "0.6", "--method", "random"]
+    assert main(bounded) == 0
+    assert json.loads((made / "small" / "pruning.json").read_text())["parameters"] == size
     assert main([*command, "--widest", "0.5"]) == 2
     assert "remove 0.5000 at least" in capsys.readouterr().err
 

@@ -1,15 +1,18 @@
 """Times of sites add up to that of a plan; what is solved with them keeps within a target."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 from lop.errors import LopError
 from lop.evaluation.latency import COLUMNS, REST, LatencyProfile, Machine, Request, answer, measure
 from lop.evaluation.timing import in_turn
+from lop.models.costs import smallest_ratio
 from lop.models.space import find_sites
 from lop.plan import Plan, Space
 from lop.profile import Profile, solve_within
@@ -28,6 +31,11 @@ def timed():
     return LatencyProfile(SPACE, Request(), HERE, pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
+def smallest(timed, target):
+    at = partial(Plan.uniform, SPACE)
+    return smallest_ratio("latency", SPACE, timed.of, timed.amount(target), at)
+
+
 def test_times_add_up_and_a_skipped_site_takes_none(timed):
     assert timed.parts(SPACE.dense) == pytest.approx((10 + 8 + 8, 5 + 16 + 8))
     plan = Plan(SPACE, (2, 20, 0, 40))
@@ -43,7 +51,7 @@ def test_times_add_up_and_a_skipped_site_takes_none(timed):
 )
 def test_a_target_is_met_by_the_least_that_is_pruned(timed, target, ms):
     assert timed.amount(target) == pytest.approx(ms)
-    ratio = timed.ratio(target, SPACE, lambda ratio: Plan.uniform(SPACE, ratio))
+    ratio = smallest(timed, target)
     assert timed.of(Plan.uniform(SPACE, ratio)) <= ms
     neuron = SPACE.grain / SPACE.total
     assert timed.of(Plan.uniform(SPACE, ratio - neuron)) > ms
@@ -54,7 +62,7 @@ def test_a_target_that_is_none_is_refused(timed, target):
     with pytest.raises(LopError, match="expected such as 0.7x, 120ms or 1.2s"):
         timed.amount(target)
     with pytest.raises(LopError, match="cannot be met: this model reaches"):
-        timed.ratio("2ms", SPACE, lambda ratio: Plan.uniform(SPACE, ratio))
+        smallest(timed, "2ms")
 
 
 def test_the_knapsack_keeps_most_reward_within_a_time(timed):
@@ -122,3 +130,16 @@ def test_two_things_are_timed_in_turn():
     (found,) = in_turn(lambda: np.array([1.0]), lambda: np.array([next(times)]), pairs=9)
     assert found.is_noise
     assert str(found).endswith(", noise)")
+
+
+def test_an_ffn_that_is_its_layer_is_timed_without_the_attention():
+    shape = {"hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 64, "vocab_size": 100}
+    more = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    model = OPTForCausalLM(OPTConfig(**shape, **more)).eval()
+    found = measure(model, Request(8, 1, 2), shares=(1.0,), repeats=3)
+    whole = sorted(answer(model, Request(8, 1, 2))[0] for _ in range(5))[2] * 1e3
+    assert found.parts(found.space.dense)[0] < 3 * whole
+    rows = found.table[found.table["site"] != REST]
+    kinds = [found.space.kinds[int(site)] for site in rows["site"]]
+    times = rows.assign(kind=kinds).groupby("kind")["prefill_ms"].sum()
+    assert times["ffn"] < times["attention"] * 2, "attention is not in it"

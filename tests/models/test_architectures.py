@@ -256,6 +256,28 @@ def test_equal_heads_make_an_ordinary_checkpoint(tmp_path):
     torch.testing.assert_close(logits(stock, inputs), logits(model, inputs))
 
 
+def test_auto_classes_load_what_differs_in_heads_alone(tmp_path):
+    model, inputs = build("Llama")
+    sites = find_sites(model, "ffn+attention")
+    kept = [
+        1 if (s.layer, s.kind) in ((0, "attention"), (2, "attention")) else s.units for s in sites
+    ]
+    plan = Plan(space_of(sites), tuple(kept))
+    prune(model, plan, [torch.rand(s.units) for s in sites], scope="ffn+attention")
+    model.save_pretrained(tmp_path)
+    loaded = tf.AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(loaded, inputs), logits(model, inputs))
+
+
+def test_a_layer_that_is_its_ffn_keeps_a_neuron():
+    shape = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "vocab_size": 100}
+    more = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    model = tf.OPTForCausalLM(tf.OPTConfig(**shape, **more)).eval()
+    assert find_space(model, floors={"ffn": 0, "attention": 0}).floors == (1, 1)
+    space = find_space(build("Llama")[0], "ffn+attention", {"ffn": 0, "attention": 0})
+    assert space.floors == (1, 1, 0, 0, 0, 0), "one of each kind stays"
+
+
 def mixtral():
     import transformers as tf
 

@@ -1,12 +1,14 @@
 """A target is met by the checkpoint that is cut, whatever is in it."""
 
+from functools import partial
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from lop.errors import LopError
 from lop.models.checkpoint import load
-from lop.models.costs import COSTS, parameters, ratio_for
+from lop.models.costs import COSTS, amount, parameters, smallest_ratio
 from lop.models.space import space_of
 from lop.models.stored import Stored
 from lop.plan import Plan
@@ -27,6 +29,10 @@ def cut(source, plan, out, compensate):
     means = [torch.rand(site.units * site.block) for site in sites] if compensate else None
     prune_checkpoint(stored, plan, scores, out, means)
     return Stored(out)
+
+
+def ratio_for(model, kind, target, space, compensate=False):
+    return COSTS[kind](model, space, compensate).ratio(amount(target))
 
 
 def of(kind, model, space):
@@ -98,3 +104,24 @@ def test_a_size_is_met_in_mixed_dtypes(model_dir, tmp_path):
     plan = Plan.uniform(space, ratio_for(model, "size", str(aim), space))
     small = cut(model_dir, plan, tmp_path / "small", False)
     assert of("size", small, small.space()) <= aim
+
+
+def test_a_bounded_width_and_a_predictors_range_bound_the_ratios(model_dir):
+    model = Stored(model_dir)
+    space = model.space().bounded(0.5)
+    cost = parameters(model, space)
+    at = partial(Plan.uniform, space)
+    ratio = smallest_ratio("parameters", space, cost.of, cost.dense - 70 * space.grain, at)
+    assert ratio == pytest.approx(70 / 120)
+    with pytest.raises(LopError, match="cannot be met: this model reaches"):
+        smallest_ratio("parameters", space, cost.of, cost.dense - 50 * space.grain, at)
+    free, asked = model.space(), []
+
+    def learned(ratio):
+        asked.append(ratio)
+        return Plan.uniform(free, ratio)
+
+    cost = parameters(model, free)
+    aim = cost.dense - 40 * free.grain
+    assert smallest_ratio("", free, cost.of, aim, learned, (0.21, 0.49)) == pytest.approx(40 / 120)
+    assert all(0.21 <= ratio <= 0.49 for ratio in asked)
