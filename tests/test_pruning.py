@@ -195,7 +195,7 @@ def test_a_compensated_checkpoint_survives_reloading(
 def test_bad_scores_and_plans_are_refused(model, scores):
     with pytest.raises(LopError, match="site 1 has scores that are not finite"):
         prune(model, PLAN, [scores[0], scores[1] * float("nan"), scores[2]])
-    with pytest.raises(LopError, match="scores for 2 layers, the model has 3"):
+    with pytest.raises(LopError, match="scores for 2 sites, the model has 3"):
         prune(model, PLAN, scores[:2])
     with pytest.raises(LopError, match=r"the model has \(40, 40, 40\)"):
         prune(model, Plan(Space.ffns((30, 40, 40)), (3, 40, 40)), scores)

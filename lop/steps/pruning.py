@@ -233,7 +233,7 @@ class Padded:
     do. `loss` is the reward that bounding the widest FFN costs more, by the profile if there is
     one."""
 
-    widest: float  # share that the widest FFN keeps
+    widest: float  # share of its neurons that an FFN keeps at most
     dense: int
     kept: int
     stored: int
@@ -253,15 +253,15 @@ def padded_offers(cutter: Cutter, name: str, ratio: float) -> list[Padded]:
     """
     asked = cutter.planner(name)(ratio)
     share = _widest(asked)
-    cost, plans = parameters(cutter.source, cutter.space), [asked]
+    cost, plans = parameters(cutter.source, cutter.space), {share: asked}
     for bound in (bound for bound in BOUNDS if bound < share):
         with suppress(LopError):  # a bound at which the budget cannot be met, or below the floor
-            plans.append(replace(cutter, widest=bound).planner(name)(ratio))
+            plans[bound] = replace(cutter, widest=bound).planner(name)(ratio)
     profile, found = Profile.load(cutter.profile_path) if cutter.profile_path else None, []
-    for plan in plans:
+    for bound, plan in plans.items():
         loss = profile.predicted(plan) - profile.predicted(asked) if profile else None
         dense, kept, stored = (int(cost.of(of)) for of in (plan.space.dense, plan, filled(plan)))
-        found.append(Padded(_widest(plan), dense, kept, stored, loss))
+        found.append(Padded(bound, dense, kept, stored, loss))
     return found
 
 
