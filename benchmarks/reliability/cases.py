@@ -45,6 +45,7 @@ READS: dict[str, tuple[str, ...]] = {
     "prepare": ("data/samples/benchmark.parquet", "samples.csv", "samples.jsonl", "pictures/0.png"),
     "importance": (*_ASKED, *_SAMPLES, "sharded/model.safetensors.index.json", "model"),
     "profile": (*_SCORES, *_SAMPLES),
+    "latency": tuple(f"model/{name}" for name in _HEAD),
     "search": (*_SCORES, *_SAMPLES, *_PROFILE),
     "samples": _SEARCH,
     "train": (*_SEARCH, *_PROFILE, _SCORES[0]),

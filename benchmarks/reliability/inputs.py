@@ -48,6 +48,8 @@ VALID: dict[str, dict[str, str]] = {
     | _OUT,
     "importance": _MODEL | _SAMPLES | {"--reward": "data/samples/reward.parquet"} | _OUT,
     "profile": _MODEL | _SCORES | _SAMPLES | {"--out": "out.parquet"},
+    "latency": _MODEL | {"--prompt": "4", "--generated": "2", "--repeats": "1"}
+    | {"--out": "out.parquet"},
     "search": _MODEL | _SCORES | _SAMPLES | _PROFILE
     | {"--target": "0.3", "--simulations": "3"} | _OUT,
     "samples": {"--search": "data/search"},

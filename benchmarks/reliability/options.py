@@ -16,17 +16,24 @@ from lop.cli.parser import build_parser
 # What options take, by their names. Others get values of every kind, none of them a must.
 INTEGERS = {
     "seed", "calibration", "validation", "benchmark", "batch_size", "simulations", "top", "smooth",
-    "epochs", "multiple_of", "workers", "port", "queue", "keep", "limit",
+    "epochs", "multiple_of", "workers", "port", "queue", "keep", "limit", "prompt", "batch",
+    "generated", "repeats",
 }  # fmt: skip
 RATIOS = {"target", "ratio", "ratios"}
 NUMBERS = INTEGERS | RATIOS | {"poll"}
-AMOUNTS = {"params", "size", "flops_per_token"}
+AMOUNTS = {"params", "size", "flops_per_token", "latency"}
 NAMES = {"score", "reward", "searcher", "weight", "kind", "format", "method", "methods", "tasks"}
-INPUTS = {"model", "samples", "scores", "profile", "predictor", "search", "source", "token_file"}
+INPUTS = {
+    "model", "samples", "scores", "profile", "predictor", "search", "source", "token_file",
+    "latency_profile",
+}  # fmt: skip
 NOT_ZERO = INTEGERS - {"seed", "smooth", "port", "limit"} | {"poll"}
-LONG = {"simulations", "epochs", "smooth", "workers"}  # large ones are work, not nonsense
+# large ones are work, not nonsense
+LONG = {"simulations", "epochs", "smooth", "workers", "prompt", "batch", "generated", "repeats"}
 # What these commands have no use for, with the methods they are called with.
-UNREAD = {("prune", "profile"), ("compare", "predictor")}
+UNREAD = {
+    ("prune", "profile"), ("compare", "predictor"), ("compare", "latency_profile"),
+}  # fmt: skip
 FLOWS = {"evaluation", "pruned", "search", "training"}  # what a report cannot do without
 
 NO_NUMBERS = ("x", "", "1.5.2", "0x10", "1e", "--", "nine", "1,5", "½")
@@ -49,6 +56,7 @@ OWN_OUTPUTS = {
     "prepare": {"data/samples"},
     "importance": {"data/importance"},
     "profile": {"data/profile.parquet", "out.parquet"},
+    "latency": {"out.parquet"},
     "search": {"data/search"},
     "train": {"data/predictor"},
     "diff": set[str](),

@@ -43,20 +43,12 @@ def profile(o: given.Profile) -> None:
 
 
 def latency(o: given.Latency) -> None:
-    import torch
+    from lop.steps import timing
 
-    from lop.evaluation.latency import Request, measure
-    from lop.models.checkpoint import load
-
-    device = o.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, o.dtype) if o.dtype else "auto"
-    model = load(o.model, dtype=dtype, device_map=None if device == "cpu" else device)
-    found = measure(model, Request(o.prompt, o.batch, o.generated), repeats=o.repeats)
-    found.save(o.out)
-    prompt, decoding = found.parts(found.space.dense)
-    print(
-        f"{o.out}: {found.machine}; dense {prompt:.1f} ms for the prompt, {decoding:.1f} after it"
-    )
+    request = (o.prompt, o.batch, o.generated)
+    found = timing.latency(o.out, o.model, request, o.repeats, o.device, o.dtype)
+    prompt, after = found.parts(found.space.dense)
+    print(f"{o.out}: {found.machine}; dense {prompt:.1f} ms for the prompt, {after:.1f} after it")
 
 
 def search(o: given.Search) -> None:

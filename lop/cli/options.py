@@ -29,6 +29,7 @@ from lop.settings.types import (
     Seed,
     Several,
     Text,
+    text_like,
 )
 
 
@@ -162,7 +163,9 @@ class Latency(OfModel):
     batch: Count = Field(1, description="prompts at once")
     generated: Count = Field(16, description="tokens that each is answered with")
     repeats: Count = Field(7, description="times that each size is timed")
-    device: Text | None = Field(None, description="cpu or cuda; cuda where there is one")
+    device: Annotated[Text, text_like(r"cpu|cuda(:\d+)?", "cpu, cuda or cuda:1")] | None = Field(
+        None, description="cpu, cuda or cuda:1; cuda where there is one"
+    )
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         None, description="of the weights; the checkpoint's own if not given"
     )

@@ -31,6 +31,7 @@ from lop.settings.types import (
     Start,
     Task,
     Text,
+    text_like,
 )
 
 Samples = Annotated[int, Field(ge=2)]  # fewer have no standard error
@@ -306,7 +307,13 @@ def _kind_of_budget(value: Any) -> str:
     return "target" if isinstance(value, str) and " " in value else "ratio"
 
 
-Target = Annotated[str, Field(pattern=r"^(params|size|flops_per_token|latency) \S+$")]
+Target = Annotated[
+    Text,
+    text_like(
+        r"(params|size|flops_per_token|latency) \S+",
+        "such as size 9GB, params 5.2B, flops_per_token 9G or latency 0.7x",
+    ),
+]
 Budget = Annotated[
     Annotated[Ratio, Tag("ratio")] | Annotated[Target, Tag("target")],
     Discriminator(_kind_of_budget),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
@@ -71,6 +72,18 @@ def _distinct(values: list[T]) -> list[T]:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise PydanticCustomError("twice", "{name} is there twice", {"name": twice[0]})
     return values
+
+
+def text_like(pattern: str, expected: str) -> AfterValidator:
+    """Refuses texts of another form than a regular expression, naming what was expected."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            text = f"expected {expected}, got {value!r}"
+            raise PydanticCustomError("form", "{text}", {"text": text})
+        return value
+
+    return AfterValidator(check)
 
 
 Several = Annotated[list[T], Field(min_length=1), AfterValidator(_distinct)]

@@ -1,4 +1,4 @@
-"""The step that tells how long each method takes to a plan, apart from the cutting."""
+"""The steps that time: each method's plans, apart from the cutting, and a model's sites."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from lop.files import replacing
+import torch
+
+from lop.errors import LopError
+from lop.evaluation.latency import LatencyProfile, Request, measure
+from lop.files import check_file, replacing
 from lop.importance import load_all_scores, made_for
 from lop.methods import method
+from lop.models.checkpoint import load
 from lop.plan import checkpoint_name
 from lop.steps.pruning import Cutter
 
@@ -33,3 +38,36 @@ def plan_times(out: Path, methods: Sequence[str], ratios: Sequence[float], cutte
         seconds[checkpoint_name(name, ratio)] = statistics.median(taken)
     with replacing(out) as tmp:
         tmp.write_text(json.dumps(seconds, indent=2) + "\n")
+
+
+def latency(
+    out: Path,
+    model_path: str,
+    request: tuple[int, int, int],
+    repeats: int,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> LatencyProfile:
+    """Write the latency profile of a model on this machine; a file that is none is not replaced.
+
+    `request` is as in `lop.evaluation.latency.Request`. Raises LopError where the device is not
+    there, or the model has no room for the request.
+    """
+    check_file(out, (model_path,))
+    if out.exists():
+        LatencyProfile.load(out)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise LopError(f"device {device}: there is no GPU here that torch can use")
+    asked = Request(*request)
+    as_stored = getattr(torch, dtype) if dtype else "auto"
+    model = load(model_path, dtype=as_stored, device_map=None if device == "cpu" else device)
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if room and asked.prompt + asked.generated > room:
+        raise LopError(
+            f"a prompt of {asked.prompt} tokens with {asked.generated} more: the model has room "
+            f"for {room}"
+        )
+    found = measure(model, asked, repeats=repeats)
+    found.save(out)
+    return found

@@ -87,6 +87,13 @@ def test_a_target_in_latency_is_met_as_predicted(made, capsys, method):
     request = ["--prompt", "8", "--generated", "3", "--repeats", "2"]
     assert main(["latency", "--model", str(made / "model"), "--out", timed, *request]) == 0
     assert "for the prompt" in capsys.readouterr().out
+    for wrong, says in (
+        (["--prompt", "100000"], "the model has room for"),
+        (["--out", str(made / "samples.parquet")], "cannot read a latency profile"),
+        (["--device", "gpu"], "--device: expected"),
+    ):
+        assert main(["latency", "--model", str(made / "model"), "--out", timed, *wrong]) == 2
+        assert says in capsys.readouterr().err
     found = LatencyProfile.load(Path(timed))
     # on a model this small times hardly differ: let neurons take some
     table = found.table.copy()
