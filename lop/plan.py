@@ -169,12 +169,6 @@ class Space:
         """The plan that keeps everything."""
         return Plan(self, self.units)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What a site is called on a page: `layer 3 ffn`."""
-        each = zip(self.layers, self.kinds, strict=True)
-        return tuple(f"layer {layer} {kind}" for layer, kind in each)
-
     def fits(self, other: Space) -> bool:
         """Whether both are of the same sites, whatever their floors."""
         names = ("units", "kinds", "layers")

@@ -20,8 +20,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from lop.errors import LopError
 from lop.files import check_own
 from lop.importance import made_for
-from lop.models.costs import COSTS, amount, parameters, smallest_ratio
-from lop.models.stored import Stored
+from lop.models.costs import parameters
 from lop.predictor import Predictor
 from lop.serving.app import Parts, build_app
 from lop.serving.champion import Champion, Source, source_of
@@ -119,25 +118,18 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         predictor.check_fits(space, model_fingerprint)
 
     champion = Champion(source, out / "predictor", fits, poll)
-    model = Stored(cutter.model_path)
+    if cutter.latency_path:
+        _ = cutter.latency  # told now where it is not for this model and machine
 
     def with_predictor() -> tuple[Cutter, str]:
         served = champion.served
         return replace(cutter, predictor_path=served.path), served.version
 
-    timed = cutter.latency if cutter.latency_path else None
-
     def ratio_at(kind: str, target: str) -> float:
-        predictor = champion.served.predictor
-        between = predictor.config.min_ratio, predictor.config.max_ratio
-        if kind != "latency":
-            cost = COSTS[kind](model, space, compensate)
-            wanted = amount(target)
-            return smallest_ratio(cost.name, space, cost.of, wanted, predictor.plan, between)
-        if timed is None:
+        if kind == "latency" and cutter.latency_path is None:
             raise LopError("latency: this service has no latency profile; ask for another target")
-        wanted = timed.amount(target)
-        return smallest_ratio("latency in ms", space, timed.of, wanted, predictor.plan, between)
+        predictor = champion.served.predictor
+        return cutter.ratio_at(kind, target, predictor.plan, compensate, predictor)
 
     return Parts(
         champion,
@@ -146,7 +138,7 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         Meters(),
         score,
         compensate,
-        parameters(model, space, compensate),
+        parameters(cutter.source, space, compensate),
         ratio_at,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -119,16 +119,23 @@ class Cutter:
         loses least within the latency, whatever its parameters. Raises LopError when the target is
         out of reach.
         """
-        cost, aim = self._cost(kind, target, name)
+        rule = self._rule(name)
         if kind == "latency" and name == "knapsack":
             return self._fastest(target)
-        kit, at = self._kit([name]), self.planner(name)
-        between = (0.0, 1.0)
-        if kit.predictor:
-            between = kit.predictor.config.min_ratio, kit.predictor.config.max_ratio
-        what = kind if kind != "latency" else "latency in ms"
-        ratio = smallest_ratio(what, self.space, cost, aim, at, between)
+        predictor, at = self.kit([name]).predictor, self.planner(name)
+        ratio = self.ratio_at(kind, target, at, rule.compensate, predictor)
         return ratio, at(ratio)
+
+    def ratio_at(
+        self, kind: str, target: str, at: PlanAt, compensate: bool, predictor: Predictor | None
+    ) -> float:
+        """The smallest ratio whose plan `at` it meets a target, as in `meeting`.
+
+        In the range of the predictor that these plans are of, if they are of one.
+        """
+        what, cost, aim = self._cost(kind, target, compensate)
+        between = (predictor.config.min_ratio, predictor.config.max_ratio) if predictor else (0, 1)
+        return smallest_ratio(what, self.space, cost, aim, at, between)
 
     def ratios(self, wanted: Sequence[float | str], methods: Sequence[str]) -> list[float]:
         """Ratios, of which a text such as `size 9GB` is one at which all methods meet it.
@@ -142,26 +149,31 @@ class Cutter:
                 kind, _, target = each.partition(" ")
                 each = max(self.meeting(kind, target, name)[0] for name in methods)
                 for name in methods:
-                    cost, aim = self._cost(kind, target, name)
+                    _, cost, aim = self._cost(kind, target, self._rule(name).compensate)
                     if cost(self.planner(name)(each)) > aim:
                         raise LopError(f"{kind} {target}: {name} is above it at ratio {each:.4f}")
             found.append(each)
         return found
 
-    def _cost(self, kind: str, target: str, name: str) -> tuple[Callable[[Plan], float], float]:
-        """What a plan of a method costs, and how much of it a target is."""
+    def _cost(
+        self, kind: str, target: str, compensate: bool
+    ) -> tuple[str, Callable[[Plan], float], float]:
+        """What is counted, what a plan costs of it, and how much a target is."""
+        self._check_format(kind, target)
+        if kind == "latency":
+            return "latency in ms", self.latency.of, self.latency.amount(target)
+        cost = COSTS[kind](self.source, self.space, compensate)
+        return cost.name, cost.of, amount(target)
+
+    def _check_format(self, kind: str, target: str) -> None:
         if self.format == "padded":
             raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
-        if kind == "latency":
-            return self.latency.of, self.latency.amount(target)
-        restored = method(name, self._kit([name])).compensate
-        return COSTS[kind](self.source, self.space, restored).of, amount(target)
 
     def _fastest(self, target: str) -> tuple[float, Plan]:
         """The knapsack's plan within a latency."""
-        profile, found = self._kit(["knapsack"]).profile, self.latency
-        if profile is None:
-            raise LopError("method 'knapsack' needs a profile")
+        self._check_format("latency", target)
+        profile, found = self.profile, self.latency
+        assert profile  # else there is no such method
         profile.check_fits(self.space)
         rest = found.rest(self.space)
         try:
@@ -184,26 +196,34 @@ class Cutter:
         found.check_fits(self.space, here)
         return found
 
-    def planner(self, name: str) -> PlanAt:
-        """Gives a method's plan at a ratio."""
-        rule = method(name, self._kit([name]))
-        return lambda ratio: rule.plan(ratio, self.space, self.scores)
+    def planner(self, name: str, space: Space | None = None) -> PlanAt:
+        """Gives a method's plan at a ratio; `space` may bound the cutter's own further."""
+        rule, within = self._rule(name), space or self.space
+        return lambda ratio: rule.plan(ratio, within, self.scores)
+
+    def _rule(self, name: str) -> Method:
+        """A method with what its plans are made from."""
+        return method(name, self.kit([name]))
+
+    @cached_property
+    def predictor(self) -> Predictor | None:
+        """The predictor, read once; LopError unless it is for this very model."""
+        if self.predictor_path is None:
+            return None
+        found = Predictor.from_pretrained(_on_disk(self.predictor_path))
+        found.check_fits(self.space, self.source.fingerprint, self.sibling)
+        return found
+
+    @cached_property
+    def profile(self) -> Profile | None:
+        """The profile, read once."""
+        return Profile.load(self.profile_path) if self.profile_path else None
 
     def kit(self, methods: Sequence[str]) -> Kit:
         """What these methods make their plans from; LopError when it cannot be read."""
-        predictor = profile = None
-        if "lop" in methods and self.predictor_path:
-            predictor = Predictor.from_pretrained(_on_disk(self.predictor_path))
-        if "knapsack" in methods and self.profile_path:
-            profile = Profile.load(self.profile_path)
+        predictor = self.predictor if "lop" in methods else None
+        profile = self.profile if "knapsack" in methods else None
         return Kit(*self.scored, predictor, profile)
-
-    def _kit(self, methods: Sequence[str]) -> Kit:
-        """The same, of which the predictor is for this very model."""
-        found = self.kit(methods)
-        if found.predictor:
-            found.predictor.check_fits(self.space, self.source.fingerprint, self.sibling)
-        return found
 
     def ready(self, methods: Sequence[str]) -> Cut:
         """Read all of it; returns what cuts by method and ratio to a directory.
@@ -212,7 +232,7 @@ class Cutter:
         """
         if self.format not in FORMATS:
             raise LopError(f"format {self.format!r}: expected {' or '.join(FORMATS)}")
-        kit = self._kit(methods)
+        kit = self.kit(methods)
         chosen: Mapping[str, Method] = {name: method(name, kit) for name in methods}
         scores, padded = self.scores, self.format == "padded"
 
@@ -256,8 +276,8 @@ def padded_offers(cutter: Cutter, name: str, ratio: float) -> list[Padded]:
     cost, plans = parameters(cutter.source, cutter.space), {share: asked}
     for bound in (bound for bound in BOUNDS if bound < share):
         with suppress(LopError):  # a bound at which the budget cannot be met, or below the floor
-            plans[bound] = replace(cutter, widest=bound).planner(name)(ratio)
-    profile, found = Profile.load(cutter.profile_path) if cutter.profile_path else None, []
+            plans[bound] = cutter.planner(name, cutter.space.bounded(bound))(ratio)
+    profile, found = cutter.profile, []
     for bound, plan in plans.items():
         loss = profile.predicted(plan) - profile.predicted(asked) if profile else None
         dense, kept, stored = (int(cost.of(of)) for of in (plan.space.dense, plan, filled(plan)))
