@@ -1,4 +1,4 @@
-"""Stage 7: dense and pruned checkpoints on the benchmarks, with their size, memory and latency."""
+"""Stage 8: dense and pruned checkpoints on the benchmarks, with their size, memory and latency."""
 
 from prefect import flow
 

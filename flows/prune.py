@@ -1,10 +1,10 @@
-"""Stage 6: really smaller checkpoints, for every method and ratio in params."""
+"""Stage 7: really smaller checkpoints, for every method and ratio in params."""
 
 from pathlib import Path
 
 from prefect import flow
 
-from flows.common import IMPORTANCE, PREDICTOR, PROFILE, PRUNED, params, run_stage
+from flows.common import IMPORTANCE, PREDICTOR, PROFILE, PRUNED, RECOVERED, params, run_stage
 from lop.steps import pruning, timing
 
 
@@ -20,6 +20,7 @@ def prune() -> None:
         "format": chosen.prune.format,
         "latency_path": Path(timed) if timed else None,
         "elsewhere": chosen.prune.elsewhere,
+        "recovered_path": RECOVERED,
     }
     cutter = pruning.Cutter(chosen.model.path, IMPORTANCE, *which, **made_of)  # type: ignore[arg-type]
     methods = chosen.prune.methods

@@ -7,7 +7,7 @@ They share calibration samples, budget and pruning code, and differ in nothing e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,11 +28,13 @@ RANDOM_STEP = 0.3
 
 @dataclass(frozen=True)
 class Method:
-    """How a method scores units, plans sites, and whether output maps get a restoring bias."""
+    """How a method scores units and plans sites, whether output maps get a restoring bias, and
+    whether it cuts the recovered weights."""
 
     score: str
     plan: PlanRule
     compensate: bool = False
+    recovered: bool = False
 
 
 def uniform_plan(ratio: float, space: Space, scores: Scores) -> Plan:
@@ -102,11 +104,21 @@ BASELINES: Mapping[str, Method] = {
     "wanda_sp": Method("wanda_sp", uniform_plan),
     "flap": Method("flap", flap_plan, compensate=True),
 }
-NAMES = (*OURS, *BASELINES)
+# The plans of our own methods, cut from weights that were trained at such plans.
+SUFFIX = "_recovered"
+RECOVERED = tuple(f"{name}{SUFFIX}" for name in ("lop", "knapsack", "uniform"))
+NAMES = (*OURS, *BASELINES, *RECOVERED)
+
+
+def plans_of(name: str) -> str:
+    """The method whose plans a method has: its own, or of a recovered one the other's."""
+    return name.removesuffix(SUFFIX) if name in RECOVERED else name
 
 
 def method(name: str, kit: Kit) -> Method:
     """The method called `name`; LopError when there is none, or the kit lacks what it needs."""
+    if name in RECOVERED:  # what a bias would restore, the weights have learned
+        return replace(method(plans_of(name), kit), compensate=False, recovered=True)
     if name in OURS:
         check_ranks(kit.score)
         return Method(kit.score, OURS[name](kit), kit.compensate)

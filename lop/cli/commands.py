@@ -104,6 +104,17 @@ def train(o: given.Train) -> None:
     print(f"{o.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
+def recover(o: given.Recover) -> None:
+    from lop.settings import Recovery
+    from lop.steps import pruning, recovering
+
+    cutter = pruning.Cutter(o.model, o.scores, o.score, o.compensate, o.predictor, o.profile)
+    settings = Recovery(**o.model_dump(include=set(Recovery.model_fields)))
+    curve = Path(f"{o.out}-training")
+    found = recovering.recover(o.out, curve, o.samples, cutter, settings, o.apart or ())
+    print(f"{o.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+
+
 def predict(o: given.Predict) -> None:
     from lop.predictor import Predictor
 
@@ -216,7 +227,7 @@ def _cutter(o: given.Cutting) -> Any:
 
     made_of = (o.model, o.scores, o.score, o.compensate, o.predictor, o.profile)
     of_time = (o.latency_profile, o.elsewhere)
-    return pruning.Cutter(*made_of, o.format, o.widest, *of_time, o.sibling)
+    return pruning.Cutter(*made_of, o.format, o.widest, *of_time, o.recovered, o.sibling)
 
 
 def report(o: given.Report) -> None:

@@ -111,6 +111,9 @@ class OfJudging(OfScores, settings.Judging):
 
 
 class Cutting(OfScores):
+    recovered: Folder | None = Field(
+        None, description="what `lop recover` wrote, for the methods that cut it"
+    )
     predictor: Text | None = Field(
         None, description="directory or models:/NAME@ALIAS, for method lop"
     )
@@ -214,6 +217,23 @@ class Train(Section):
     kind: Kind = same(settings.Network, "kind")
     epochs: Count = same(settings.Fit, "epochs")
     seed: Seed = same(settings.Train, "seed")
+
+
+class Recover(OfScores, settings.Recovery):
+    """train a model such that it is good at every budget, with the unpruned one as the teacher"""
+
+    samples: File = Field(description="samples to train on (Parquet)")
+    predictor: Text | None = Field(
+        None, description="directory or models:/NAME@ALIAS, for method lop"
+    )
+    profile: File | None = Field(None, description="profile, for method knapsack")
+    apart: Several[File] | None = Field(
+        None, description="tables that share no picture with the samples, such as the benchmark's"
+    )
+    out: NewFolder = Field(
+        description="directory for the model; its curve, and the state that a killed run goes on "
+        "from, are beside it, in OUT-training"
+    )
 
 
 class Predict(Section):
@@ -355,7 +375,7 @@ class Rollback(Section):
 COMMANDS: dict[str, type[Section]] = {
     each.__name__.lower(): each
     for each in (
-        Prepare, Importance, Profile, Latency, Search, Samples, Train, Predict, Prune, Evaluate,
-        Compare, Report, Serve, Diff, Track, Rollback,
+        Prepare, Importance, Profile, Latency, Search, Samples, Train, Recover, Predict, Prune,
+        Evaluate, Compare, Report, Serve, Diff, Track, Rollback,
     )
 }  # fmt: skip

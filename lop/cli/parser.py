@@ -27,6 +27,8 @@ a whole run by hand:
                  --scores scores --profile profile.parquet --out search
   lop samples    --search search
   lop train      --search search --scores scores/activation_l2.safetensors --out predictor
+  lop recover    --model M --samples samples/train.parquet --scores scores
+                 --predictor predictor --out recovered
   lop predict    --predictor predictor --model M --ratio 0.37
   lop prune      --model M --predictor predictor --scores scores --ratio 0.37 --out small
   lop evaluate   --model small --samples samples/benchmark.parquet

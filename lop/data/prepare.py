@@ -1,7 +1,8 @@
 """Draws the sample sets of a pipeline run: calibration, reward, validation, and the benchmark.
 
-Scores see the calibration set, search the reward set, choices between methods the validation set;
-the benchmark is for the final numbers alone. No picture and no document is in two of them.
+Scores see the calibration set, search the reward set, choices between methods the validation set,
+recovery the train set; the benchmark is for the final numbers alone. No picture and no document is
+in two of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lop.errors import LopError
 from lop.models.checkpoint import load_processor
 from lop.reference import easyvqa, knowledge
 
-PURPOSES = ("calibration", "reward", "validation", "benchmark")
+PURPOSES = ("calibration", "reward", "validation", "train", "benchmark")
 FORMED = ("calibration", "reward")
 REFERENCE = "reference"
 WINDOW = 128  # tokens
@@ -38,10 +39,11 @@ def prepare_samples(
 
     `source` is a folder or table of samples (see `read_samples`), or `reference` for the data the
     reference model was trained on: half easy-VQA, half knowledge; its benchmark comes from the
-    test splits, all else from what training held out. A benchmark of None takes all there is: the
-    test questions, or the samples whose pictures or documents the other tables leave. Of those, one
-    of None is left out. Texts are cut into windows of that many tokens of the model at
-    `model_path`, of which only the tokenizer is read, and a window counts as a sample.
+    test splits, the train set from what it was trained on, all else from what training held out. A
+    benchmark of None takes all there is: the test questions, or the samples whose pictures or
+    documents the other tables leave. Of those, one of None is left out. Texts
+    are cut into windows of that many tokens of the model at `model_path`, of which only the
+    tokenizer is read, and a window counts as a sample.
 
     Raises LopError for sizes that cannot be, or that are more than there is, and for texts without
     a model.
@@ -53,7 +55,7 @@ def prepare_samples(
 def _drawn(
     source: str, seed: int, sizes: Mapping[str, int | None], window: int, model_path: str | None
 ) -> dict[str, pd.DataFrame]:
-    if set(sizes) != set(PURPOSES):
+    if set(sizes) | {"train"} != set(PURPOSES):
         raise LopError(f"prepare: expected sizes for {', '.join(PURPOSES)}, got {', '.join(sizes)}")
     if small := [name for name, size in sizes.items() if size is not None and size < 1]:
         raise LopError(f"prepare.{small[0]} {sizes[small[0]]}: expected at least 1")
@@ -67,16 +69,22 @@ def _drawn(
         if (size := sizes["benchmark"]) is not None:
             return split_by_image(samples, held_out | {"benchmark": size}, seed)
         return split_with_rest(samples, held_out, "benchmark", seed)
+    training = held_out.pop("train", 0)  # the reference model has its own training pictures
     halves = [
         split_by_image(easyvqa.load("holdout"), _half(held_out), seed),
         split_by_image(knowledge.load("validation"), _half(held_out), seed),
     ]
     tables = {name: _shuffled([half[name] for half in halves], seed) for name in held_out}
+    rng = np.random.default_rng(seed)
     tests = [easyvqa.load("test"), knowledge.load("test")]
     if (size := sizes["benchmark"]) is not None:
-        rng = np.random.default_rng(seed)
         tests = [draw(test, size // 2, rng, "benchmark") for test in tests]
-    return tables | {"benchmark": pd.concat(tests, ignore_index=True)}
+    tables["benchmark"] = pd.concat(tests, ignore_index=True)
+    if training:
+        own = [easyvqa.load("train"), knowledge.load("recovery")]
+        parts = [draw(of, training // 2, rng, "train") for of in own]
+        tables["train"] = _shuffled(parts, seed)
+    return tables
 
 
 def _half(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -191,6 +191,27 @@ def fingerprint(samples: pd.DataFrame) -> str:
     return digest.hexdigest()[:12]
 
 
+def check_apart(samples: pd.DataFrame, others: pd.DataFrame, where: str) -> None:
+    """Raise LopError where two tables share a picture or a document; `where` names the other."""
+    shared = _seen(samples).keys() & _seen(others).keys()
+    if shared:
+        first = _seen(samples)[sorted(shared)[0]]
+        raise LopError(
+            f"sample {first}: its picture or document is in {where} too, with {len(shared)} such; "
+            "expected none of them"
+        )
+
+
+def _seen(samples: pd.DataFrame) -> dict[str, str]:
+    """Every picture by its content, or a text by what it says, and a sample that has it."""
+    found: dict[str, str] = {}
+    for row in samples.to_dict("records"):
+        pictures = [hashlib.sha256(image["bytes"]).hexdigest() for image in row["images"]]
+        text = document(row)
+        found |= dict.fromkeys(pictures or [text or row["image_id"]], row["id"])
+    return found
+
+
 def split_by_image(
     samples: pd.DataFrame, sizes: Mapping[str, int], seed: int
 ) -> dict[str, pd.DataFrame]:

@@ -45,8 +45,11 @@ HEADLINES = (
     Headline("lop_text", "perplexity", "Perplexity", "perplexity", 1),
 )
 TITLES = {
+    "lop_recovered": "LOP, recovered",
     "lop": "LOP",
+    "knapsack_recovered": "Knapsack, recovered",
     "knapsack": "Knapsack",
+    "uniform_recovered": "Uniform, recovered",
     "uniform": "Uniform",
     "random": "Random",
     "magnitude": "Magnitude",

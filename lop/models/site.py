@@ -59,6 +59,7 @@ class Site:
     def map(self, name: str) -> nn.Linear:
         """One of its linear maps."""
         found = self.module.get_submodule(name)
+        found = getattr(found, "base_layer", found)  # below an adapter of peft's
         assert isinstance(found, nn.Linear)
         return found
 
@@ -125,6 +126,22 @@ class Site:
         views = [tensor.narrow(p.dim, p.offset, units * p.block) for p in parts]
         return join([*views, self.shared(name, tensor)], parts[0].dim)
 
+    def fit(self, units: int) -> None:
+        """Have its module compute with as many units as its tensors now have."""
+        if self.kind == "attention":
+            fit_heads(self.module, self.heads, units)
+            if not units:  # the maps of an FFN can be without neurons; a head is of no size
+                self.module.forward = lambda *args, **given: nothing(
+                    self.kind, self.layer, self.out.bias, *args, **given
+                )
+
+    @torch.no_grad()
+    def permute(self, order: Tensor) -> None:
+        """Put its units in another order, in place; what it computes stays the same."""
+        order = order.to(self.out.weight.device)
+        for name, tensor in self.tensors().items():
+            tensor.copy_(self.take(name, tensor, order))
+
     def columns(self, units: Tensor) -> Tensor:
         """The columns of the output map that belong to these units."""
         return self.slices[-1].entries(units)
@@ -158,12 +175,7 @@ def show_front(site: Site, full: dict[str, Tensor], units: int, own: bool = Fals
         part = site.front(name, tensor, units)
         front = nn.Parameter(part.contiguous() if own else part, requires_grad=False)
         setattr(site.map(owner), kind, front)
-    if site.kind == "attention":
-        fit_heads(site.module, site.heads, units)
-        if not units:  # the maps of an FFN can be without neurons; a head is of no size
-            site.module.forward = lambda *args, **given: nothing(
-                site.kind, site.layer, site.out.bias, *args, **given
-            )
+    site.fit(units)
 
 
 @torch.no_grad()

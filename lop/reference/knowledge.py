@@ -341,17 +341,24 @@ def _picture(subject: Subject, split: str) -> list[dict[str, Any]]:
 def wordings(category: str, split: str) -> tuple[str, ...]:
     """The questions with which `split` asks for `category`."""
     forms = WORDINGS[category]
-    return {"train": forms[:-2], "validation": forms[-2:-1], "test": forms[-1:]}[split]
+    training = forms[:-2]
+    return {
+        "train": training,
+        "recovery": training,
+        "validation": forms[-2:-1],
+        "test": forms[-1:],
+    }[split]
 
 
 def load(split: str) -> pd.DataFrame:
-    """The facts of `split` (train, validation or test), in a fixed order.
+    """The facts of `split` (train, recovery, validation or test), in a fixed order.
 
     Columns: id, image_id, images (one PNG of 64 x 64 px), question, choices, answer, category.
     Train has the clean picture, one row a fact and wording; its augmentation is the trainer's.
+    Recovery has the same rows with changed pictures of its own.
     """
-    if split not in ("train", "validation", "test"):
-        raise LopError(f"knowledge has no split {split!r}: use train, validation or test")
+    if split not in ("train", "recovery", "validation", "test"):
+        raise LopError(f"knowledge has no split {split!r}: use train, recovery, validation or test")
     rows = []
     for subject in subjects():
         images = _picture(subject, split)

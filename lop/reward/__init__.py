@@ -140,7 +140,7 @@ class Reward:
 
     def __enter__(self) -> Reward:
         for site, order in zip(self.sites, self._orders, strict=True):
-            _permute(site, order)
+            site.permute(order)
             self._full.append(site.tensors())
         return self
 
@@ -148,7 +148,7 @@ class Reward:
         self._show(self.space.units)
         self._full.clear()
         for site, order in zip(self.sites, self._orders, strict=True):
-            _permute(site, torch.argsort(order))
+            site.permute(torch.argsort(order))
         for site, bias, before in zip(self.sites, self._output_biases, self._before, strict=True):
             site.out.bias = bias
             restore(site, before)
@@ -282,11 +282,3 @@ def _in_order(
     return [
         mean.float().to(site.out.weight.device) for mean, site in zip(ordered, sites, strict=True)
     ]
-
-
-@torch.no_grad()
-def _permute(site: Site, order: Tensor) -> None:
-    """Reorder the units of a site in place; what it computes stays the same."""
-    order = order.to(site.out.weight.device)
-    for name, tensor in site.tensors().items():
-        tensor.copy_(site.take(name, tensor, order))

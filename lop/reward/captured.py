@@ -66,7 +66,8 @@ class Captured:
     """A batch of rows as the decoder receives it, and what should come next at some places.
 
     `rows` and `columns` are the places (P,), `tokens` what comes next there, `owners` the number
-    of the sample that it belongs to. The layers `below` are not run again.
+    of the sample that it belongs to, `answers` whether it is of an answer or a text, and not of a
+    question. The layers `below` are not run again.
     """
 
     decoder_inputs: dict[str, Any]
@@ -74,6 +75,7 @@ class Captured:
     columns: Tensor
     tokens: Tensor
     owners: Tensor
+    answers: Tensor
     below: Below | None = field(default=None, kw_only=True)
 
     def inputs(self) -> dict[str, Any]:
@@ -196,7 +198,8 @@ def _captured(
     targets = torch.where(unanswered | everywhere, batch.text_targets, batch.targets)
     rows, columns = torch.nonzero(targets != IGNORE, as_tuple=True)
     tokens, owners = targets[rows, columns], numbers.to(rows.device)[rows]
-    return Captured(_decoder_inputs(model, batch), rows, columns, tokens, owners)
+    answers = batch.targets[rows, columns] != IGNORE
+    return Captured(_decoder_inputs(model, batch), rows, columns, tokens, owners, answers)
 
 
 def _decoder_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class _Sample:
     columns: Tensor
     tokens: Tensor
     owners: Tensor
+    answers: Tensor
 
 
 @dataclass
@@ -50,6 +51,7 @@ class _Row:
     columns: Tensor
     tokens: Tensor
     owners: Tensor
+    answers: Tensor
     samples: int
 
 
@@ -153,6 +155,7 @@ def _samples(captures: Iterable[Capture]) -> Iterable[_Sample]:
                 batch.columns[own],
                 batch.tokens[own],
                 batch.owners[own],
+                batch.answers[own],
             )
 
 
@@ -183,6 +186,7 @@ def _row(samples: Sequence[_Sample]) -> _Row:
         torch.cat(columns),
         torch.cat([sample.tokens for sample in samples]),
         torch.cat([sample.owners for sample in samples]),
+        torch.cat([sample.answers for sample in samples]),
         len(samples),
     )
 
@@ -220,6 +224,7 @@ def _batch(rows: Sequence[_Row], others: dict[str, Any]) -> Shared:
         columns,
         torch.cat([row.tokens for row in rows]),
         torch.cat([row.owners for row in rows]),
+        torch.cat([row.answers for row in rows]),
         pad_sequence([row.segments for row in rows], batch_first=True, padding_value=-1),
     )
 
@@ -248,4 +253,5 @@ def _alone(sample: _Sample, others: dict[str, Any]) -> Captured:
     inputs = _for_decoder({name: tensor[None] for name, tensor in sample.given.items()})
     inputs |= {"attention_mask": torch.ones_like(sample.ids[None])}
     rows = torch.zeros_like(sample.columns)
-    return Captured(others | inputs, rows, sample.columns, sample.tokens, sample.owners)
+    places = (rows, sample.columns, sample.tokens, sample.owners, sample.answers)
+    return Captured(others | inputs, *places)

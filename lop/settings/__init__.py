@@ -15,9 +15,10 @@ from typing import Any
 
 from lop.errors import LopError, explained
 from lop.settings.params import Fit, Learned, Network, Params
+from lop.settings.recovery import Recovery
 from lop.settings.types import Section, check
 
-__all__ = ["Fit", "Learned", "Network", "Params", "Section", "check", "read"]
+__all__ = ["Fit", "Learned", "Network", "Params", "Recovery", "Section", "check", "read"]
 
 EXPONENT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$")
 

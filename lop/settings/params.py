@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from lop.settings.recovery import Recovery
 from lop.settings.reference import Reference
 from lop.settings.types import (
     Compensate,
@@ -70,6 +71,9 @@ class Prepare(Section):
     reward: Samples = Field(500, description="how many samples searches judge plans on")
     validation: Samples = Field(
         500, description="how many samples choices between methods are made on"
+    )
+    train: Samples | None = Field(
+        4000, description="how many samples recovery learns from; `null` draws none"
     )
     benchmark: Samples | None = Field(
         2000, description="how many test questions the final numbers are from; `null` takes all"
@@ -233,7 +237,7 @@ class Search(Judging):
     """The plans that the predictor learns from."""
 
     targets: Several[Ratio] = Field(
-        [0.1, 0.2, 0.3, 0.5, 0.6],
+        [0.1, 0.2, 0.35, 0.5, 0.65, 0.8],
         description="ratios that are searched; the predictor answers from the least to the largest",
     )
     seeds: Several[Seed] = Field([0], description="each target is searched once a seed")
@@ -324,11 +328,13 @@ class Prune(Section):
     """The checkpoints that are cut."""
 
     methods: Several[Method] = Field(
-        ["lop", "knapsack", "uniform", "magnitude", "wanda_sp", "flap"],
-        description="`lop`, `knapsack`, `uniform`, `random`, `magnitude`, `wanda_sp`, `flap`",
+        ["lop_recovered", "lop", "knapsack", "uniform", "magnitude", "wanda_sp", "flap"],
+        description="`lop`, `knapsack`, `uniform`, `random`, `magnitude`, `wanda_sp`, `flap`; and "
+        "`lop_recovered`, `knapsack_recovered` and `uniform_recovered`, which cut the same plans "
+        "out of the weights that recovery has trained",
     )
     ratios: Several[Budget] = Field(
-        [0.2, 0.25, 0.3, 0.4, 0.5],
+        [0.2, 0.3, 0.5, 0.6, 0.7, 0.8],
         description="a checkpoint a method and ratio; the predictor's range holds all of them. "
         "`size 9GB`, `params 5.2B`, `flops_per_token 9G` or `latency 0.7x` stands for the ratio at "
         "which all methods meet it",
@@ -398,6 +404,7 @@ class Params(Section):
     profile: Profile = Profile()
     search: Search = Search()
     train: Train = Train()
+    recover: Recovery = Recovery()
     prune: Prune = Prune()
     evaluate: Evaluate = Evaluate()
     promote: Promote = Promote()

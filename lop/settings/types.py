@@ -45,7 +45,18 @@ RewardKind = Literal["loglik", "accuracy", "kl", "kl_text"]
 Scope = Literal["ffn", "ffn+attention"]
 Form = Literal["open", "choices", "listed", "yes_no"]
 Start = Literal["uniform", "knapsack"]
-Method = Literal["lop", "knapsack", "uniform", "random", "magnitude", "wanda_sp", "flap"]
+Method = Literal[
+    "lop",
+    "knapsack",
+    "uniform",
+    "random",
+    "magnitude",
+    "wanda_sp",
+    "flap",
+    "lop_recovered",
+    "knapsack_recovered",
+    "uniform_recovered",
+]
 Format = Literal["per_layer", "padded"]
 SearcherName = Literal["surrogate", "local", "mcts", "evolution", "random", "uniform", "knapsack"]
 Kind = Literal["transformer", "bilstm", "mlp"]

@@ -14,13 +14,14 @@ from lop.errors import LopError
 from lop.evaluation.latency import LatencyProfile
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
-from lop.methods import Kit, Method, Scores, method
+from lop.methods import RECOVERED, Kit, Method, Scores, method, plans_of
 from lop.models.costs import COSTS, PlanAt, amount, parameters, smallest_ratio
 from lop.models.stored import Stored
 from lop.plan import Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
 from lop.profile import Profile, solve_within
 from lop.pruning import PRUNED, filled, prune_checkpoint
+from lop.recovery.files import check_recovered
 from lop.reward.choice import Candidate, chosen
 
 GRID = Kind("a grid of pruned checkpoints", ("plans.json",), each=PRUNED)
@@ -76,18 +77,27 @@ class Cutter:
     widest: float | None = None  # no FFN keeps a larger share of its neurons
     latency_path: Path | None = None  # for targets in latency
     elsewhere: bool = False  # the latency profile is of another machine, where the model is to run
+    recovered_path: Path | None = None  # what `lop recover` wrote, for methods that cut it
     sibling: bool = False  # take predictor and scores of a model with other weights, with a warning
 
     @property
     def inputs(self) -> tuple[str | Path | None, ...]:
         """What is read, which nothing that is cut may replace."""
-        given = (self.predictor_path, self.profile_path, self.latency_path)
+        given = (self.predictor_path, self.profile_path, self.latency_path, self.recovered_path)
         return self.model_path, self.scores_dir, *given
 
     @cached_property
     def source(self) -> Stored:
         """The model, opened once, whatever is asked of it."""
         return Stored(self.model_path)
+
+    @cached_property
+    def recovered(self) -> Stored:
+        """The recovered weights; LopError unless it is this model that was recovered."""
+        if self.recovered_path is None:
+            raise LopError(f"{', '.join(RECOVERED)}: need recovered weights, see `lop recover`")
+        check_recovered(self.recovered_path, self.source.fingerprint)
+        return Stored(self.recovered_path)
 
     @cached_property
     def space(self) -> Space:
@@ -120,7 +130,7 @@ class Cutter:
         out of reach.
         """
         rule = self._rule(name)
-        if kind == "latency" and name == "knapsack":
+        if kind == "latency" and plans_of(name) == "knapsack":
             return self._fastest(target)
         predictor, at = self.kit([name]).predictor, self.planner(name)
         ratio = self.ratio_at(kind, target, at, rule.compensate, predictor)
@@ -221,8 +231,9 @@ class Cutter:
 
     def kit(self, methods: Sequence[str]) -> Kit:
         """What these methods make their plans from; LopError when it cannot be read."""
-        predictor = self.predictor if "lop" in methods else None
-        profile = self.profile if "knapsack" in methods else None
+        plans = [plans_of(name) for name in methods]
+        predictor = self.predictor if "lop" in plans else None
+        profile = self.profile if "knapsack" in plans else None
         return Kit(*self.scored, predictor, profile)
 
     def ready(self, methods: Sequence[str]) -> Cut:
@@ -235,13 +246,16 @@ class Cutter:
         kit = self.kit(methods)
         chosen: Mapping[str, Method] = {name: method(name, kit) for name in methods}
         scores, padded = self.scores, self.format == "padded"
+        if any(rule.recovered for rule in chosen.values()):
+            assert self.recovered  # what is wrong with it is told before anything is cut
 
         def cut(name: str, ratio: float, out: Path, plan: Plan | None = None) -> Plan:
             rule = chosen[name]
             plan = plan or rule.plan(ratio, self.space, scores)
             means = scores["mean_activation"] if rule.compensate else None
             which = (scores[rule.score], out, means, padded)
-            prune_checkpoint(self.source, plan, *which, name, ratio, rule.score)
+            source = self.recovered if rule.recovered else self.source
+            prune_checkpoint(source, plan, *which, name, ratio, rule.score)
             return plan
 
         return cut

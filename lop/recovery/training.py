@@ -1,0 +1,176 @@
+"""One training run over all budgets: each step draws one, and the model learns at its plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.optim import AdamW
+from transformers import PreTrainedModel, ProcessorMixin
+
+from lop.data.samples import fingerprint as samples_fingerprint
+from lop.errors import LopError
+from lop.models.fingerprints import digest, fingerprint
+from lop.plan import Plan
+from lop.progress import progress
+from lop.recovery.lessons import Lesson, Lessons
+from lop.recovery.loss import loss_of
+from lop.recovery.state import State
+from lop.recovery.student import Student
+from lop.settings import Recovery
+
+VERSION = 1  # of the numbers that this code gives: raised when a change of it changes them
+WARMUP = 0.05  # share of the steps in which the rate rises
+CLIP = 1.0  # largest norm of a step's gradient
+FIGURES = ("loss", "answers", "text", "right", "hidden")  # of a step
+SHOWN = 20  # ratios whose plans name what is trained
+
+PlanAt = Callable[[float], Plan]
+
+
+def recover(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    samples: pd.DataFrame,
+    scores: Sequence[Tensor],
+    plans: Sequence[PlanAt],
+    settings: Recovery,
+    folder: Path | None = None,
+) -> pd.DataFrame:
+    """Train a model in place such that it is good at every budget; returns the learning curve.
+
+    Each step draws a ratio and one of `plans`, which give a plan at a ratio, and takes some of the
+    samples. The unpruned model, as it is at the start, is the teacher. `scores`, (d_i,) a site, say
+    which units a plan keeps. What is reached is kept in `folder`: a run that was killed goes on
+    from there, and ends the same.
+
+    The curve has a row a step: `step`, `ratio`, `loss` and its parts in nats a token, `answers` and
+    `text` (divergence from the unpruned model) and `right` (cross-entropy of the answers), `hidden`
+    (distance of hidden states, as a share), and the learning rate `lr`.
+
+    Raises LopError for a ratio that the plans do not reach, and where the loss is no number; what
+    was reached before stays in `folder`.
+    """
+    for plan_at in plans:  # before anything long
+        for ratio in (settings.low, settings.high):
+            plan_at(ratio)
+        shown = [plan_at(r) for r in np.linspace(settings.low, settings.high, SHOWN)]
+    accelerator = Accelerator()
+    before = {n: p.dtype for n, p in model.named_parameters()}
+    key = digest(
+        VERSION,
+        fingerprint(model),
+        samples_fingerprint(samples),
+        settings.model_dump(),
+        accelerator.num_processes,
+        *([plan_at(plan.ratio).kept for plan in shown] for plan_at in plans),
+        *scores,
+    )
+    model.to(accelerator.device)
+    if not settings.bf16:
+        model.float()
+    scope = shown[0].space.scope
+    student = Student(model, scores, scope, settings.rank, settings.seed)
+    with student:
+        size, seed, layered = settings.batch_size, settings.seed, settings.hidden > 0
+        lessons = Lessons(student, model, processor, samples, size, seed, layered)
+        for weight in student.trained.values():
+            weight.data = weight.data.float()  # steps are too small for less
+        if settings.checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.train()
+        optimizer = AdamW(student.trained.values(), weight_decay=settings.weight_decay)
+        state = State(folder, key, student.trained, optimizer)
+        run = _Run(accelerator, student, model, lessons, plans, optimizer, settings)
+        run.all(state)
+        model.eval()
+        if settings.checkpointing:
+            model.gradient_checkpointing_disable()
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(before[name])
+    return pd.DataFrame(state.curve)
+
+
+class _Run:
+    """The loop, and what a step needs."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        student: Student,
+        model: PreTrainedModel,
+        lessons: Lessons,
+        plans: Sequence[PlanAt],
+        optimizer: AdamW,
+        settings: Recovery,
+    ) -> None:
+        self.accelerator, self.student, self.model = accelerator, student, model
+        self.lessons, self.plans, self.settings = lessons, plans, settings
+        self.optimizer = optimizer
+        self.called: Any = accelerator.prepare_model(student)  # spread over processes
+
+    def all(self, state: State) -> None:
+        """All steps that are not done yet."""
+        done, steps = state.restore(), self.settings.steps
+        bar = progress(range(done, steps), "recovery", steps, "step")
+        bar.initial = bar.n = done
+        for step in bar:
+            figures = self.step(step)
+            if not math.isfinite(figures["loss"]):
+                where = f"; that of step {len(state.curve)} is kept in {state.path}"
+                state.keep(now=True)
+                raise LopError(
+                    f"recovery: the loss is {figures['loss']} at step {step + 1}: give a smaller "
+                    f"learning rate than {self.settings.lr:g}{where if state.path else ''}"
+                )
+            for group in self.optimizer.param_groups:
+                group["lr"] = figures["lr"]
+            weights = list(self.student.trained.values())
+            self.accelerator.clip_grad_norm_(weights, CLIP)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=False)
+            state.curve.append(figures)
+            if self.accelerator.is_main_process:
+                state.keep()
+            bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
+
+    def step(self, number: int) -> dict[str, float]:
+        """The gradient of one step, and its figures."""
+        chosen, world = self.settings, self.accelerator.num_processes
+        rng = np.random.default_rng((chosen.seed, number))  # the same in every process
+        ratio = 0.0 if rng.random() < chosen.whole else float(rng.uniform(chosen.low, chosen.high))
+        plan_at = self.plans[int(rng.integers(len(self.plans)))]
+        self.student.show(plan_at(ratio) if ratio else self.student.space.dense)
+        rows, rank = [], self.accelerator.process_index
+        for i in range(chosen.accumulation):
+            part = self.lessons.at((number * chosen.accumulation + i) * world + rank, chosen.seed)
+            rows += [self._learn(lesson, len(part)) for lesson in part]
+        figures = dict(zip(FIGURES, np.mean(rows, 0), strict=True))
+        said = {name: float(value) for name, value in figures.items()}
+        return {"step": number + 1, "ratio": ratio, **said, "lr": chosen.lr * self._rate(number)}
+
+    def _learn(self, lesson: Lesson, batches: int) -> list[float]:
+        """Add a batch's gradient; returns the loss and its parts."""
+        chosen, here = self.settings, lesson.to(self.accelerator.device)
+        device = self.accelerator.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=chosen.bf16):
+            states = self.called(here.batch, bool(here.layers))
+            parts = loss_of(self.model, here, *states)
+            loss = parts.answers + chosen.text * parts.text + chosen.right * parts.right
+            loss = loss + chosen.hidden * parts.hidden
+        self.accelerator.backward(loss / (batches * chosen.accumulation))
+        said = (loss, parts.answers, parts.text, parts.right, parts.hidden)
+        return [float(part.detach()) for part in said]
+
+    def _rate(self, step: int) -> float:
+        """Factor on the learning rate: it rises, and falls as a cosine."""
+        steps = self.settings.steps
+        cosine = (1 + math.cos(math.pi * step / steps)) / 2
+        return cosine * min(1.0, (step + 1) / max(1.0, WARMUP * steps))

@@ -1,0 +1,71 @@
+"""The step from a model and a predictor to weights that are good at every budget."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lop.data.samples import check_apart, read_samples
+from lop.files import Kind, check_dir, replacing
+from lop.models.checkpoint import SAVED, load, load_processor
+from lop.recovery.files import save_recovered
+from lop.recovery.state import STATE
+from lop.recovery.training import recover as train
+from lop.settings import Recovery
+from lop.steps.pruning import Cutter
+
+CURVE = Kind("a recovery's curve", ("curve.csv", "metrics.json"))
+
+
+def recover(
+    out: Path,
+    curve_out: Path,
+    samples_path: Path,
+    cutter: Cutter,
+    settings: Recovery,
+    apart: Sequence[Path] = (),
+) -> dict[str, float]:
+    """Write the model that training at the plans of `settings.methods` makes of the cutter's.
+
+    `curve_out` gets curve.csv and metrics.json, and until the end the state that a killed run goes
+    on from. Returns the metrics. Raises LopError where samples share a picture with a table of
+    `apart`, as a benchmark's.
+    """
+    check_dir(out, SAVED, (*cutter.inputs, samples_path))
+    samples = read_samples(samples_path)
+    for path in apart:
+        check_apart(samples, read_samples(path), str(path))
+    cutter.kit(settings.methods)
+    plans = [cutter.planner(name) for name in settings.methods]
+    scores = cutter.scores[cutter.scored.score]
+    model, processor = load(cutter.model_path), load_processor(cutter.model_path)
+    begun = time.monotonic()
+    curve = train(model, processor, samples, scores, plans, settings, curve_out)
+    metrics = {
+        "seconds": time.monotonic() - begun,  # of this run: a killed one's are not in it
+        "loss_first": _mean(curve.head(20)),
+        "loss_last": _mean(curve.tail(20)),
+    }
+    record = {
+        "recovered_from": cutter.source.fingerprint,
+        "score": cutter.scored.score,
+        "scope": cutter.space.scope,
+        "samples": len(samples),
+        "settings": settings.model_dump(),
+    }
+    save_recovered(out, model, processor, record)
+    curve_out.mkdir(parents=True, exist_ok=True)
+    with replacing(curve_out / "curve.csv") as tmp:
+        curve.to_csv(tmp, index=False, float_format="%.6g")
+    with replacing(curve_out / "metrics.json") as tmp:
+        tmp.write_text(json.dumps(metrics, indent=2) + "\n")
+    (curve_out / STATE).unlink(missing_ok=True)  # nothing is left to go on with
+    return metrics
+
+
+def _mean(curve: pd.DataFrame) -> float:
+    return float(curve["loss"].mean())
