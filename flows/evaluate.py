@@ -5,6 +5,7 @@ from prefect import flow
 from flows.common import (
     EVALUATION,
     PRUNED,
+    RECOVERED,
     SAMPLES,
     data_versions,
     evaluations,
@@ -26,7 +27,10 @@ def evaluate() -> None:
     settings = chosen.evaluate.model_dump(include={"tasks", "batch_size", "latency_samples"})
     model, copied_mb = chosen.model.path, chosen.evaluate.register_copied_mb
     each = as_tasks(evaluations(), evaluating.MODULES, fresh=True)
-    results = evaluating.evaluate(EVALUATION, model, PRUNED, benchmark, each=each, **settings)
+    trained = any(name.endswith("_recovered") for name in chosen.prune.methods)
+    places = (EVALUATION, model, PRUNED, benchmark)
+    settings["recovered"] = RECOVERED if trained else None
+    results = evaluating.evaluate(*places, each=each, **settings)
     marks, versions = origin(), data_versions()
     with tracking.run("evaluate", settings, marks) as stage:
         stage.inputs(hashes(benchmark, PRUNED))
@@ -34,7 +38,7 @@ def evaluate() -> None:
             tags = marks | {"stage": "evaluate", "model": name}
             with stage.child(f"evaluate {name}", settings, tags) as run:
                 figures = checkpoints.flat(values)
-                if name == "dense" or not chosen.evaluate.registers:
+                if name in ("dense", "recovered") or not chosen.evaluate.registers:
                     run.metrics(figures)
                 else:
                     run.register_checkpoint(PRUNED / name, figures, tags | versions, copied_mb)

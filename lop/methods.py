@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lop.errors import LopError
 from lop.importance import check_ranks
-from lop.plan import Plan, Space
+from lop.plan import RECOVERED, Plan, Space
 from lop.predictor import Predictor
 from lop.profile import Profile, solve
 from lop.search.base import shake
@@ -104,20 +104,19 @@ BASELINES: Mapping[str, Method] = {
     "wanda_sp": Method("wanda_sp", uniform_plan),
     "flap": Method("flap", flap_plan, compensate=True),
 }
-# The plans of our own methods, cut from weights that were trained at such plans.
-SUFFIX = "_recovered"
-RECOVERED = tuple(f"{name}{SUFFIX}" for name in ("lop", "knapsack", "uniform"))
-NAMES = (*OURS, *BASELINES, *RECOVERED)
+# our own methods' plans, cut out of weights that were trained at such plans
+TRAINED = frozenset(f"{name}{RECOVERED}" for name in ("lop", "knapsack", "uniform"))
+NAMES = (*OURS, *BASELINES, *sorted(TRAINED))
 
 
 def plans_of(name: str) -> str:
     """The method whose plans a method has: its own, or of a recovered one the other's."""
-    return name.removesuffix(SUFFIX) if name in RECOVERED else name
+    return name.removesuffix(RECOVERED) if name in TRAINED else name
 
 
 def method(name: str, kit: Kit) -> Method:
     """The method called `name`; LopError when there is none, or the kit lacks what it needs."""
-    if name in RECOVERED:  # what a bias would restore, the weights have learned
+    if name in TRAINED:  # what a bias would restore, the weights have learned
         return replace(method(plans_of(name), kit), compensate=False, recovered=True)
     if name in OURS:
         check_ranks(kit.score)

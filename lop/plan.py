@@ -295,6 +295,10 @@ def per_cent(ratio: float) -> str:
     return f"{100 * ratio:.10g} %"
 
 
+# ends the names of methods whose checkpoints are cut out of recovered weights
+RECOVERED = "_recovered"
+
+
 def checkpoint_name(method: str, ratio: float) -> str:
     """What the checkpoint of a method at a ratio is called, wherever it is named."""
     return f"{method}-{written(ratio)}"

@@ -14,7 +14,7 @@ from lop.errors import LopError
 from lop.evaluation.paired import check_pairs, paired, read_answers
 from lop.evaluation.tasks.benchmarks import benchmark
 from lop.files import read_json
-from lop.plan import check_once, checkpoint_name, per_cent
+from lop.plan import RECOVERED, check_once, checkpoint_name, per_cent
 
 TASK = "lop_vqa"
 
@@ -44,6 +44,7 @@ HEADLINES = (
     Headline(TASK, "accuracy", "Accuracy", "points", 100),
     Headline("lop_text", "perplexity", "Perplexity", "perplexity", 1),
 )
+WHOLE = "recovered"  # the whole model after recovery, beside `dense`
 TITLES = {
     "lop_recovered": "LOP, recovered",
     "lop": "LOP",
@@ -72,6 +73,7 @@ class Comparison:
     scores: pd.DataFrame
     evaluation: Path
     by: Headline = HEADLINES[0]
+    recovered: dict[str, Any] | None = None  # the whole model after recovery, as `dense` before
     _answers: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
     _groups: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
 
@@ -82,10 +84,12 @@ class Comparison:
         names = [checkpoint_name(plan["method"], plan["ratio"]) for plan in plans]
         if missing := {"dense", *names} - set(metrics):
             raise LopError(f"{evaluation}: no evaluation of {', '.join(sorted(missing))}")
-        scores = pd.DataFrame([row for name in ["dense", *names] for row in _scores(name, metrics)])
+        whole = ["dense", *(name for name in [WHOLE] if name in metrics)]
+        scores = pd.DataFrame([row for name in [*whole, *names] for row in _scores(name, metrics)])
         rows = [{"name": n, **plan, **metrics[n]} for n, plan in zip(names, plans, strict=True)]
         table = pd.DataFrame(rows).sort_values(["ratio", "method"])
-        return cls(table, metrics["dense"], scores, evaluation, _headline(metrics["dense"]))
+        dense, recovered = metrics["dense"], metrics.get(WHOLE)
+        return cls(table, dense, scores, evaluation, _headline(dense), recovered)
 
     @property
     def methods(self) -> list[str]:
@@ -142,9 +146,13 @@ class Comparison:
         return self._groups[name, task]
 
     def differences(self, ours: str) -> pd.DataFrame:
-        """`ours` minus each other method at each ratio, as printed, with paired standard error."""
+        """`ours` minus each other method at each ratio, as printed, with paired standard error.
+
+        Recovered weights are no method to compare plans with.
+        """
+        others = self.table["method"] != ours, ~self.table["method"].str.endswith(RECOVERED)
         rows = []
-        for row in self.table[self.table["method"] != ours].to_dict("records"):
+        for row in self.table[others[0] & others[1]].to_dict("records"):
             pair = (checkpoint_name(ours, row["ratio"]), row["name"])
             difference, error = self.difference(*pair, self.by.task, self.by.metric)
             rows.append(
@@ -167,7 +175,9 @@ class Comparison:
         """A row a ratio, a column a method: the figure ± standard error, the best in bold."""
         titles = [TITLES[m] for m in self.methods]
         lines = [["ratio", "model", *titles], ["---"] * (2 + len(titles))]
-        lines.append(["0 %", "0 %", *[self.shown(self.dense)] * len(titles)])
+        whole = {True: self.recovered or self.dense, False: self.dense}
+        shown = [self.shown(whole[method.endswith(RECOVERED)]) for method in self.methods]
+        lines.append(["0 %", "0 %", *shown])
         metric = self.by.metric
         for ratio, rows in self.table.groupby("ratio"):
             best = rows[metric].min() if self.by.lower else rows[metric].max()

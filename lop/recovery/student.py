@@ -41,8 +41,9 @@ class Student(nn.Module):
 
     `trained` are its weights that learn, by name: those of the decoder without embeddings, or with
     a `rank`, low-rank adapters of its sites' maps (LoRA), which begin as `seed` says. `scores`, a
-    tensor (d_i,) a site, are what importance is. On exit all is in the model's own order again, and adapters are part of the
-    weights. Raises LopError for scores that do not fit, or where peft is missing.
+    tensor (d_i,) a site, are what importance is. On exit all is in the model's own order again, and
+    adapters are part of the weights. Raises LopError for scores that do not fit, or where peft is
+    missing.
     """
 
     def __init__(

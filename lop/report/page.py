@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lop.evaluation.comparison import TASK, TITLES, Comparison, bold, differences_markdown, markdown
+from lop.evaluation.comparison import (
+    TASK,
+    TITLES,
+    WHOLE,
+    Comparison,
+    bold,
+    differences_markdown,
+    markdown,
+)
 from lop.evaluation.timing import Paired
-from lop.plan import per_cent
+from lop.plan import RECOVERED, checkpoint_name, per_cent
 from lop.report import benchmarks, plots
 from lop.report.changes import changed, examples
 from lop.report.html import write_page
@@ -59,6 +67,7 @@ def page(results: Results, out: Path) -> str:
         _introduction(results),
         *(_benchmarks(results, title, label, out) for title, label in benchmarks.SUITES.items()),
         _headline(results, out),
+        _recovery(results.comparison),
         _other_tasks(results.comparison),
         _savings(results.comparison),
         _pareto(results.comparison, out),
@@ -162,6 +171,34 @@ twice that error. Ratios marked * were never searched: their plans are the predi
 is one draw of samples and seeds: it tells of this predictor, and not yet of the method.
 
 {differences_markdown(results.differences, targets)}"""
+
+
+def _recovery(compared: Comparison) -> str:
+    """LOP's checkpoints before and after recovery, with what they cost."""
+    after = compared.of(f"lop{RECOVERED}").to_dict("records")
+    if not after or not compared.recovered:
+        return ""
+    by, pairs = compared.by, [("dense", WHOLE, compared.dense, compared.recovered, 0.0)]
+    for row in after:
+        name = checkpoint_name("lop", row["ratio"])
+        before = compared.table[compared.table["name"] == name].to_dict("records")
+        pairs += [(name, row["name"], of, row, row["ratio"]) for of in before]
+    head = ["ratio", "on disk", "times as fast", "in batches", "before", "after", "difference"]
+    lines = [head, ["---"] * len(head)]
+    for a, b, before, now, ratio in pairs:
+        found, error = compared.difference(b, a, by.task, by.metric)
+        cell = f"{by.scale * found:+.{by.digits}f} ± {by.scale * error:.{by.digits}f}"
+        fast = [_times(now, of) if now.get(of) else "–" for of in ("speedup", "batch_speedup")]
+        shown = [compared.shown(before), compared.shown(now)]
+        size = f"{_mb(now['disk_bytes'])} MB"
+        lines.append([per_cent(ratio), size, *fast, *shown, bold(cell, abs(found) > 2 * error)])
+    return f"""## Before and after recovery
+
+LOP's plans, cut out of the model as it was and out of the weights that recovery has trained once,
+for all ratios. {by.title} ± standard error; differences are paired, and **bold** beyond twice their
+error.
+
+{markdown(lines)}"""
 
 
 def _other_tasks(compared: Comparison) -> str:

@@ -12,7 +12,10 @@ import numpy as np
 import pandas as pd
 
 COLOURS = {
+    "lop_recovered": "#7b1e3a",
     "lop": "#d1495b",
+    "knapsack_recovered": "#8a6212",
+    "uniform_recovered": "#2f3437",
     "knapsack": "#e3a72f",
     "random": "#b5a7c9",
     "uniform": "#6c757d",

@@ -37,9 +37,12 @@ def evaluate(
     each: Each[dict[str, Any]] | None = None,
     alone: Each[dict[str, Any]] | None = None,
     tasks: Sequence[Spec] = (HEADLINE,),
+    recovered: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Evaluate and measure the dense model and all in `pruned_dir`: a folder a model in `out`, and
     metrics.json of all. What is finished there is kept.
+
+    The whole model after recovery is one of them, where it is given.
 
     `tasks` are names, or {name: data}; see `lop.evaluation.tasks.benchmarks.locate`.
 
@@ -48,7 +51,7 @@ def evaluate(
     measured last, on this machine, one model at a time, unless `alone` sees to that.
     """
     places = locate(tasks, samples_path)
-    models = {"dense": Path(model_path)}
+    models = {"dense": Path(model_path)} | ({"recovered": recovered} if recovered else {})
     models |= {path.name: path for path in sorted(pruned_dir.iterdir()) if path.is_dir()}
     each = each or in_processes(workers, "models", MODULES, fresh=True)
     alone = alone or in_processes(1, "timing", ["lop.evaluation.footprint"], fresh=True)

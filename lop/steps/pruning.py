@@ -14,7 +14,7 @@ from lop.errors import LopError
 from lop.evaluation.latency import LatencyProfile
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
-from lop.methods import RECOVERED, Kit, Method, Scores, method, plans_of
+from lop.methods import TRAINED, Kit, Method, Scores, method, plans_of
 from lop.models.costs import COSTS, PlanAt, amount, parameters, smallest_ratio
 from lop.models.stored import Stored
 from lop.plan import Plan, Space, check_once, checkpoint_name
@@ -95,7 +95,8 @@ class Cutter:
     def recovered(self) -> Stored:
         """The recovered weights; LopError unless it is this model that was recovered."""
         if self.recovered_path is None:
-            raise LopError(f"{', '.join(RECOVERED)}: need recovered weights, see `lop recover`")
+            names = ", ".join(sorted(TRAINED))
+            raise LopError(f"{names}: need recovered weights, which `lop recover` makes")
         check_recovered(self.recovered_path, self.source.fingerprint)
         return Stored(self.recovered_path)
 
