@@ -100,7 +100,9 @@ class Yardstick:
             samples, scores = read_samples(self.folder / "test.parquet"), cutter.scores
             of = (load(model), load_processor(model), samples, scores[cutter.scored.score])
             plan_at, rows = cutter.planner(method), []
-            with Reward(*of, scope=cutter.space.scope) as reward:
+            restored = cutter.scored.compensate and name == BEFORE
+            means = scores["mean_activation"] if restored else None
+            with Reward(*of, mean_activation=means, scope=cutter.space.scope) as reward:
                 for ratio in ratios:
                     plan = plan_at(ratio) if ratio else cutter.space.dense
                     correct, loglik = reward.per_sample(plan)
@@ -193,11 +195,12 @@ def real_runs(count: int) -> tuple[Run, ...]:
 
 def yardsticks(name: str, draws: int, count: int) -> list[Yardstick]:
     """A model's draws."""
+    kind: type[Yardstick]
     if name == "reference":
-        return [
-            Questions(f"reference-{count}", seed, reference_runs(count)) for seed in range(draws)
-        ]
-    return [Windows(f"real-{count}", seed, real_runs(count)) for seed in range(draws)]
+        kind, runs = Questions, reference_runs(count)
+    else:
+        kind, runs = Windows, real_runs(count)
+    return [kind(f"{name}-{count}", seed, runs) for seed in range(draws)]
 
 
 def values(found: list[Yardstick]) -> pd.DataFrame:
@@ -237,12 +240,8 @@ def _sums(
 
 
 def _mean(yardstick: Yardstick, each: list[pd.DataFrame]) -> float:
-    sums, counts, clusters = [], [], []
-    for of in each:
-        value, count = _figure(yardstick, of)
-        sums, counts = [*sums, value], [*counts, count]
-        clusters.append(of["of"].to_numpy(str))
-    mean, _ = rate(*map(np.concatenate, (sums, counts, clusters)))
+    parts = [(*_figure(yardstick, of), of["of"].to_numpy(str)) for of in each]
+    mean, _ = rate(*map(np.concatenate, zip(*parts, strict=True)))
     return mean if isinstance(yardstick, Questions) else float(np.exp(mean))
 
 
@@ -262,10 +261,12 @@ def section(found: list[Yardstick], table: pd.DataFrame) -> str:
         lines.append([row["title"], per_cent(row["ratio"]), *cells])
     settings = found[0].runs[0].settings
     what = "Accuracy in per cent" if questions else "Perplexity"
-    return f"""## {"The reference model" if questions else "The real decoder"}, {settings.steps} steps
+    model = "The reference model" if questions else "The real decoder"
+    shared = "picture" if questions else "document"
+    return f"""## {model}, {settings.steps} steps
 
 {what}; draws of samples and seeds: {len(found)}. Differences in {unit}; standard errors are by
-{"picture" if questions else "document"}, and bold is beyond two of them.
+{shared}, and bold is beyond two of them.
 
 {markdown(lines)}"""
 
