@@ -14,7 +14,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from flows.common import PRUNED, REPORT
 from lop import tracking
-from lop.plan import checkpoint_name
+from lop.plan import checkpoint_name, site_names
 
 
 def of_stage(stage: str, place: Path) -> None:
@@ -58,7 +58,6 @@ def plans(pruned: Path) -> list[dict[str, Any]]:
         record = json.loads((place / "pruning.json").read_text())
         model = 1 - record["parameters"] / record["dense_parameters"]
         row = {"method": plan["method"], "ratio": plan["ratio"], "whole model": round(model, 4)}
-        names = [f"layer {i} {kind}" for i, kind in zip(plan["layers"], plan["kinds"], strict=True)]
-        sites = zip(names, plan["plan"], strict=True)
+        sites = zip(site_names(plan["layers"], plan["kinds"]), plan["plan"], strict=True)
         rows.append(row | {name: round(share, 3) for name, share in sites})
     return rows

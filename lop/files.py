@@ -73,6 +73,18 @@ def read_json(path: Path) -> Any:
         raise LopError(f"{path}: cannot read JSON: {first_line(error)}") from error
 
 
+@contextmanager
+def reading(path: str | Path, what: str) -> Iterator[None]:
+    """Inside, what is wrong with a Parquet file becomes a LopError that names file and `what`."""
+    import pyarrow as pa  # which takes long to import
+
+    try:
+        yield
+    except (OSError, ValueError, pa.ArrowException, LopError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise LopError(f"{path}: cannot read {what}: {reason}") from error
+
+
 def has_keys(path: Path, keys: Collection[str]) -> bool:
     """Whether a file is a JSON object with these keys."""
     try:

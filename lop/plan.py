@@ -304,6 +304,12 @@ def checkpoint_name(method: str, ratio: float) -> str:
     return f"{method}-{written(ratio)}"
 
 
+def site_names(layers: Iterable[int], kinds: Iterable[Kind]) -> list[str]:
+    """What sites are called on a page: `layer 3` its FFN, and `layer 3 attention` beside it."""
+    each = zip(layers, kinds, strict=True)
+    return [f"layer {i}" + (f" {kind}" if kind != "ffn" else "") for i, kind in each]
+
+
 def check_once(kind: str, values: Sequence[object]) -> None:
     """Raise LopError where one of `values`, each a `kind`, is given twice."""
     if twice := [value for i, value in enumerate(values) if value in values[:i]]:

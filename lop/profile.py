@@ -17,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from pandas.api.types import is_integer_dtype, is_numeric_dtype
 
 from lop.errors import LopError
-from lop.files import replacing
+from lop.files import reading, replacing
 from lop.plan import Plan, Space
 from lop.progress import progress
 from lop.typed import as_typed
@@ -63,12 +62,9 @@ class Profile:
     @classmethod
     def load(cls, path: Path) -> Profile:
         """Read what `save` wrote; LopError, naming file and column, when it cannot be one."""
-        try:
+        with reading(path, "a profile"):
             table = pd.read_parquet(path)
             space = _check_table(table)
-        except (OSError, pa.ArrowException, LopError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise LopError(f"{path}: cannot read a profile: {reason}") from error
         return cls(space, table[list(COLUMNS)], table["fingerprint"].iloc[0])
 
     def check_fits(self, space: Space) -> None:

@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
-from lop.errors import LopError, first_line
+from lop.errors import LopError
 from lop.evaluation.footprint import load_to_ask
 from lop.evaluation.tasks import harness, scoring
 from lop.evaluation.tasks.benchmarks import FOLDER, HEADLINE, benchmark
 from lop.evaluation.tasks.harness import PREFIX
 from lop.evaluation.tasks.scoring import COLUMNS
-from lop.files import content_digest, read_json, replacing
+from lop.files import content_digest, read_json, reading, replacing
 from lop.progress import quiet_libraries
 
 __all__ = [
@@ -129,15 +128,11 @@ class Evaluation:
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
         """Read what `save(path)` wrote, or raise LopError."""
-        try:
-            said = read_json(Path(f"{path}.json"))
-            task = said.get("task", HEADLINE)
-            columns = list(benchmark(task).scorer.columns) or None
+        said = read_json(Path(f"{path}.json"))
+        task = said.get("task", HEADLINE)
+        columns = list(benchmark(task).scorer.columns) or None
+        with reading(f"{path}.parquet", "an evaluation"):
             samples = pd.read_parquet(f"{path}.parquet", columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            raise LopError(
-                f"{path}.parquet: cannot read an evaluation: {first_line(error)}"
-            ) from error
         figures = said["metrics"] if columns is None else {}
         return cls(samples, task, said.get("fingerprint", ""), figures)
 

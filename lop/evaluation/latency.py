@@ -20,14 +20,13 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lop.errors import LopError
-from lop.files import replacing
+from lop.files import reading, replacing
 from lop.models.site import Site, attributes, restore, show_front
 from lop.models.space import check_in_memory, find_sites, space_of
 from lop.plan import Plan, Space
@@ -172,16 +171,13 @@ class LatencyProfile:
     @classmethod
     def load(cls, path: Path) -> LatencyProfile:
         """Read what `save` wrote; LopError, naming file and column, when it cannot be one."""
-        try:
+        with reading(path, "a latency profile"):
             table = pd.read_parquet(path)
             parts = {"space": Space, "request": Request, "machine": Machine}
             of: dict[str, Any] = {
                 name: as_typed(kind, table.attrs.get(name), name) for name, kind in parts.items()
             }
             _check_table(table, len(of["space"].units))
-        except (OSError, pa.ArrowException, LopError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise LopError(f"{path}: cannot read a latency profile: {reason}") from error
         return cls(**of, table=table[list(COLUMNS)])
 
 

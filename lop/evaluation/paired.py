@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
-from lop.errors import LopError, first_line
+from lop.errors import LopError
 from lop.evaluation.tasks.benchmarks import benchmark
 from lop.evaluation.tasks.scoring import Scorer, jackknife
+from lop.files import reading
 
 
 def paired(scorer: Scorer, a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[float, float]:
@@ -54,10 +54,8 @@ def read_answers(folder: str | Path, task: str) -> pd.DataFrame:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.parquet"))) or "no task at all"
         raise LopError(f"{path}: no answers to task {task!r}; {folder.name} was asked: {known}")
-    try:
+    with reading(path, "answers"):
         table = pd.read_parquet(path)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise LopError(f"{path}: cannot read answers: {first_line(error)}") from error
     needed = set(benchmark(task).scorer.columns) - {"group", "picture", "prompt_hash"}
     if missing := needed - set(table):
         raise LopError(f"{path}: not a table of answers, no column {', '.join(sorted(missing))}")

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from lop.data.rows import text
 from lop.data.samples import read_samples
-from lop.errors import LopError, first_line
+from lop.errors import LopError
 from lop.evaluation.comparison import TASK
 from lop.evaluation.tasks.scoring import ROTATION
+from lop.files import reading
 
 LETTERS = "ABCD"
 Row = Mapping[str, Any]
@@ -51,10 +51,8 @@ def questions(path: Path, task: str, ids: Sequence[str]) -> list[dict[str, Any]]
 
 
 def _read(path: Path) -> pd.DataFrame:
-    try:
+    with reading(path, "the questions"):
         return pd.read_parquet(path)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise LopError(f"{path}: cannot read the questions: {first_line(error)}") from error
 
 
 def _question(path: Path, number: int, kind: str, row: Row) -> tuple[str, dict[str, Any]]:

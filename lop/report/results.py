@@ -11,7 +11,7 @@ import pandas as pd
 
 from lop.evaluation.comparison import TASK, Comparison, check_keys
 from lop.files import read_json
-from lop.plan import written
+from lop.plan import site_names, written
 from lop.report import benchmarks
 from lop.reward.choice import FILE, Choice, read_choice
 from lop.search.carried import CARRIED
@@ -88,17 +88,16 @@ def plan_table(compared: Comparison) -> pd.DataFrame:
     rows = [
         {"ratio": row["ratio"], "site": site, "pruned": share}
         for row in compared.of("lop").to_dict("records")
-        for site, share in zip(_names(row), row["plan"], strict=True)
+        for site, share in zip(_sites(row), row["plan"], strict=True)
     ]
     return pd.DataFrame(rows)
 
 
-def _names(row: Mapping[str, Any]) -> list[str]:
-    """What the sites of a plan are called: `layer 3`, and `layer 3 attention` beside it."""
+def _sites(row: Mapping[str, Any]) -> list[str]:
+    """The names of a plan's sites."""
     kinds = row.get("kinds") or ["ffn"] * len(row["plan"])
     layers = row.get("layers") or range(len(row["plan"]))
-    each = zip(layers, kinds, strict=True)
-    return [f"layer {i}" + (f" {kind}" if kind != "ffn" else "") for i, kind in each]
+    return site_names(layers, kinds)
 
 
 def column_table(compared: Comparison, column: benchmarks.Column) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lop.errors import LopError
-from lop.files import check_own, read_json, replacing
+from lop.files import check_own, read_json, reading, replacing
 from lop.plan import Space
 
 INDEX = "index.json"
@@ -93,10 +93,8 @@ def _best(samples: pd.DataFrame) -> float:
 
 
 def _read_shard(path: Path) -> pd.DataFrame:
-    try:
+    with reading(path, "search samples"):
         samples = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise LopError(f"{path}: cannot read search samples: {error}") from error
     if missing := [name for name in COLUMNS if name not in samples]:
         raise LopError(
             f"{path}: not a shard of this version's searches, no column {', '.join(missing)}: "
