@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from lop.errors import LopError
-from lop.models.site import Site
+from lop.models.site import Amount, Site, numel
 from lop.models.space import linear_weights
 from lop.models.stored import Stored
 from lop.models.weights import DTYPES
@@ -19,7 +19,6 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 PlanAt = Callable[[float], Plan]  # a method's plan at a pruning ratio
-Amount = Callable[[Site, str], float]  # what a tensor of a site, `<map>.<parameter>`, has of a cost
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,13 @@ class Cost:
     """
 
     name: str
-    dense: float
+    dense: int
     space: Space
-    units: tuple[float, ...]
-    rest: tuple[float, ...]
-    biases: float = 0
+    units: tuple[int, ...]
+    rest: tuple[int, ...]
+    biases: int = 0
 
-    def of(self, plan: Plan) -> float:
+    def of(self, plan: Plan) -> int:
         """What the pruned model has, exactly."""
         each = zip(plan.space.units, plan.kept, self.units, self.rest, strict=True)
         gone = sum((d - k) * unit + (0 if k else rest) for d, k, unit, rest in each)
@@ -102,17 +101,13 @@ def _shown(value: float) -> str:
 
 def parameters(model: Stored, space: Space, compensate: bool = False) -> Cost:
     """Parameters; tied ones count once."""
-
-    def amount(site: Site, name: str) -> float:
-        return site.module.get_parameter(name).numel()
-
-    return _cost("parameters", model, space, model.parameters, amount, compensate)
+    return _cost("parameters", model, space, model.parameters, numel, compensate)
 
 
 def size(model: Stored, space: Space, compensate: bool = False) -> Cost:
     """Bytes of weights on disk, at the dtype that the checkpoint has."""
 
-    def amount(site: Site, name: str) -> float:
+    def amount(site: Site, name: str) -> int:
         return model.tensors[f"{site.name}.{name}"].size
 
     dense = sum(entry.size for entry in set(model.tensors.values()))
@@ -125,7 +120,7 @@ def flops_per_token(model: Stored, space: Space, compensate: bool = False) -> Co
     Attention's own products are left out: they grow with the context. Biases are left out too.
     """
 
-    def amount(site: Site, name: str) -> float:
+    def amount(site: Site, name: str) -> int:
         weight = site.module.get_parameter(name)
         return 2 * weight.numel() if weight.ndim == 2 else 0
 
@@ -148,15 +143,12 @@ def amount(text: str) -> float:
 
 
 def _cost(
-    name: str, model: Stored, space: Space, dense: float, amount: Amount, compensate: bool
+    name: str, model: Stored, space: Space, dense: int, amount: Amount, compensate: bool
 ) -> Cost:
     sites = model.sites(space.scope)
-    units, rest, biases = [], [], 0.0
+    units, rest, biases = [], [], 0
     for site in sites:
-        own = 0.0
-        for part in site.slices:
-            share = part.block / site.tensor(part.tensor).shape[part.dim]
-            own += amount(site, part.tensor) * share
+        own = site.cost(amount)
         bias = f"{site.output}.bias"
         stays = {bias} if site.out.bias is not None else set()
         all_of = {name for name, _ in site.module.named_parameters()} - stays

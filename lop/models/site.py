@@ -6,7 +6,7 @@ views, pruning in memory and cutting files all go through it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +35,14 @@ class Slice:
         """Where along the dimension these units' entries stand."""
         steps = torch.arange(self.block, device=units.device)
         return (self.offset + units[:, None] * self.block + steps).flatten()
+
+
+Amount = Callable[["Site", str], int]  # what a tensor of a site, `<map>.<parameter>`, has of a cost
+
+
+def numel(site: Site, name: str) -> int:
+    """Parameters of a tensor of a site."""
+    return site.module.get_parameter(name).numel()
 
 
 @dataclass(frozen=True)
@@ -101,10 +109,10 @@ class Site:
         """All that its units have a part in, detached, by `<map>.<parameter>`."""
         return {name: self.tensor(name) for name in self.parts}
 
-    def cost(self) -> int:
-        """Parameters that go with a unit."""
-        tensors = ((each, self.tensor(each.tensor)) for each in self.slices)
-        return sum(part.block * of.numel() // of.shape[part.dim] for part, of in tensors)
+    def cost(self, amount: Amount = numel) -> int:
+        """What goes with a unit: parameters, or of what each tensor has such an `amount`."""
+        each = ((part, self.tensor(part.tensor).shape[part.dim]) for part in self.slices)
+        return sum(part.block * amount(self, part.tensor) // length for part, length in each)
 
     def shared(self, name: str, tensor: Tensor) -> Tensor:
         """What of a tensor belongs to no unit, but to all: it stands behind what units have."""
