@@ -17,6 +17,7 @@ from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import check_scores
 from lop.models.checkpoint import record_sizes
+from lop.models.costs import parameters
 from lop.models.cutting import cut
 from lop.models.modeling_lop import skip
 from lop.models.site import Site, keep_units, lost_output
@@ -108,16 +109,17 @@ def prune_checkpoint(
     """Write the checkpoint that keeps of `source` what `plan` says and `scores` rank highest.
 
     Nothing is loaded: files are cut one tensor at a time. `mean_activation` is as in `prune`,
-    `padded` as in `lop.models.cutting.cut`. What asked for it (`method`, the `ratio` that it was
-    asked for, default the plan's, and the name of the `score`) is told in its pruning.json.
+    `padded` fills sites up with zeros, as `filled` says. What asked for it (`method`, the `ratio`
+    that it was asked for, default the plan's, and the name of the `score`) is told in its
+    pruning.json.
     """
     check_dir(out, PRUNED, (source.path, source.folder))
     space = plan.space
     _check_plan(source.sites(space.scope), plan)
-    cost = source.space(space.scope).cost
-    filling = cost(filled(plan).kept) - cost(plan.kept) if padded else 0
+    stored = filled(plan) if padded else None
+    cost = parameters(source, source.space(space.scope), mean_activation is not None)
     with replacing_dir(out, PRUNED) as tmp:
-        cut(source, kept_units(scores, plan), tmp, mean_activation, padded, space.scope)
+        cut(source, kept_units(scores, plan), tmp, mean_activation, stored, space.scope)
         small = Stored(tmp)  # also checks what was written
         record = {
             "method": method,
@@ -134,7 +136,7 @@ def prune_checkpoint(
             "revision": getattr(source.config, "_commit_hash", None),
             "model_fingerprint": source.fingerprint,
             "dense_parameters": source.parameters,
-            "parameters": small.parameters - filling,
+            "parameters": cost.of(plan),
             "stored_parameters": small.parameters,  # with the zeros of the padded format
             "dense_bytes": _bytes_on_disk(source),
             "bytes": _bytes_on_disk(small),
@@ -143,11 +145,13 @@ def prune_checkpoint(
         (tmp / "README.md").write_text(model_card(record))
 
 
-def filled(plan: Plan) -> Plan:
-    """What the padded format stores for a plan: each site as large as the largest of its kind."""
-    kinds, units = plan.space.kinds, plan.space.units
-    most = {kind: max(plan.of(kind)) for kind in set(kinds)}
-    return Plan(plan.space, tuple(min(n, most[k]) for n, k in zip(units, kinds, strict=True)))
+def filled(plan: Plan) -> tuple[int, ...]:
+    """Units that the padded format stores a site, (S,): as many as the largest of its kind keeps.
+
+    That may be more than the source has there, where its sites differ already.
+    """
+    most = {kind: max(plan.of(kind)) for kind in set(plan.space.kinds)}
+    return tuple(most[kind] for kind in plan.space.kinds)
 
 
 def _fingerprint(scores: Sequence[Tensor]) -> str:

@@ -12,7 +12,7 @@ from lop.data.encoding import encode
 from lop.errors import LopError
 from lop.models.checkpoint import load, load_processor, save
 from lop.models.site import lost_output
-from lop.models.space import find_ffns
+from lop.models.space import find_ffns, find_space
 from lop.models.stored import Stored
 from lop.plan import Plan, Space
 from lop.pruning import kept_units, masked, prune, prune_checkpoint
@@ -106,6 +106,33 @@ def test_the_padded_format_is_a_stock_checkpoint_with_the_same_output(
     with pytest.raises(LopError, match="no room for the compensation's bias"):
         prune_checkpoint(source, PLAN, scores, tmp_path / "x", scores, padded=True)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_model_of_uneven_sites_is_padded_to_the_largest_kept(model_dir, batch, tmp_path):
+    """Also beyond what a site had, heads and neurons."""
+    dense = Stored(model_dir)
+    heads, space = dense.space("ffn+attention").units[0], dense.space("ffn+attention")
+    uneven = Plan(space, (heads, 40, 1, 20, heads, 30))
+    again = (heads, 28, 1, 20, 1, 12)
+
+    def cut(source, kept, name, padded=False):
+        plan = Plan(source.space("ffn+attention"), kept)
+        scores = [torch.arange(float(units)) for units in plan.space.units]
+        prune_checkpoint(source, plan, scores, tmp_path / name, padded=padded)
+        return json.loads((tmp_path / name / "pruning.json").read_text())
+
+    cut(dense, uneven.kept, "uneven")
+    plain, filled = (
+        cut(Stored(tmp_path / "uneven"), again, f"padded-{padded}", padded)
+        for padded in (False, True)
+    )
+    stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "padded-True").eval()
+    small = load(tmp_path / "padded-False")
+    assert find_space(stock, "ffn+attention").units == (heads, 28) * 3
+    torch.testing.assert_close(logits(stock, batch), logits(small, batch), atol=1e-5, rtol=0)
+    assert filled["stored_parameters"] == sum(p.numel() for p in stock.parameters())
+    counts = plain["parameters"], filled["parameters"], plain["stored_parameters"]
+    assert set(counts) == {sum(p.numel() for p in small.parameters())}
 
 
 def test_what_is_beside_the_weights_travels_along(model_dir, model, scores, batch, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,9 +38,13 @@ class Cost:
 
     def of(self, plan: Plan) -> int:
         """What the pruned model has, exactly."""
-        each = zip(plan.space.units, plan.kept, self.units, self.rest, strict=True)
+        return self.of_units(plan.kept)
+
+    def of_units(self, units: Sequence[int]) -> int:
+        """The same of a model with so many units a site, (S,), which may be more than it had."""
+        each = zip(self.space.units, units, self.units, self.rest, strict=True)
         gone = sum((d - k) * unit + (0 if k else rest) for d, k, unit, rest in each)
-        return self.dense - gone + (self.biases if plan.kept != plan.space.units else 0)
+        return self.dense - gone + (self.biases if tuple(units) != self.space.units else 0)
 
     def ratio(self, target: float) -> float:
         """The smallest pruning ratio whose uniform plan has at most `target`."""

@@ -66,27 +66,25 @@ def cut(
     kept: Sequence[Tensor],
     out: Path,
     means: Sequence[Tensor] | None = None,
-    padded: bool = False,
+    stored: Sequence[int] | None = None,
     scope: str = "ffn",
 ) -> None:
     """Write to directory `out` the checkpoint of `source` with these units only, (k_i,) a site.
 
     A site without units is left out. With `means`, a value for each column of a site's output map,
     those maps get a bias that restores the lost units' mean output, on top of one that is there.
-    `padded` fills every site up with zeros to the largest kept one of its kind: larger, and an
-    ordinary checkpoint for everything that loads the dense one.
+    `stored` are units that each site is filled up to with zeros, so that there comes out an
+    ordinary checkpoint, which everything loads that loads the dense one.
 
-    Raises LopError when a value is not finite, or when the architecture has no `padded` form.
+    Raises LopError when a value is not finite, or when no ordinary checkpoint has `stored` units.
     """
     sites = source.sites(scope)
     units = [len(of) for of in kept]
     if units == [site.units for site in sites]:
         means = None  # nothing is lost
-    if padded:
-        each = list(zip(sites, units, strict=True))
-        units = [max(n for of, n in each if of.kind == site.kind) for site in sites]
+    units = units if stored is None else list(stored)
     small = _cut_model(source, sites, units, means is not None)
-    if padded:
+    if stored is not None:
         _check_padded(source, small)
     new = {
         tensor.key: tensor

@@ -295,8 +295,8 @@ def padded_offers(cutter: Cutter, name: str, ratio: float) -> list[Padded]:
     profile, found = cutter.profile, []
     for bound, plan in plans.items():
         loss = profile.predicted(plan) - profile.predicted(asked) if profile else None
-        dense, kept, stored = (int(cost.of(of)) for of in (plan.space.dense, plan, filled(plan)))
-        found.append(Padded(bound, dense, kept, stored, loss))
+        sizes = cost.dense, cost.of(plan), cost.of_units(filled(plan))
+        found.append(Padded(bound, *sizes, loss))
     return found
 
 

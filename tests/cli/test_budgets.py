@@ -81,6 +81,33 @@ def test_padding_says_before_what_it_saves_and_a_bound_makes_it_more(made, capsy
     assert "remove 0.5000 at least" in capsys.readouterr().err
 
 
+def test_padding_a_model_of_uneven_widths_says_what_it_saves(made, capsys):
+    """Its narrow FFNs are filled up beyond what they had."""
+    assert main(command_of(made, "--compensate", "false")) == 0
+    place = ["--model", str(made / "small"), "--scores", str(made / "again")]
+    rule = ["--score", "flap", "--compensate", "false", "--method", "random", "--ratio", "0.1"]
+    scored = ["--samples", str(made / "samples.parquet"), "--out", str(made / "again")]
+    assert main(["importance", *place[:2], *scored]) == 0
+    units = Stored(made / "small").space().units
+    told = []
+    for form in ("padded", "per_layer"):
+        capsys.readouterr()
+        assert main(["prune", *place, *rule, "--format", form, "--out", str(made / form)]) == 0
+        told.append(capsys.readouterr().out)
+    record, plain = (
+        json.loads((made / form / "pruning.json").read_text()) for form in ("padded", "per_layer")
+    )
+    assert max(record["kept"]) > min(units)
+    assert set(Stored(made / "padded").space().units) == {max(record["kept"])}
+    stored = Stored(made / "padded").parameters
+    assert record["stored_parameters"] == stored
+    assert f"saves {1 - stored / record['dense_parameters']:.1%} of the whole model" in told[0]
+    assert record["kept"] == plain["kept"]
+    small = Stored(made / "per_layer").parameters
+    assert record["parameters"] == plain["parameters"] == plain["stored_parameters"] == small
+    assert f"-> {small:,} parameters" in told[0]
+
+
 @pytest.mark.parametrize("method", ["random", "knapsack", "lop"])
 def test_a_target_in_latency_is_met_as_predicted(made, capsys, method):
     timed = str(made / "latency.parquet")
