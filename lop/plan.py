@@ -1,9 +1,9 @@
 """A space says what can be cut from a model, a plan what of it is kept; budgets are met here only.
 
 Everything that proposes layer-wise ratios (searchers, predictors, baselines) comes through
-`Plan.from_ratios` or `Plan.nearest`, so every plan in lop meets its budget: it is never above, and
-less than one FFN neuron below. (`Space.multiple` of them, where widths are multiples; a head, where
-one costs more than all that FFNs may give and take.)
+`Plan.from_ratios`, `Plan.nearest` or `Plan.within`, so every plan in lop meets its budget: it is
+never above, and less than one FFN neuron below. (`Space.multiple` of them, where widths are
+multiples; a head, where one costs more than all that FFNs may give and take.)
 """
 
 from __future__ import annotations
@@ -205,15 +205,15 @@ class Plan:
         Raises LopError when `target` is out of reach or `ratios` does not fit the model.
         """
         space.check_ratio(target)
-        return cls._on(space, ratios, space.budget(target))
+        return cls.within(space, ratios, space.budget(target))
 
     def nearest(self, ratios: Iterable[float]) -> Plan:
         """The plan nearest to these ratios on the budget of this one."""
-        return self._on(self.space, ratios, self.budget)
+        return self.within(self.space, ratios, self.budget)
 
     @classmethod
-    def _on(cls, space: Space, ratios: Iterable[float], amount: int) -> Plan:
-        """The plan nearest to `ratios` that keeps at most `amount` parameters."""
+    def within(cls, space: Space, ratios: Iterable[float], amount: int) -> Plan:
+        """The plan nearest to `ratios` that keeps at most `amount` parameters, a budget."""
         d, theta = np.asarray(space.units, dtype=float), np.asarray(list(ratios), dtype=float)
         if theta.shape != d.shape:
             raise LopError(f"got {theta.size} ratios for a model with {d.size} sites")

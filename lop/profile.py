@@ -137,14 +137,22 @@ def _grid(units: int, low: int, shares: Sequence[float]) -> list[int]:
 
 
 def solve(measured: Profile, target: float, space: Space | None = None) -> Plan:
-    """The plan at `target` whose sites' losses have the least sum, by dynamic programming.
+    """The plan at pruning ratio `target` whose sites' losses have the least sum.
 
-    Models whose FFNs are less than 2 · `UNITS` wide are solved neuron by neuron. Wider ones are
-    cut in steps of width / UNITS neurons; what is left of the budget, less than a step a site, is
-    spread evenly. `space` may bound the profile's further.
+    `space` may bound the profile's further.
     """
     space = space or measured.space
     space.check_ratio(target)
+    return solve_budget(measured, space.budget(target), space)
+
+
+def solve_budget(measured: Profile, budget: int, space: Space) -> Plan:
+    """The plan on a budget whose sites' losses have the least sum, by dynamic programming.
+
+    Models whose FFNs are less than 2 · `UNITS` wide are solved neuron by neuron. Wider ones are
+    cut in steps of width / UNITS neurons; what is left of the budget, less than a step a site, is
+    spread evenly.
+    """
     widest = max(n for n, kind in zip(space.units, space.kinds, strict=True) if kind == "ffn")
     step = space.multiple * max(1, widest // (UNITS * space.multiple))  # neurons
     price = step * space.grain
@@ -153,10 +161,10 @@ def solve(measured: Profile, target: float, space: Space | None = None) -> Plan:
         -(-(counts - counts[0]) * cost // price)
         for counts, cost in zip(options, space.costs, strict=True)
     ]
-    room = (space.budget(target) - space.cost(space.floors)) // price
+    room = (budget - space.cost(space.floors)) // price
     kept = _least_loss(measured, options, costs, room)
     ratios = [1 - k / d for k, d in zip(kept, space.units, strict=True)]
-    return Plan.from_ratios(ratios, space, target)
+    return Plan.within(space, ratios, budget)
 
 
 def solve_within(

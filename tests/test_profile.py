@@ -11,6 +11,7 @@ from lop.errors import LopError
 from lop.methods import Kit, method
 from lop.plan import Plan, Space
 from lop.profile import Profile, measure, solve
+from lop.search.knapsack import knapsack
 
 SPACE = Space.ffns((10, 10))
 
@@ -50,6 +51,16 @@ def test_it_finds_the_best_of_all_plans_of_an_additive_reward(space, ratio):
     # heads of 3.5 neurons count as 4 in the sum: what is left over is half a neuron a head
     best = max(p for p in map(reward, rivals))
     assert reward(plan) == pytest.approx(best) if space is not ATTENTION else best - 0.2
+
+
+@pytest.mark.parametrize("removed", range(0, 30, 3))
+def test_as_a_searcher_it_stays_on_the_budget_of_its_root(removed):
+    """Also where heads have the root a part of a neuron off it."""
+    reward = additive((1, 4, 2, 3))
+    root = Plan.within(ATTENTION, (0.2, 0.5, 0.2, 0.3), ATTENTION.total - removed)
+    (found,) = knapsack(reward, root, 1, None, shares=(0.5,))
+    assert found.plan.budget == root.budget
+    assert found.plan.parameters > root.budget - ATTENTION.step
 
 
 def test_wide_models_stay_on_the_budget_to_the_neuron():

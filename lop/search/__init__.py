@@ -42,6 +42,7 @@ SEARCHERS: Mapping[str, Searcher] = {
 
 FINALISTS = 3  # best plans of a search that the held-out samples check
 VERSION = 5  # of the plans that this code finds: raised when a change of it changes them
+CHANGES = {"knapsack": 1}  # the same, of plans that one searcher alone finds
 
 __all__ = [
     "SEARCHERS",
@@ -159,7 +160,8 @@ def shard_key(
         raise LopError(f"{searcher} has no setting {min(unknown)!r}; it has {', '.join(known)}")
     space = root.space if root else reward.space
     start = root and root.kept, space.floors, space.multiple
-    parts = [VERSION, reward.fingerprint, target, seed, simulations, searcher, *start]
+    version = VERSION + CHANGES.get(searcher, 0)
+    parts = [version, reward.fingerprint, target, seed, simulations, searcher, *start]
     return digest(*parts, hold_out, len(reward.parts), settings)
 
 

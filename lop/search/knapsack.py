@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lop.plan import Plan
-from lop.profile import SHARES, measure, solve
+from lop.profile import SHARES, measure, solve_budget
 from lop.search.base import Evaluated, RewardOf
 
 
@@ -18,6 +18,6 @@ def knapsack(
     `reward` remembers plans, so a second target costs no profile of its own.
     """
     measured = measure(reward, root.space, shares)
-    plan = solve(measured, root.ratio)
+    plan = solve_budget(measured, root.budget, root.space)
     cost = len(measured.table) - len(root.kept) + 1  # the dense model was asked once
     yield Evaluated(plan, reward(plan), simulation=cost, depth=0)
