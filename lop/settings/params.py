@@ -340,7 +340,9 @@ class Prune(Section):
         "which all methods meet it",
     )
     latency_profile: Text | None = Field(
-        None, description="what `lop latency` timed, for ratios by latency"
+        None,
+        description="what `lop latency` timed, for ratios by latency. DVC does not see a change of "
+        "this file: then `dvc repro --force --single-item prune`",
     )
     elsewhere: bool = Field(
         False, description="whether that is of another machine, where checkpoints are to run"
