@@ -17,6 +17,7 @@ from lop.plan import Plan, Space
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+LOOKS = 1000  # at ratios, for one at which all of several methods meet a target
 
 PlanAt = Callable[[float], Plan]  # a method's plan at a pruning ratio
 
@@ -66,27 +67,70 @@ def smallest_ratio(
     `name` is what is counted; `between` bounds the ratios. Raises LopError, naming the reachable
     range, when there is none.
     """
-    steps = space.total / space.step  # of ratios, each of the neurons that a budget can lose
-    first = max(-(-(space.total - space.cost(space.high)) // space.step), ceil(between[0] * steps))
-    last = floor(min(space.max_ratio, between[1]) * steps)
-
-    def ratio(number: int) -> float:
-        return min(max(number / steps, between[0]), between[1])
+    steps = _Steps(space, between)
 
     def costs(number: int) -> float:
-        return cost(plan_at(ratio(number)))
+        return cost(plan_at(steps.ratio(number)))
 
+    first, last = steps.first, steps.last
     top, least = costs(first), costs(last)
     if not least <= target <= top:
         raise LopError(
             f"{name} of {_shown(target)} cannot be met: this model reaches {_shown(least)} to "
             f"{_shown(top)}"
         )
-    low, high = (first - 1, first) if target == top else (first, last)  # `high` meets it
+    if target == top:
+        return steps.ratio(first)
+    return steps.ratio(_bisected(first, last, lambda number: costs(number) <= target))
+
+
+def next_ratio(
+    space: Space, meets: Callable[[float], bool], between: tuple[float, float]
+) -> float | None:
+    """The smallest pruning ratio between two at which `meets` says yes, wherever it says no.
+
+    Where there are more than `LOOKS` of them, as many are looked at, and then those before the
+    first that meets. None where none does.
+    """
+    steps = _Steps(space, between)
+    stride = max(1, -(-(steps.last - steps.first) // LOOKS))
+    for number in [*range(steps.first, steps.last, stride), steps.last]:
+        if number >= steps.first and meets(steps.ratio(number)):
+            low = max(number - stride, steps.first - 1)
+            return steps.ratio(_bisected(low, number, lambda each: meets(steps.ratio(each))))
+    return None
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Pruning ratios between two, numbered by the neurons that a budget loses."""
+
+    space: Space
+    between: tuple[float, float]
+
+    @property
+    def first(self) -> int:
+        space = self.space
+        gone = -(-(space.total - space.cost(space.high)) // space.step)  # by bounds of the widest
+        return max(gone, ceil(self.between[0] * (space.total / space.step)))
+
+    @property
+    def last(self) -> int:
+        top = min(self.space.max_ratio, self.between[1])
+        return floor(top * (self.space.total / self.space.step))
+
+    def ratio(self, number: int) -> float:
+        """What a number is as a ratio."""
+        share = number / (self.space.total / self.space.step)
+        return min(max(share, self.between[0]), self.between[1])
+
+
+def _bisected(low: int, high: int, meets: Callable[[int], bool]) -> int:
+    """A number that meets, with one before it that does not, given that of two others."""
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if costs(middle) <= target else (middle, high)
-    return ratio(high)
+        low, high = (low, middle) if meets(middle) else (middle, high)
+    return high
 
 
 def ceil(value: float) -> int:

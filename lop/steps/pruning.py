@@ -15,7 +15,7 @@ from lop.evaluation.latency import LatencyProfile
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
 from lop.methods import TRAINED, Kit, Method, Scores, method, plans_of
-from lop.models.costs import COSTS, PlanAt, amount, parameters, smallest_ratio
+from lop.models.costs import COSTS, PlanAt, amount, next_ratio, parameters, smallest_ratio
 from lop.models.stored import Stored
 from lop.plan import Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
@@ -151,19 +151,37 @@ class Cutter:
     def ratios(self, wanted: Sequence[float | str], methods: Sequence[str]) -> list[float]:
         """Ratios, of which a text such as `size 9GB` is one at which all methods meet it.
 
-        The smallest where costs fall with the ratio for all of them. Raises LopError where at the
-        largest of the methods' own ratios one of them is above the target.
+        It is the smallest from the largest of their own on: costs need not fall with the ratio.
+        Raises LopError where there is none.
         """
         found = []
         for each in wanted:
             if isinstance(each, str):
                 kind, _, target = each.partition(" ")
-                each = max(self.meeting(kind, target, name)[0] for name in methods)
-                for name in methods:
-                    _, cost, aim = self._cost(kind, target, self._rule(name).compensate)
-                    if cost(self.planner(name)(each)) > aim:
-                        raise LopError(f"{kind} {target}: {name} is above it at ratio {each:.4f}")
+                each = self._common(kind, target, methods)
             found.append(each)
+        return found
+
+    def _common(self, kind: str, target: str, methods: Sequence[str]) -> float:
+        """A ratio at which all methods meet a target."""
+        start, end, rules = 0.0, 1.0, []
+        for name in methods:
+            at, compensate = self.planner(name), self._rule(name).compensate
+            predictor = self.kit([name]).predictor
+            start = max(start, self.ratio_at(kind, target, at, compensate, predictor))
+            end = min(end, predictor.config.max_ratio) if predictor else end
+            _, cost, aim = self._cost(kind, target, compensate)
+            rules.append((at, cost, aim))
+
+        def meets(ratio: float) -> bool:
+            return all(cost(at(ratio)) <= aim for at, cost, aim in rules)
+
+        found = next_ratio(self.space, meets, (start, end))
+        if found is None:
+            raise LopError(
+                f"{kind} {target}: no ratio from {start:.4f} on, at which all of "
+                f"{', '.join(methods)} meet it"
+            )
         return found
 
     def _cost(

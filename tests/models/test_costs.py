@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from lop.errors import LopError
 from lop.models.checkpoint import load
-from lop.models.costs import COSTS, amount, parameters, smallest_ratio
+from lop.models.costs import COSTS, amount, next_ratio, parameters, smallest_ratio
 from lop.models.space import space_of
 from lop.models.stored import Stored
-from lop.plan import Plan
+from lop.plan import Plan, Space
 from lop.pruning import prune_checkpoint
 
 SCOPES = ("ffn", "ffn+attention")
@@ -104,6 +104,24 @@ def test_a_size_is_met_in_mixed_dtypes(model_dir, tmp_path):
     plan = Plan.uniform(space, ratio_for(model, "size", str(aim), space))
     small = cut(model_dir, plan, tmp_path / "small", False)
     assert of("size", small, small.space()) <= aim
+
+
+@pytest.mark.parametrize("looks", [3, 1000])
+def test_the_next_ratio_is_found_wherever_others_do_not_meet(monkeypatch, looks):
+    monkeypatch.setattr("lop.models.costs.LOOKS", looks)
+    space = Space.ffns((50, 50))
+
+    def among(numbers, between=(0.0, 1.0)):
+        met = {round(number / 100, 9) for number in numbers}
+        return next_ratio(space, lambda ratio: round(ratio, 9) in met, between)
+
+    assert among(range(20, 91)) == pytest.approx(0.2)
+    assert among(range(20, 91), (0.25, 0.9)) == pytest.approx(0.25)
+    assert among([90]) == pytest.approx(0.9)
+    assert among([]) is None
+    assert among(range(91), (0.6, 0.5)) is None
+    if looks == 1000:
+        assert among([37, 50, 51]) == pytest.approx(0.37)
 
 
 def test_a_bounded_width_and_a_predictors_range_bound_the_ratios(model_dir):
