@@ -14,7 +14,7 @@ from benchmarks.grid.scale import PURPOSES, Ranking, Row
 from benchmarks.real import __main__ as real
 from benchmarks.real.scale import Texts
 from lop.models.checkpoint import save
-from lop.search.knapsack import solve
+from lop.profile import solve
 
 RIVAL = Ranking("flap", True)
 
