@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +23,10 @@ def spaces(draw):
     kinds = ["attention", "ffn"] * layers
     floors = {kind: draw(st.sampled_from([0, 0.1, 0.3])) for kind in ("ffn", "attention")}
     of_layers = [i // 2 for i in range(2 * layers)]
-    return Space.of(units, [price, neuron] * layers, kinds, of_layers, floors, multiple)
+    found = Space.of(units, [price, neuron] * layers, kinds, of_layers, floors, multiple)
+    # a model keeps something in the first site of each kind
+    heads, neurons, *others = found.floors
+    return replace(found, floors=(max(1, heads), max(multiple, neurons), *others))
 
 
 @given(widths_st, st.floats(0, 1), st.integers(0, 2**32 - 1), st.floats(0.01, 3))
