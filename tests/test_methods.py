@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lop.errors import LopError
-from lop.methods import NAMES, Kit, flap_plan, method
+from lop.methods import BASELINES, NAMES, TRAINED, Kit, flap_plan, method, plans_of
 from lop.plan import Space, checkpoint_name, per_cent
 from lop.predictor import Predictor, PredictorConfig
 from lop.profile import measure
@@ -46,7 +46,7 @@ def test_every_baseline_keeps_as_many_neurons():
     profile = measure(lambda plan: -sum(r * r for r in plan.ratios), space)
     kit = Kit("activation_l2", profile=profile)
     for ratio in (0.2, 0.37, 0.9):
-        methods = [method(name, kit) for name in NAMES if name != "lop"]
+        methods = [method(name, kit) for name in NAMES if plans_of(name) != "lop"]
         kept = {sum(m.plan(ratio, space, scores).kept) for m in methods}
         most = 120 - round(ratio * 120)
         # uniform ones have one width, and so up to a neuron a layer less
@@ -61,8 +61,12 @@ def test_our_methods_share_score_and_compensation():
         for name in ("lop", "knapsack", "uniform", "random"):
             assert method(name, kit).score == "wanda_sp"
             assert method(name, kit).compensate == compensate
-        others = {name: method(name, kit).compensate for name in NAMES[4:]}
+        others = {name: method(name, kit).compensate for name in BASELINES}
         assert others == {"magnitude": False, "wanda_sp": False, "flap": True}
+        for name in TRAINED:  # whose weights have learned what a bias would restore
+            found, same = method(name, kit), method(plans_of(name), kit)
+            assert (found.recovered, found.compensate, found.score) == (True, False, "wanda_sp")
+            assert found.plan(0.5, SPACE, {}) == same.plan(0.5, SPACE, {})
 
 
 def test_a_random_plan_is_the_same_each_time_and_not_uniform():

@@ -61,7 +61,8 @@ def recover(
     for plan_at in plans:  # before anything long
         for ratio in (settings.low, settings.high):
             plan_at(ratio)
-        shown = [plan_at(r) for r in np.linspace(settings.low, settings.high, SHOWN)]
+    ratios = np.linspace(settings.low, settings.high, SHOWN).tolist()
+    shown = [[plan_at(ratio) for ratio in ratios] for plan_at in plans]
     accelerator = Accelerator()
     before = {n: p.dtype for n, p in model.named_parameters()}
     key = digest(
@@ -70,13 +71,13 @@ def recover(
         samples_fingerprint(samples),
         settings.model_dump(),
         accelerator.num_processes,
-        *([plan_at(plan.ratio).kept for plan in shown] for plan_at in plans),
+        [[plan.kept for plan in each] for each in shown],
         *scores,
     )
     model.to(accelerator.device)
     if not settings.bf16:
         model.float()
-    scope = shown[0].space.scope
+    scope = shown[0][0].space.scope
     student = Student(model, scores, scope, settings.rank, settings.seed)
     with student:
         size, seed, layered = settings.batch_size, settings.seed, settings.hidden > 0
