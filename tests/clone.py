@@ -60,13 +60,14 @@ def clone(tmp_path_factory):
     copy(path)
     ports = free_port(), free_port()
     clone = Clone(path, *(f"http://127.0.0.1:{port}" for port in ports))
-    clone.set_params("prepare", calibration=20, reward=20, validation=20, benchmark=40)
+    clone.set_params("prepare", calibration=20, reward=20, validation=20, train=24, benchmark=40)
     settings = yaml.safe_load((path / "params.yaml").read_text())["search"]["settings"]
     few = {"simulations": 4}
     small = {"targets": [0.2, 0.5], "settings": settings | few, "spacing": 0.2, "workers": 1}
     clone.set_params("profile", shares=[0.5])
     clone.set_params("search", **small)
-    clone.set_params("prune", ratios=[0.3], methods=["lop", "flap"])
+    clone.set_params("recover", steps=3, batch_size=12)
+    clone.set_params("prune", ratios=[0.3], methods=["lop_recovered", "lop", "flap"])
     clone.set_params("evaluate", tasks=["lop_vqa"], workers=1, latency_samples=2)
     identity = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.com"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "begin"]):

@@ -1,6 +1,7 @@
 """A plain text model goes the whole way: documents in, a smaller model and its perplexity out."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -8,10 +9,20 @@ import texts
 
 from lop.data.samples import read_samples
 from lop.models.checkpoint import load, load_processor, save
-from lop.steps import comparing, preparing, pruning, reporting, scoring, searching, training
+from lop.settings import Recovery
+from lop.steps import (
+    comparing,
+    preparing,
+    pruning,
+    recovering,
+    reporting,
+    scoring,
+    searching,
+    training,
+)
 
-SIZES = {"calibration": 12, "reward": 8, "validation": 4, "benchmark": 12}
-METHODS, RATIOS = ["lop", "uniform"], [0.5]
+SIZES = {"calibration": 12, "reward": 8, "validation": 4, "train": 8, "benchmark": 12}
+METHODS, RATIOS = ["lop", "lop_recovered", "uniform"], [0.5]
 
 
 def write_documents(folder):
@@ -42,6 +53,11 @@ def test_the_whole_pipeline_runs(tmp_path, kind, reward):
         {}, {"hidden": 16, "depth": 1, "heads": 2}, {"epochs": 2}, "knapsack", profile,
     )  # fmt: skip
     cutter = pruning.Cutter(model, scores, "flap", False, data / "predictor", profile)
+    apart, quick = [samples / "benchmark.parquet"], Recovery(steps=4, batch_size=4, rank=2)
+    recovering.recover(
+        data / "recovered", data / "recovery", samples / "train.parquet", cutter, quick, apart
+    )
+    cutter = replace(cutter, recovered_path=data / "recovered")
     out, benchmark = data / "comparison", samples / "benchmark.parquet"
     page = comparing.compare(out, cutter, METHODS, RATIOS, benchmark, 4)
     assert "LOP minus each other, perplexity ± paired standard error" in page

@@ -58,6 +58,8 @@ def recover(
     Raises LopError for a ratio that the plans do not reach, and where the loss is no number; what
     was reached before stays in `folder`.
     """
+    if settings.low is None or settings.high is None:
+        raise LopError("recovery: expected the smallest and the largest ratio that are drawn")
     for plan_at in plans:  # before anything long
         for ratio in (settings.low, settings.high):
             plan_at(ratio)
@@ -146,7 +148,8 @@ class _Run:
         """The gradient of one step, and its figures."""
         chosen, world = self.settings, self.accelerator.num_processes
         rng = np.random.default_rng((chosen.seed, number))  # the same in every process
-        ratio = 0.0 if rng.random() < chosen.whole else float(rng.uniform(chosen.low, chosen.high))
+        between = rng.uniform(chosen.low or 0.0, chosen.high or 0.0)
+        ratio = 0.0 if rng.random() < chosen.whole else float(between)
         plan_at = self.plans[int(rng.integers(len(self.plans)))]
         self.student.show(plan_at(ratio) if ratio else self.student.space.dense)
         rows, rank = [], self.accelerator.process_index

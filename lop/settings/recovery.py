@@ -20,8 +20,14 @@ class Recovery(Section):
         description="whose plans the model is trained at: `lop`, `knapsack`, `uniform`, `random`; "
         "of several, a step takes one by chance",
     )
-    low: Ratio = Field(0.1, description="the smallest ratio that a step draws …")
-    high: Ratio = Field(0.8, description="… and the largest; in between all are alike likely")
+    low: Ratio | None = Field(
+        None, description="the smallest ratio that a step draws; `null`: the predictor's, or 0.1 …"
+    )
+    high: Ratio | None = Field(
+        None,
+        description="… and the largest; `null`: the predictor's, or 0.8; in between all are alike "
+        "likely",
+    )
     whole: Part = Field(
         0.2, description="share of the steps at the whole model, so that it stays what it is"
     )
@@ -56,7 +62,7 @@ class Recovery(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> Recovery:
-        if self.low > self.high:
+        if self.low is not None and self.high is not None and self.low > self.high:
             given = {"low": self.low, "high": self.high}
             raise PydanticCustomError("order", "low {low} is above high {high}", given)
         return self

@@ -15,9 +15,10 @@ from lop.models.checkpoint import SAVED, load, load_processor
 from lop.recovery.files import save_recovered
 from lop.recovery.state import STATE
 from lop.recovery.training import recover as train
-from lop.settings import Recovery
+from lop.settings import Recovery, check
 from lop.steps.pruning import Cutter
 
+LOW, HIGH = 0.1, 0.8  # ratios that are drawn, where no predictor says what it knows
 CURVE = Kind("a recovery's curve", ("curve.csv", "metrics.json"))
 
 
@@ -39,7 +40,7 @@ def recover(
     samples = read_samples(samples_path)
     for path in apart:
         check_apart(samples, read_samples(path), str(path))
-    cutter.kit(settings.methods)
+    settings = _in_range(settings, cutter)
     plans = [cutter.planner(name) for name in settings.methods]
     scores = cutter.scores[cutter.scored.score]
     model, processor = load(cutter.model_path), load_processor(cutter.model_path)
@@ -65,6 +66,17 @@ def recover(
         tmp.write_text(json.dumps(metrics, indent=2) + "\n")
     (curve_out / STATE).unlink(missing_ok=True)  # nothing is left to go on with
     return metrics
+
+
+def _in_range(settings: Recovery, cutter: Cutter) -> Recovery:
+    """The same with budgets that the plans reach, where none are given."""
+    predictor = cutter.kit(settings.methods).predictor
+    low, high = LOW, HIGH
+    if predictor is not None:
+        low, high = predictor.config.min_ratio, predictor.config.max_ratio
+    given = {"low": settings.low, "high": settings.high}
+    found = {name: of for name, of in given.items() if of is not None}
+    return check(Recovery, settings.model_dump() | {"low": low, "high": high} | found, "recover")
 
 
 def _mean(curve: pd.DataFrame) -> float:
