@@ -29,7 +29,7 @@ SHAPE = reference.Shape(
 )
 QUESTIONS = ("what is it?", "is there a red shape in it?")
 ANSWERS = ("yes", "no", "circle")
-PURPOSES = ("calibration", "reward", "validation", "benchmark")
+PURPOSES = ("calibration", "reward", "validation", "train", "benchmark")
 TOKEN = "0123456789abcdef"
 WEIGHTS = "model.safetensors"
 
@@ -55,6 +55,8 @@ VALID: dict[str, dict[str, str]] = {
     "samples": {"--search": "data/search"},
     "train": {"--search": "data/search", "--scores": "data/importance/flap.safetensors"}
     | _PROFILE | {"--epochs": "2"} | _OUT,
+    "recover": _MODEL | _SCORES | {"--samples": "data/samples/train.parquet", "--batch-size": "6"}
+    | {"--predictor": "data/predictor", "--steps": "2"} | _OUT,
     "predict": {"--predictor": "data/predictor", "--ratio": "0.3"} | _MODEL,
     "prune": _CUTTER | {"--ratio": "0.3"} | _OUT,
     "evaluate": _MODEL | _SAMPLES | {"--tasks": f"{_TASKS} pope=data/pope.parquet"} | _OUT,

@@ -15,11 +15,11 @@ from lop.cli.parser import build_parser
 
 # What options take, by their names. Others get values of every kind, none of them a must.
 INTEGERS = {
-    "seed", "calibration", "validation", "benchmark", "batch_size", "simulations", "top", "smooth",
-    "epochs", "multiple_of", "workers", "port", "queue", "keep", "limit", "prompt", "batch",
-    "generated", "repeats",
+    "seed", "calibration", "validation", "train", "benchmark", "batch_size", "simulations", "top",
+    "smooth", "epochs", "multiple_of", "workers", "port", "queue", "keep", "limit", "prompt",
+    "batch", "generated", "repeats", "steps", "accumulation", "rank",
 }  # fmt: skip
-RATIOS = {"target", "ratio", "ratios"}
+RATIOS = {"target", "ratio", "ratios", "low", "high"}
 NUMBERS = INTEGERS | RATIOS | {"poll"}
 AMOUNTS = {"params", "size", "flops_per_token", "latency"}
 NAMES = {"score", "reward", "searcher", "weight", "kind", "format", "method", "methods", "tasks"}
@@ -29,10 +29,14 @@ INPUTS = {
 }  # fmt: skip
 NOT_ZERO = INTEGERS - {"seed", "smooth", "port", "limit"} | {"poll"}
 # large ones are work, not nonsense
-LONG = {"simulations", "epochs", "smooth", "workers", "prompt", "batch", "generated", "repeats"}
+LONG = {
+    "simulations", "epochs", "smooth", "workers", "prompt", "batch", "generated", "repeats",
+    "steps", "accumulation", "rank",
+}  # fmt: skip
 # What these commands have no use for, with the methods they are called with.
 UNREAD = {
     ("prune", "profile"), ("compare", "predictor"), ("compare", "latency_profile"),
+    ("recover", "profile"),
 }  # fmt: skip
 FLOWS = {"evaluation", "pruned", "search", "training"}  # what a report cannot do without
 
