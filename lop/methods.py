@@ -64,7 +64,7 @@ def random_plan(ratio: float, space: Space, scores: Scores) -> Plan:
 
 
 @dataclass(frozen=True)
-class Kit:
+class PlanInputs:
     """What plans are made from: the score that our own methods share, and what search left."""
 
     score: str
@@ -73,17 +73,17 @@ class Kit:
     profile: Profile | None = None
 
 
-def _learned(kit: Kit) -> PlanRule:
-    if kit.predictor is None:
+def _learned(inputs: PlanInputs) -> PlanRule:
+    if inputs.predictor is None:
         raise LopError("method 'lop' needs a predictor")
-    predictor = kit.predictor
+    predictor = inputs.predictor
     return lambda ratio, space, scores: predictor.plan(ratio, space)
 
 
-def _solved(kit: Kit) -> PlanRule:
-    if kit.profile is None:
+def _solved(inputs: PlanInputs) -> PlanRule:
+    if inputs.profile is None:
         raise LopError("method 'knapsack' needs a profile")
-    profile = kit.profile
+    profile = inputs.profile
 
     def rule(ratio: float, space: Space, scores: Scores) -> Plan:
         profile.check_fits(space)
@@ -92,12 +92,12 @@ def _solved(kit: Kit) -> PlanRule:
     return rule
 
 
-# These have the kit's score and compensation and differ in their plans alone.
-OURS: Mapping[str, Callable[[Kit], PlanRule]] = {
+# These share score and compensation, and differ in their plans alone.
+OURS: Mapping[str, Callable[[PlanInputs], PlanRule]] = {
     "lop": _learned,
     "knapsack": _solved,
-    "uniform": lambda kit: uniform_plan,
-    "random": lambda kit: random_plan,
+    "uniform": lambda inputs: uniform_plan,
+    "random": lambda inputs: random_plan,
 }
 BASELINES: Mapping[str, Method] = {
     "magnitude": Method("magnitude", uniform_plan),
@@ -114,13 +114,13 @@ def plans_of(name: str) -> str:
     return name.removesuffix(RECOVERED) if name in TRAINED else name
 
 
-def method(name: str, kit: Kit) -> Method:
-    """The method called `name`; LopError when there is none, or the kit lacks what it needs."""
+def method(name: str, inputs: PlanInputs) -> Method:
+    """The method called `name`; LopError when there is none, or what it needs is not given."""
     if name in TRAINED:  # what a bias would restore, the weights have learned
-        return replace(method(plans_of(name), kit), compensate=False, recovered=True)
+        return replace(method(plans_of(name), inputs), compensate=False, recovered=True)
     if name in OURS:
-        check_ranks(kit.score)
-        return Method(kit.score, OURS[name](kit), kit.compensate)
+        check_ranks(inputs.score)
+        return Method(inputs.score, OURS[name](inputs), inputs.compensate)
     if name not in BASELINES:
         raise LopError(f"method {name!r}: expected one of {', '.join(NAMES)}")
     return BASELINES[name]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lop.errors import LopError
-from lop.methods import BASELINES, NAMES, TRAINED, Kit, flap_plan, method, plans_of
+from lop.methods import BASELINES, NAMES, TRAINED, PlanInputs, flap_plan, method, plans_of
 from lop.plan import Space, checkpoint_name, per_cent
 from lop.predictor import Predictor, PredictorConfig
 from lop.profile import measure
@@ -44,9 +44,9 @@ def test_every_baseline_keeps_as_many_neurons():
     generator = torch.Generator().manual_seed(0)
     scores = standardised([torch.rand(40, generator=generator) for _ in space.units])
     profile = measure(lambda plan: -sum(r * r for r in plan.ratios), space)
-    kit = Kit("activation_l2", profile=profile)
+    inputs = PlanInputs("activation_l2", profile=profile)
     for ratio in (0.2, 0.37, 0.9):
-        methods = [method(name, kit) for name in NAMES if plans_of(name) != "lop"]
+        methods = [method(name, inputs) for name in NAMES if plans_of(name) != "lop"]
         kept = {sum(m.plan(ratio, space, scores).kept) for m in methods}
         most = 120 - round(ratio * 120)
         # uniform ones have one width, and so up to a neuron a layer less
@@ -57,20 +57,20 @@ def test_our_methods_share_score_and_compensation():
     profile = measure(lambda plan: 0.0, SPACE)
     predictor = Predictor(PredictorConfig(SPACE, "model", 0.1, 0.9))
     for compensate in (False, True):
-        kit = Kit("wanda_sp", compensate, predictor, profile)
+        inputs = PlanInputs("wanda_sp", compensate, predictor, profile)
         for name in ("lop", "knapsack", "uniform", "random"):
-            assert method(name, kit).score == "wanda_sp"
-            assert method(name, kit).compensate == compensate
-        others = {name: method(name, kit).compensate for name in BASELINES}
+            assert method(name, inputs).score == "wanda_sp"
+            assert method(name, inputs).compensate == compensate
+        others = {name: method(name, inputs).compensate for name in BASELINES}
         assert others == {"magnitude": False, "wanda_sp": False, "flap": True}
         for name in TRAINED:  # whose weights have learned what a bias would restore
-            found, same = method(name, kit), method(plans_of(name), kit)
+            found, same = method(name, inputs), method(plans_of(name), inputs)
             assert (found.recovered, found.compensate, found.score) == (True, False, "wanda_sp")
             assert found.plan(0.5, SPACE, {}) == same.plan(0.5, SPACE, {})
 
 
 def test_a_random_plan_is_the_same_each_time_and_not_uniform():
-    random, uniform = (method(name, Kit("flap")).plan for name in ("random", "uniform"))
+    random, uniform = (method(name, PlanInputs("flap")).plan for name in ("random", "uniform"))
     space = Space.ffns((40, 40, 40))
     assert random(0.5, space, {}) == random(0.5, space, {}) != uniform(0.5, space, {})
 
@@ -88,13 +88,13 @@ def test_names_of_checkpoints_are_short_and_never_shared():
 def test_the_mean_ranks_no_neurons():
     for score in ("mean_activation", "beauty"):
         with pytest.raises(LopError, match=f"score '{score}': expected one of activation_l2, magn"):
-            method("uniform", Kit(score))
+            method("uniform", PlanInputs(score))
 
 
 def test_what_is_missing_is_named():
     with pytest.raises(LopError, match="expected one of lop, knapsack, uniform, random, magnitude"):
-        method("sparsegpt", Kit("flap"))
+        method("sparsegpt", PlanInputs("flap"))
     with pytest.raises(LopError, match="'lop' needs a predictor"):
-        method("lop", Kit("flap"))
+        method("lop", PlanInputs("flap"))
     with pytest.raises(LopError, match="'knapsack' needs a profile"):
-        method("knapsack", Kit("flap"))
+        method("knapsack", PlanInputs("flap"))

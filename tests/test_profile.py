@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lop.errors import LopError
-from lop.methods import Kit, method
+from lop.methods import PlanInputs, method
 from lop.plan import Plan, Space
 from lop.profile import Profile, measure, solve
 from lop.search.knapsack import knapsack
@@ -133,7 +133,7 @@ def test_a_table_that_is_no_profile_is_refused_by_name(tmp_path, change, message
 def test_a_profile_of_another_model_is_refused(tmp_path):
     path = tmp_path / "profile.parquet"
     table(GOOD).to_parquet(path)
-    rule = method("knapsack", Kit("flap", profile=Profile.load(path))).plan
+    rule = method("knapsack", PlanInputs("flap", profile=Profile.load(path))).plan
     assert rule(0.25, SPACE, {}).space == SPACE
     for other in (Space.ffns((10, 9)), Space.ffns((10,)), Space.ffns((10, 10), floor=0.2)):
         with pytest.raises(LopError, match="profile of a model with units"):

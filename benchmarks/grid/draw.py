@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.grid.scale import Ranking, Row, Scale
 from lop.data.samples import read_samples, write_samples
 from lop.importance import load_all_scores
-from lop.methods import Kit, Method, method
+from lop.methods import Method, PlanInputs, method
 from lop.models.fingerprints import digest
 from lop.plan import Plan
 from lop.predictor import Predictor
@@ -152,8 +152,8 @@ class Draw:
             predictor = Predictor.from_pretrained(self.of(ranking, "predictor"))
         if row.method == "knapsack":
             profile = Profile.load(self.of(ranking, "profile.parquet"))
-        kit = Kit(ranking.score, ranking.compensate, predictor, profile)
-        found = method(row.method, kit)
+        inputs = PlanInputs(ranking.score, ranking.compensate, predictor, profile)
+        found = method(row.method, inputs)
         return Method(found.score, found.plan, ranking.compensate)
 
     def plan(self, row: Row, ratio: float) -> Plan:

@@ -14,7 +14,7 @@ from lop.errors import LopError
 from lop.evaluation.latency import LatencyProfile
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
-from lop.methods import TRAINED, Kit, Method, Scores, method, plans_of
+from lop.methods import TRAINED, Method, PlanInputs, Scores, method, plans_of
 from lop.models.costs import COSTS, PlanAt, amount, next_ratio, parameters, smallest_ratio
 from lop.models.stored import Stored
 from lop.plan import Plan, Space, check_once, checkpoint_name
@@ -133,7 +133,7 @@ class Cutter:
         rule = self._rule(name)
         if kind == "latency" and plans_of(name) == "knapsack":
             return self._fastest(target)
-        predictor, at = self.kit([name]).predictor, self.planner(name)
+        predictor, at = self.plan_inputs([name]).predictor, self.planner(name)
         ratio = self.ratio_at(kind, target, at, rule.compensate, predictor)
         return ratio, at(ratio)
 
@@ -167,7 +167,7 @@ class Cutter:
         start, end, rules = 0.0, 1.0, []
         for name in methods:
             at, compensate = self.planner(name), self._rule(name).compensate
-            predictor = self.kit([name]).predictor
+            predictor = self.plan_inputs([name]).predictor
             start = max(start, self.ratio_at(kind, target, at, compensate, predictor))
             end = min(end, predictor.config.max_ratio) if predictor else end
             _, cost, aim = self._cost(kind, target, compensate)
@@ -232,7 +232,7 @@ class Cutter:
 
     def _rule(self, name: str) -> Method:
         """A method with what its plans are made from."""
-        return method(name, self.kit([name]))
+        return method(name, self.plan_inputs([name]))
 
     @cached_property
     def predictor(self) -> Predictor | None:
@@ -248,12 +248,12 @@ class Cutter:
         """The profile, read once."""
         return Profile.load(self.profile_path) if self.profile_path else None
 
-    def kit(self, methods: Sequence[str]) -> Kit:
+    def plan_inputs(self, methods: Sequence[str]) -> PlanInputs:
         """What these methods make their plans from; LopError when it cannot be read."""
         plans = [plans_of(name) for name in methods]
         predictor = self.predictor if "lop" in plans else None
         profile = self.profile if "knapsack" in plans else None
-        return Kit(*self.scored, predictor, profile)
+        return PlanInputs(*self.scored, predictor, profile)
 
     def ready(self, methods: Sequence[str]) -> Cut:
         """Read all of it; returns what cuts by method and ratio to a directory.
@@ -262,8 +262,8 @@ class Cutter:
         """
         if self.format not in FORMATS:
             raise LopError(f"format {self.format!r}: expected {' or '.join(FORMATS)}")
-        kit = self.kit(methods)
-        chosen: Mapping[str, Method] = {name: method(name, kit) for name in methods}
+        inputs = self.plan_inputs(methods)
+        chosen: Mapping[str, Method] = {name: method(name, inputs) for name in methods}
         scores, padded = self.scores, self.format == "padded"
         if any(rule.recovered for rule in chosen.values()):
             assert self.recovered  # what is wrong with it is told before anything is cut

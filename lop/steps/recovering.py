@@ -70,7 +70,7 @@ def recover(
 
 def _in_range(settings: Recovery, cutter: Cutter) -> Recovery:
     """The same with budgets that the plans reach, where none are given."""
-    predictor = cutter.kit(settings.methods).predictor
+    predictor = cutter.plan_inputs(settings.methods).predictor
     low, high = LOW, HIGH
     if predictor is not None:
         low, high = predictor.config.min_ratio, predictor.config.max_ratio

@@ -25,12 +25,12 @@ REPEATS = 5
 
 def plan_times(out: Path, methods: Sequence[str], ratios: Sequence[float], cutter: Cutter) -> None:
     """Write the median seconds to each plan by model name, with all that it needs in memory."""
-    kit = cutter.kit(methods)
+    inputs = cutter.plan_inputs(methods)
     space, of_model = made_for(cutter.scores_dir)
     scores = load_all_scores(cutter.scores_dir, of_model)
     seconds = {}
     for name, ratio in product(methods, ratios):
-        rule, taken = method(name, kit).plan, []
+        rule, taken = method(name, inputs).plan, []
         for _ in range(REPEATS):
             begun = time.perf_counter()
             rule(ratio, space, scores)
