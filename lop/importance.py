@@ -211,6 +211,11 @@ def check_scores(scores: Sequence[Tensor], units: Sequence[int], name: str) -> N
             raise LopError(f"{name}: site {i} has scores that are not finite")
 
 
+def ranked(scores: Sequence[Tensor]) -> list[Tensor]:
+    """The units of each site by descending score, (d_i,) each; ties go to the lower index."""
+    return [torch.argsort(score, descending=True, stable=True) for score in scores]
+
+
 def save_scores(
     scores: Sequence[Tensor],
     path: str | Path,

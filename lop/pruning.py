@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
-from lop.importance import check_scores
+from lop.importance import check_scores, ranked
 from lop.models.checkpoint import record_sizes
 from lop.models.costs import parameters
 from lop.models.cutting import cut
@@ -36,8 +36,7 @@ def kept_units(scores: Sequence[Tensor], plan: Plan) -> list[Tensor]:
     Ties go to the lower index. Raises LopError when scores and plan do not fit.
     """
     check_scores(scores, plan.space.units, "pruning")
-    order = [torch.argsort(score, descending=True, stable=True) for score in scores]
-    return [o[:k].sort().values for o, k in zip(order, plan.kept, strict=True)]
+    return [o[:k].sort().values for o, k in zip(ranked(scores), plan.kept, strict=True)]
 
 
 @torch.no_grad()

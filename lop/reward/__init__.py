@@ -23,7 +23,7 @@ from lop.data.matching import distinct
 from lop.data.samples import accepted, check_answered
 from lop.data.samples import fingerprint as samples_fingerprint
 from lop.errors import LopError
-from lop.importance import check_scores
+from lop.importance import check_scores, ranked
 from lop.models import fingerprints
 from lop.models.site import Site, attributes, restore, show_front
 from lop.models.space import check_in_memory, decoder_layers, find_sites, space_of
@@ -132,7 +132,7 @@ class Reward:
 
     def _rank(self, scores: Sequence[Tensor], mean_activation: Sequence[Tensor] | None) -> None:
         check_scores(scores, self.space.units, "reward")
-        self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]
+        self._orders = ranked(scores)
         self._means = _in_order(mean_activation, self._orders, self.sites)
         self.fingerprint = fingerprints.digest(*self._made_of, *self._orders, *(self._means or []))
         self._full: list[dict[str, Tensor]] = []

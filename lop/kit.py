@@ -1,0 +1,248 @@
+"""A kit: one directory with all that pruning a model needs besides its weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict
+from torch import Tensor
+
+from lop.errors import LopError
+from lop.evaluation.latency import LatencyProfile
+from lop.files import Kind, check_dir, replacing_dir
+from lop.importance import SCORES, load_scores, made_for, ranked, save_scores
+from lop.plan import Space
+from lop.predictor import PREDICTOR, Predictor
+from lop.profile import Profile
+from lop.reward.choice import AUTO, Candidate, chosen
+from lop.reward.choice import FILE as CHOICE
+from lop.typed import read_typed
+
+SCORES_IN, PREDICTOR_IN = "importance", "predictor"
+PROFILE_IN, LATENCY_IN = "profile.parquet", "latency.parquet"
+KIT = Kind(
+    "a kit",
+    ("kit.json",),
+    frozenset({"model_fingerprint", "space", "score", "compensate"}),
+    folders=(SCORES_IN, PREDICTOR_IN),
+)
+
+
+@dataclass(frozen=True)
+class About:
+    """What kit.json says: of which model a kit is, and what its plans are cut by."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    model_fingerprint: str
+    space: Space
+    score: str
+    compensate: bool
+    versions: dict[str, str]  # of the packages that gathered it
+
+
+@dataclass(frozen=True)
+class Kit:
+    """Scores, predictor, and where there are any profile and latency profile, all of one model.
+
+    >>> kit = lop.Kit.load("kit")
+    >>> kit.predictor.plan(0.37)
+    """
+
+    path: Path
+    about: About
+
+    @classmethod
+    def gather(
+        cls,
+        out: str | Path,
+        scores: str | Path,
+        predictor: str | Path,
+        profile: str | Path | None = None,
+        latency: str | Path | None = None,
+        score: str = AUTO,
+        compensate: bool | str = AUTO,
+    ) -> Kit:
+        """Write a kit of copies of these to the directory `out`.
+
+        `scores` is the directory that the importance stage wrote, `predictor` a predictor's,
+        `latency` what `lop latency` wrote. Raises LopError, in one line, for what is not of the
+        scores' model.
+        """
+        check_dir(out, KIT, (scores, predictor, profile, latency))
+        space, model_fingerprint = made_for(scores)
+        by = chosen(scores, score, compensate)
+        files = [Path(scores) / f"{name}.safetensors" for name in SCORES]
+        if (choice := Path(scores) / CHOICE).exists():
+            files.append(choice)
+        about = About(model_fingerprint, space, *by, _versions())
+        _check(about, Path(scores), Predictor.from_pretrained(predictor), predictor)
+        _check_tables(about, profile, latency)
+        with replacing_dir(out, KIT) as tmp:
+            (tmp / SCORES_IN).mkdir()
+            (tmp / PREDICTOR_IN).mkdir()
+            for file in files:
+                shutil.copyfile(file, tmp / SCORES_IN / file.name)
+            for name in PREDICTOR.files:
+                shutil.copyfile(Path(predictor) / name, tmp / PREDICTOR_IN / name)
+            for given, name in ((profile, PROFILE_IN), (latency, LATENCY_IN)):
+                if given is not None:
+                    shutil.copyfile(given, tmp / name)
+            _describe(tmp, about)
+        return cls.load(out)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Kit:
+        """The kit in a directory; LopError, in one line, for what is missing or does not fit."""
+        path = Path(path)
+        if flaw := "is not there" if not path.is_dir() else KIT.flaw(path):
+            raise LopError(f"{path}: is not a kit: it {flaw}")
+        kit = cls(path, read_typed(About, path / KIT.files[0]))
+        _check(kit.about, kit.scores_dir, kit.predictor, kit.predictor_path)
+        _check_tables(kit.about, kit.profile_path, kit.latency_path)
+        return kit
+
+    @property
+    def scores_dir(self) -> Path:
+        """The directory with every score."""
+        return self.path / SCORES_IN
+
+    @property
+    def predictor_path(self) -> Path:
+        """The predictor's directory."""
+        return self.path / PREDICTOR_IN
+
+    @property
+    def profile_path(self) -> Path | None:
+        """The profile's file, if there is one."""
+        return _there(self.path / PROFILE_IN)
+
+    @property
+    def latency_path(self) -> Path | None:
+        """The latency profile's file, if there is one."""
+        return _there(self.path / LATENCY_IN)
+
+    @property
+    def by(self) -> Candidate:
+        """The score that units are ranked by, and whether lost output is compensated."""
+        return Candidate(self.about.score, self.about.compensate)
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The predictor, read once."""
+        return Predictor.from_pretrained(self.predictor_path)
+
+    def score(self, name: str | None = None) -> list[Tensor]:
+        """One of the scores, (d_i,) a site: that which ranks units, if none is named."""
+        path = self.scores_dir / f"{name or self.about.score}.safetensors"
+        return load_scores(path, self.about.model_fingerprint)
+
+    def orders(self) -> list[Tensor]:
+        """The units of each site by descending score, (d_i,)."""
+        return ranked(self.score())
+
+    def reordered(self, out: str | Path, orders: Sequence[Tensor], model_fingerprint: str) -> Kit:
+        """Write the kit of the same model with its units in these `orders` (d_i,), whose weights
+        have this fingerprint."""
+        space, made = self.about.space, f"{self.about.model_fingerprint} with units reordered"
+        with replacing_dir(out, KIT) as tmp:
+            for name in SCORES:
+                # the mean activation has a value for each column of a unit, the scores have one
+                each = zip(self.score(name), orders, strict=True)
+                moved = [values.view(len(o), -1)[o].flatten() for values, o in each]
+                path = tmp / SCORES_IN / f"{name}.safetensors"
+                path.parent.mkdir(exist_ok=True)
+                save_scores(moved, path, model_fingerprint, space, made)
+            if (choice := self.scores_dir / CHOICE).exists():
+                shutil.copyfile(choice, tmp / SCORES_IN / CHOICE)
+            other = Predictor(replace(self.predictor.config, model_fingerprint=model_fingerprint))
+            other.network.load_state_dict(self.predictor.network.state_dict())
+            other.save_pretrained(tmp / PREDICTOR_IN)
+            for path_ in (self.profile_path, self.latency_path):  # counts alone: no order in them
+                if path_:
+                    shutil.copyfile(path_, tmp / path_.name)
+            _describe(tmp, replace(self.about, model_fingerprint=model_fingerprint))
+        return type(self).load(out)
+
+
+def _check(about: About, scores: Path, predictor: Predictor, at: str | Path) -> None:
+    """Raise LopError unless scores and the predictor `at` a path are those of one kit."""
+    for name in SCORES:
+        path = scores / f"{name}.safetensors"
+        space, of_model = made_for(path)
+        if of_model != about.model_fingerprint:
+            raise LopError(
+                f"{path}: scores of model {of_model}, the kit is of {about.model_fingerprint}"
+            )
+        if space != about.space:
+            raise LopError(
+                f"{path}: scores of units {list(space.units)} ({space.scope}), the kit is of "
+                f"{list(about.space.units)} ({about.space.scope}), or of other floors"
+            )
+    chosen(scores, about.score, about.compensate)
+    with _of(at):
+        predictor.check_fits(about.space, about.model_fingerprint)
+
+
+def _check_tables(about: About, profile: str | Path | None, latency: str | Path | None) -> None:
+    """Raise LopError unless these files are of a kit's model."""
+    if profile:
+        with _of(profile):
+            Profile.load(Path(profile)).check_fits(about.space)
+    if latency:
+        with _of(latency):
+            LatencyProfile.load(Path(latency)).check_fits(about.space, None)
+
+
+@contextmanager
+def _of(path: str | Path) -> Iterator[None]:
+    """Errors inside name the part of the kit that they are about."""
+    try:
+        yield
+    except LopError as error:
+        said = str(error)
+        raise error if said.startswith(str(path)) else LopError(f"{path}: {said}") from error
+
+
+def _there(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("lop", "torch", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _describe(folder: Path, about: About) -> None:
+    """Write kit.json and the card."""
+    (folder / KIT.files[0]).write_text(json.dumps(asdict(about), indent=2) + "\n")
+    restored = "with" if about.compensate else "without"
+    (folder / "README.md").write_text(
+        f"""---
+tags: [pruned, lop]
+---
+# All that pruning a model needs besides its weights
+
+Made by lop for the model with fingerprint `{about.model_fingerprint}`, scope `{about.space.scope}`:
+scores of its units (`{SCORES_IN}/`; ranked by `{about.score}`, {restored} compensation), the
+predictor of plans (`{PREDICTOR_IN}/`), and where they are there what each site alone loses
+(`{PROFILE_IN}`) and how long it takes on one machine (`{LATENCY_IN}`).
+
+```sh
+lop prune --model MODEL --kit KIT --ratio 0.37 --out small
+```
+"""
+    )
