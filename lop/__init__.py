@@ -3,6 +3,7 @@
 >>> model = lop.load("data/reference")
 >>> plan = lop.Predictor.from_pretrained("data/predictor").plan(0.37)
 >>> lop.prune(model, plan, lop.load_scores("data/importance/flap.safetensors"))
+>>> lop.resize(lop.load("elastic", ratio=0.37), ratio=0.6)
 """
 
 from importlib import import_module
@@ -12,6 +13,7 @@ from lop.models.auto_classes import teach_transformers
 
 teach_transformers()
 _MODULE_OF = {
+    "Kit": "kit",
     "LopError": "errors",
     "Plan": "plan",
     "Space": "plan",
@@ -21,12 +23,14 @@ _MODULE_OF = {
     "collect": "importance",
     "encode": "data.encoding",
     "find_space": "models.space",
-    "load": "models.checkpoint",
+    "load": "steps.elastic",
     "load_processor": "models.checkpoint",
     "load_scores": "importance",
     "masked": "pruning",
+    "pack": "steps.elastic",
     "prune": "pruning",
     "read_samples": "data.samples",
+    "resize": "steps.elastic",
     "save": "models.checkpoint",
     "save_scores": "importance",
 }

@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -95,21 +97,44 @@ def without_weights(
     Nothing is read and no memory is taken. Raises LopError when the tensors are not those that
     the config asks for.
     """
-    quiet_libraries()
-    _check_depth(path, config, len(entries))
     state = {
         entry.key: torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="meta")
         for entry in entries
     }
+    return _made_of(path, config, state, device_map={"": "meta"})
+
+
+def with_mapped_weights(
+    path: str | Path, config: PreTrainedConfig, entries: Sequence[Entry]
+) -> PreTrainedModel:
+    """The model of these tensors, whose weights are their places in the files.
+
+    A weight is read when it is first used, and takes memory from then on. Raises LopError as
+    `without_weights` does.
+    """
+    state, options = {entry.key: entry.read() for entry in entries}, {}
+    if (Path(path) / "generation_config.json").is_file():
+        with one_line(f"{path}: cannot read generation_config.json"):
+            options["generation_config"] = GenerationConfig.from_pretrained(path)
+    model = _made_of(path, config, state, **options)
+    model.name_or_path = model.config.name_or_path = str(path)
+    return model.eval()
+
+
+def _made_of(
+    path: str | Path, config: PreTrainedConfig, state: dict[str, Tensor], **options: Any
+) -> PreTrainedModel:
+    quiet_libraries()
+    _check_depth(path, config, len(state))
     with one_line(f"{path}: config and weights make no model"):
         model, info = model_class(config).from_pretrained(
             None,
             config=config,
             state_dict=state,
-            device_map={"": "meta"},
             dtype="auto",
             ignore_mismatched_sizes=True,  # and named below
             output_loading_info=True,
+            **options,
         )
     _check_fit(path, info)
     return model

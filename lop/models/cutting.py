@@ -41,7 +41,7 @@ from lop.progress import progress
 
 CHUNK = 32 * 2**20  # values at a time, of a tensor that stays as it is
 # What a checkpoint directory holds beside weights and config travels along, but for these.
-LEFT = {"config.json", "README.md", "pruning.json"}
+LEFT = {"config.json", "README.md", "pruning.json", "elastic.json"}
 WEIGHTS = (
     ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf",
     ".index.json",
@@ -71,6 +71,8 @@ def cut(
 ) -> None:
     """Write to directory `out` the checkpoint of `source` with these units only, (k_i,) a site.
 
+    They are written in the order in which they are given: all of them in another order make the
+    same model.
     A site without units is left out. With `means`, a value for each column of a site's output map,
     those maps get a bias that restores the lost units' mean output, on top of one that is there.
     `stored` are units that each site is filled up to with zeros, so that there comes out an
@@ -195,10 +197,12 @@ def _part(entry: Entry, site: Site, name: str, kept: Tensor, units: int) -> Tens
 
 
 def _columns(weight: Tensor, kept: Tensor) -> Tensor:
-    stays = np.zeros(weight.shape[1], dtype=bool)
-    stays[kept] = True
     # numpy is four times as fast at this as torch; it has no bfloat16, and need not know
     bits = weight.view(BITS[weight.dtype.itemsize]).numpy()
+    if (kept[1:] <= kept[:-1]).any():  # in another order
+        return torch.from_numpy(np.take(bits, kept.numpy(), axis=1)).view(weight.dtype)
+    stays = np.zeros(weight.shape[1], dtype=bool)
+    stays[kept] = True
     return torch.from_numpy(np.compress(stays, bits, axis=1)).view(weight.dtype)
 
 

@@ -17,7 +17,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from lop.errors import LopError
-from lop.models.checkpoint import read_config, without_weights
+from lop.models.checkpoint import read_config, with_mapped_weights, without_weights
 from lop.models.fingerprints import picks
 from lop.models.site import Site
 from lop.models.space import find_sites, space_of
@@ -30,17 +30,19 @@ class Stored:
 
     `files` are those that `from_pretrained` loads, `index` is the name of the one that lists them
     where it is sharded; `tensors` has each by the name that the model gives it; `model` is the
-    model as loading makes it, on the meta device. Raises LopError when a file is cut short, or
+    model as loading makes it, on the meta device or, where `mapped`, with its weights in the files
+    until they are used. Raises LopError when a file is cut short, or
     when the tensors are not those of the model that the config describes.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, mapped: bool = False) -> None:
         self.path = path
         self.config = read_config(path)
         self.folder = _on_disk(path)
         self.files, self.index = weight_files(self.folder, self.config)
         entries = [entry for file in self.files for entry in read_header(file)]
-        self.model: PreTrainedModel = without_weights(path, self.config, entries)
+        build = with_mapped_weights if mapped else without_weights
+        self.model: PreTrainedModel = build(path, self.config, entries)
         self.ffns: list[Site] = find_sites(self.model)
         self.tensors = self._by_model_name(entries)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lop.errors import LopError
-from lop.importance import check_scores
+from lop.importance import check_scores, ranked
 from lop.models.site import Site, attributes, restore
 from lop.models.space import check_in_memory, decoder_layers, find_sites, space_of
 from lop.plan import Plan
@@ -59,7 +59,7 @@ class Student(nn.Module):
         check_in_memory(self.sites)
         self.space = space_of(self.sites)
         check_scores(scores, self.space.units, "recovery")
-        self._orders = [torch.argsort(s, descending=True, stable=True) for s in scores]
+        self._orders = ranked(scores)
         self._before = [attributes(site) for site in self.sites]
         self._full: list[list[_Weight]] = []
         self._dropped: set[int] = set()

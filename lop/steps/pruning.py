@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from lop.errors import LopError
 from lop.evaluation.latency import LatencyProfile
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
+from lop.kit import Kit
 from lop.methods import TRAINED, Method, PlanInputs, Scores, method, plans_of
 from lop.models.costs import COSTS, PlanAt, amount, next_ratio, parameters, smallest_ratio
 from lop.models.stored import Stored
@@ -22,7 +24,7 @@ from lop.predictor import Predictor
 from lop.profile import Profile, solve_within
 from lop.pruning import PRUNED, filled, prune_checkpoint
 from lop.recovery.files import check_recovered
-from lop.reward.choice import Candidate, chosen
+from lop.reward.choice import AUTO, Candidate, chosen
 
 GRID = Kind("a grid of pruned checkpoints", ("plans.json",), each=PRUNED)
 Cut = Callable[..., Plan]  # of a method's name, a ratio, a directory, and maybe a plan
@@ -79,6 +81,29 @@ class Cutter:
     elsewhere: bool = False  # the latency profile is of another machine, where the model is to run
     recovered_path: Path | None = None  # what `lop recover` wrote, for methods that cut it
     sibling: bool = False  # take predictor and scores of a model with other weights, with a warning
+    mapped: bool = False  # `source` is to have its weights, in the files until they are used
+
+    @classmethod
+    def of_kit(
+        cls,
+        model_path: str,
+        kit: Kit,
+        score: str = AUTO,
+        compensate: bool | str = AUTO,
+        **given: Any,
+    ) -> Cutter:
+        """What cuts a model with a kit; other fields may be `given`, in place of the kit's own.
+
+        Score and compensation are the kit's unless one of them is named.
+        """
+        by = kit.by if score == compensate == AUTO else (score, compensate)
+        own: dict[str, Any] = {
+            "predictor_path": kit.predictor_path,
+            "profile_path": kit.profile_path,
+            "latency_path": kit.latency_path,
+        }
+        own |= {name: value for name, value in given.items() if value is not None}
+        return cls(model_path, kit.scores_dir, *by, **own)
 
     @property
     def inputs(self) -> tuple[str | Path | None, ...]:
@@ -89,7 +114,7 @@ class Cutter:
     @cached_property
     def source(self) -> Stored:
         """The model, opened once, whatever is asked of it."""
-        return Stored(self.model_path)
+        return Stored(self.model_path, self.mapped)
 
     @cached_property
     def recovered(self) -> Stored:
