@@ -115,10 +115,27 @@ def recover(o: given.Recover) -> None:
     print(f"{o.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
 
 
+def kit(o: given.Kit) -> None:
+    from lop.steps import elastic
+
+    print(elastic.gather(o.out, **o.model_dump(exclude={"out"})))
+
+
+def pack(o: given.Pack) -> None:
+    from lop.kit import Kit
+    from lop.steps import elastic
+
+    elastic.pack(o.model, Kit.load(o.kit), o.out)
+    print(f"{o.out}: {o.model}, its units in order of importance; the kit is in {o.out}/kit")
+
+
 def predict(o: given.Predict) -> None:
+    from lop.kit import Kit
     from lop.predictor import Predictor
 
-    found = Predictor.from_pretrained(o.predictor)
+    kit = Kit.load(o.kit) if o.kit else None
+    found = kit.predictor if kit else Predictor.from_pretrained(o.predictor or "")
+    compensate = o.compensate or bool(kit and kit.by.compensate)
     plan, whole = found.plan(o.ratio), None
     if o.model:
         from lop.models.costs import parameters
@@ -127,7 +144,7 @@ def predict(o: given.Predict) -> None:
         source = Stored(o.model)
         space = found.config.space
         found.check_fits(source.space(space.scope), source.fingerprint, sibling=True)
-        whole = source.parameters, int(parameters(source, space, o.compensate).of(plan))
+        whole = source.parameters, int(parameters(source, space, compensate).of(plan))
     if o.as_json:
         said = {"ratio": o.ratio, "ratios": plan.ratios, "kept": plan.kept}
         if whole:
@@ -225,9 +242,12 @@ def compare(o: given.Compare) -> None:
 def _cutter(o: given.Cutting) -> Any:
     from lop.steps import pruning
 
-    made_of = (o.model, o.scores, o.score, o.compensate, o.predictor, o.profile)
-    of_time = (o.latency_profile, o.elsewhere)
-    return pruning.Cutter(*made_of, o.format, o.widest, *of_time, o.recovered, o.sibling)
+    places = {
+        "predictor_path": o.predictor, "profile_path": o.profile, "latency_path": o.latency_profile,
+        "recovered_path": o.recovered,
+    }  # fmt: skip
+    how = o.model_dump(include={"format", "widest", "elsewhere", "sibling"})
+    return pruning.cutter_of(o.model, o.kit, o.scores, o.score, o.compensate, **places, **how)
 
 
 def report(o: given.Report) -> None:

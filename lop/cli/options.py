@@ -90,6 +90,14 @@ def same(model: type[Section], name: str) -> Any:
     return model.model_fields[name]
 
 
+def _check_one(given: Section, *names: str) -> None:
+    """Refuse all but one of some options."""
+    if sum(getattr(given, name) is not None for name in names) != 1:
+        *most, last = (f"--{name.replace('_', '-')}" for name in names)
+        text = f"expected one of {', '.join(most)} and {last}"
+        raise PydanticCustomError("one_of", "{text}", {"text": text})
+
+
 Named = Annotated[Path, BeforeValidator(_named)]
 File = Annotated[Named, AfterValidator(_file)]
 Folder = Annotated[Named, AfterValidator(_folder)]
@@ -110,12 +118,24 @@ class OfJudging(OfScores, settings.Judging):
     samples: File = Field(description="reward samples (Parquet)")
 
 
-class Cutting(OfScores):
-    recovered: Folder | None = Field(
-        None, description="what `lop recover` wrote, for the methods that cut it"
-    )
+class Kitted(OfModel, settings.Scored):
+    """What cuts a model: a kit, or its parts by themselves, which go before the kit's."""
+
+    kit: Folder | None = Field(None, description="what `lop kit` wrote, instead of its parts")
+    scores: Folder | None = Field(None, description="directory of scores, where there is no kit")
     predictor: Text | None = Field(
         None, description="directory or models:/NAME@ALIAS, for method lop"
+    )
+
+    @model_validator(mode="after")
+    def _kit_or_scores(self) -> Kitted:
+        _check_one(self, "kit", "scores")
+        return self
+
+
+class Cutting(Kitted):
+    recovered: Folder | None = Field(
+        None, description="what `lop recover` wrote, for the methods that cut it"
     )
     profile: File | None = Field(None, description="profile, for method knapsack")
     format: Format = same(settings.Prune, "format")
@@ -239,7 +259,8 @@ class Recover(OfScores, settings.Recovery):
 class Predict(Section):
     """print the plan for a pruning ratio"""
 
-    predictor: Folder = Field(description="predictor directory")
+    kit: Folder | None = Field(None, description="what `lop kit` wrote, instead of a predictor")
+    predictor: Folder | None = Field(None, description="predictor directory")
     model: Text | None = Field(
         None, description="the model it is for: tells how much smaller the whole of it gets"
     )
@@ -248,6 +269,28 @@ class Predict(Section):
         False, description="count the biases that restore the pruned units' mean output"
     )
     as_json: bool = Field(False, alias="json", description="one line of JSON")
+
+    @model_validator(mode="after")
+    def _kit_or_predictor(self) -> Predict:
+        _check_one(self, "kit", "predictor")
+        return self
+
+
+class Kit(settings.Scored):
+    """gather all that pruning a model needs besides its weights"""
+
+    scores: Folder = Field(description="directory of scores")
+    predictor: Text = Field(description="directory or models:/NAME@ALIAS")
+    profile: File | None = Field(None, description="profile, for method knapsack")
+    latency_profile: File | None = Field(None, description="what `lop latency` timed")
+    out: NewFolder = Field(description="directory for the kit")
+
+
+class Pack(OfModel):
+    """write a model's elastic checkpoint: itself, with units in order of importance"""
+
+    kit: Folder = Field(description="what `lop kit` wrote")
+    out: NewFolder = Field(description="directory for the elastic checkpoint")
 
 
 class Prune(Cutting):
@@ -271,10 +314,7 @@ class Prune(Cutting):
 
     @model_validator(mode="after")
     def _one_target(self) -> Prune:
-        given = [self.ratio, self.params, self.size, self.flops_per_token, self.latency]
-        if sum(target is not None for target in given) != 1:
-            text = "expected one of --ratio, --params, --size, --flops-per-token and --latency"
-            raise PydanticCustomError("target", "{text}", {"text": text})
+        _check_one(self, "ratio", "params", "size", "flops_per_token", "latency")
         return self
 
 
@@ -320,10 +360,9 @@ class Report(Section):
     out: NewFolder = Field(Path("data/report"), description="directory to write")
 
 
-class Serve(OfScores):
+class Serve(Kitted):
     """answer ratios with plans, and cut checkpoints, over HTTP"""
 
-    predictor: Text = Field(description="predictor directory, or models:/NAME@ALIAS of MLflow")
     out: NewFolder = Field(description="the one directory that is written to")
     host: Text = Field("127.0.0.1", description="address to listen at")
     port: Annotated[int, Field(ge=0, lt=2**16)] = Field(8080, description="0 takes a free one")
@@ -375,7 +414,7 @@ class Rollback(Section):
 COMMANDS: dict[str, type[Section]] = {
     each.__name__.lower(): each
     for each in (
-        Prepare, Importance, Profile, Latency, Search, Samples, Train, Recover, Predict, Prune,
-        Evaluate, Compare, Report, Serve, Diff, Track, Rollback,
+        Prepare, Importance, Profile, Latency, Search, Samples, Train, Recover, Kit, Pack, Predict,
+        Prune, Evaluate, Compare, Report, Serve, Diff, Track, Rollback,
     )
 }  # fmt: skip

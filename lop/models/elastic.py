@@ -6,7 +6,7 @@ the front of every tensor. It knows no predictor: what to keep is said from abov
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -193,16 +193,19 @@ class Elastic:
 
     def _check_cache(self, module: nn.Module, args: Any, given: dict[str, Any]) -> None:
         """Raise LopError for a cache with keys of another size: it would be of another model."""
-        cache = given.get("past_key_values")
-        if cache is None or not cache.get_seq_length():
-            return
-        if getattr(cache, MARK, None) != self.kept:
+        cache = _cache(given)
+        if cache is not None and cache.get_seq_length() and getattr(cache, MARK, None) != self.kept:
             raise LopError(
                 "this cache of keys and values was filled at another size of the model, or by "
                 "another one; after lop.resize begin with a new cache"
             )
 
     def _mark_cache(self, module: nn.Module, args: Any, given: dict[str, Any], out: Any) -> None:
-        for cache in (given.get("past_key_values"), getattr(out, "past_key_values", None)):
+        for cache in (_cache(given), _cache(getattr(out, "__dict__", {}))):
             if cache is not None:
                 setattr(cache, MARK, self.kept)
+
+
+def _cache(given: Mapping[str, Any]) -> Any:
+    """The cache among arguments or results, which newer versions of transformers call `cache`."""
+    return given.get("cache", given.get("past_key_values"))

@@ -21,7 +21,7 @@ from lop.models.cutting import cut
 from lop.models.elastic import Elastic, LostOutput
 from lop.models.stored import Stored
 from lop.plan import Plan
-from lop.steps.pruning import Cutter
+from lop.steps.pruning import Cutter, on_disk
 from lop.typed import read_typed
 
 KIT_IN, LOST_IN = "kit", "lost_output.safetensors"
@@ -45,6 +45,26 @@ class Packed:
     scope: str
     score: str  # by which they are in order
     compensate: bool
+
+
+def gather(
+    out: Path,
+    scores: Path,
+    predictor: str,
+    profile: Path | None,
+    latency_profile: Path | None,
+    score: str,
+    compensate: bool | str,
+) -> str:
+    """Write a kit, as `Kit.gather` does, of a predictor that may be in the registry; what it is."""
+    parts = (scores, on_disk(predictor), profile, latency_profile)
+    kit = Kit.gather(out, *parts, score, compensate)
+    restored = "with" if kit.by.compensate else "without"
+    space, config = kit.about.space, kit.predictor.config
+    return (
+        f"{out}: {space.scope} of {len(space.units)} sites, score {kit.by.score} {restored} "
+        f"compensation, pruning ratios {config.min_ratio:g} to {config.max_ratio:g}"
+    )
 
 
 def pack(model: str | Path, kit: Kit, out: str | Path) -> None:

@@ -264,7 +264,7 @@ class Cutter:
         """The predictor, read once; LopError unless it is for this very model."""
         if self.predictor_path is None:
             return None
-        found = Predictor.from_pretrained(_on_disk(self.predictor_path))
+        found = Predictor.from_pretrained(on_disk(self.predictor_path))
         found.check_fits(self.space, self.source.fingerprint, self.sibling)
         return found
 
@@ -303,6 +303,22 @@ class Cutter:
             return plan
 
         return cut
+
+
+def cutter_of(
+    model_path: str,
+    kit: Path | None,
+    scores_dir: Path | None,
+    score: str,
+    compensate: bool | str,
+    **given: Any,
+) -> Cutter:
+    """What cuts a model with a kit, or with scores; other fields of `Cutter` may be `given`."""
+    if kit is not None:
+        return Cutter.of_kit(model_path, Kit.load(kit), score, compensate, **given)
+    if scores_dir is None:
+        raise LopError("expected a kit, or scores")
+    return Cutter(model_path, scores_dir, score, compensate, **given)
 
 
 @dataclass(frozen=True)
@@ -348,7 +364,8 @@ def _widest(plan: Plan) -> float:
     return max(k / d for k, d, kind in each if kind == "ffn")
 
 
-def _on_disk(predictor: str | Path) -> Path:
+def on_disk(predictor: str | Path) -> Path:
+    """Where a predictor lies, which may be one of the registry: models:/NAME@ALIAS."""
     if not str(predictor).startswith("models:/"):
         return Path(predictor)
     from lop.tracking import predictor_path  # MLflow, which a directory does not need

@@ -145,7 +145,7 @@ def test_what_a_plan_drops_is_not_read(tmp_path):
     wanted = logits(expected, inputs)
     save_file(tensors, tmp_path / "new", {"format": "pt"})
     os.replace(tmp_path / "new", file)  # who has the old file mapped goes on with that
-    assert torch.equal(logits(lop.load(tmp_path / "elastic", ratio=0.5), inputs), wanted)
+    same(logits(lop.load(tmp_path / "elastic", ratio=0.5), inputs), wanted)
     assert torch.equal(logits(expected, inputs), wanted)
 
 
@@ -244,7 +244,7 @@ def peak():
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 ids = torch.arange(3, 40)[None]
 with torch.inference_mode():
-    lop.load(sys.argv[1])(input_ids=ids)  # imports, and what torch keeps for itself
+    lop.load(sys.argv[1], ratio=0.3)(input_ids=ids)  # imports, and what torch keeps for itself
     gc.collect()
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = peak()
@@ -265,8 +265,9 @@ def test_memory_is_that_of_the_cut_checkpoint_and_a_tensor_more(tmp_path):
     kit = make_kit(tmp_path, tmp_path / "dense")
     lop.pack(tmp_path / "dense", kit, tmp_path / "elastic")
     prune(tmp_path, "elastic", 0.5)
-    build("Llama")[0].save_pretrained(tmp_path / "tiny")
-    run = [sys.executable, "-c", MEASURE, str(tmp_path / "tiny")]
+    (tmp_path / "tiny").mkdir()
+    pack(tmp_path / "tiny")
+    run = [sys.executable, "-c", MEASURE, str(tmp_path / "tiny" / "elastic")]
 
     def peak(*words):
         told = subprocess.run([*run, *map(str, words)], capture_output=True, text=True, check=True)
