@@ -18,7 +18,7 @@ from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import check_scores, ranked
 from lop.models.checkpoint import record_sizes
 from lop.models.costs import parameters
-from lop.models.cutting import cut
+from lop.models.cutting import CutFile, cut, text_file, write_files
 from lop.models.modeling_lop import skip
 from lop.models.site import Site, keep_units, lost_output
 from lop.models.space import check_in_memory, find_sites, space_of
@@ -113,35 +113,52 @@ def prune_checkpoint(
     pruning.json.
     """
     check_dir(out, PRUNED, (source.path, source.folder))
+    by = {"method": method, "ratio": plan.ratio if ratio is None else ratio, "score": score}
+    files = checkpoint_files(source, plan, scores, mean_activation, padded, **by)
+    with replacing_dir(out, PRUNED) as tmp:
+        write_files(files, tmp)
+        Stored(tmp)  # that it can be read
+
+
+def checkpoint_files(
+    source: Stored,
+    plan: Plan,
+    scores: Sequence[Tensor],
+    mean_activation: Sequence[Tensor] | None = None,
+    padded: bool = False,
+    **by: Any,
+) -> list[CutFile]:
+    """The files of that checkpoint, whose bytes are made when they are asked for; weights last.
+
+    `by` has `method`, `ratio` and `score`.
+    """
     space = plan.space
     _check_plan(source.sites(space.scope), plan)
-    stored = filled(plan) if padded else None
+    kept, units = kept_units(scores, plan), filled(plan) if padded else None
+    small, files = cut(source, kept, mean_activation, units, space.scope)
     cost = parameters(source, source.space(space.scope), mean_activation is not None)
-    with replacing_dir(out, PRUNED) as tmp:
-        cut(source, kept_units(scores, plan), tmp, mean_activation, stored, space.scope)
-        small = Stored(tmp)  # also checks what was written
-        record = {
-            "method": method,
-            "ratio": plan.ratio if ratio is None else ratio,
-            "kinds": space.kinds,
-            "layers": space.layers,
-            "units": space.units,
-            "kept": plan.kept,
-            "score": score,
-            "scores_fingerprint": _fingerprint(scores),
-            "compensated": mean_activation is not None,
-            "format": "padded" if padded else "per_layer",
-            "source": str(source.path),
-            "revision": getattr(source.config, "_commit_hash", None),
-            "model_fingerprint": source.fingerprint,
-            "dense_parameters": source.parameters,
-            "parameters": cost.of(plan),
-            "stored_parameters": small.parameters,  # with the zeros of the padded format
-            "dense_bytes": _bytes_on_disk(source),
-            "bytes": _bytes_on_disk(small),
-        }
-        (tmp / "pruning.json").write_text(json.dumps(record, indent=2) + "\n")
-        (tmp / "README.md").write_text(model_card(record))
+    stored = sum(parameter.numel() for parameter in small.parameters())
+    weights = {file.name: file.size for file in files if file.name.endswith(".safetensors")}
+    record = {
+        **by,
+        "kinds": space.kinds,
+        "layers": space.layers,
+        "units": space.units,
+        "kept": plan.kept,
+        "scores_fingerprint": _fingerprint(scores),
+        "compensated": mean_activation is not None,
+        "format": "padded" if padded else "per_layer",
+        "source": str(source.path),
+        "revision": getattr(source.config, "_commit_hash", None),
+        "model_fingerprint": source.fingerprint,
+        "dense_parameters": source.parameters,
+        "parameters": cost.of(plan),
+        "stored_parameters": stored,  # with the zeros of the padded format
+        "dense_bytes": sum(file.stat().st_size for file in source.files),
+        "bytes": sum(weights.values()),
+    }
+    about = text_file(PRUNED.files[0], json.dumps(record, indent=2) + "\n")
+    return [about, text_file("README.md", model_card(record)), *files]
 
 
 def filled(plan: Plan) -> tuple[int, ...]:
@@ -158,10 +175,6 @@ def _fingerprint(scores: Sequence[Tensor]) -> str:
     for layer in scores:
         digest.update(layer.float().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _bytes_on_disk(model: Stored) -> int:
-    return sum(file.stat().st_size for file in model.files)
 
 
 LOADING = {

@@ -134,7 +134,9 @@ def predict(o: given.Predict) -> None:
     from lop.predictor import Predictor
 
     kit = Kit.load(o.kit) if o.kit else None
-    found = kit.predictor if kit else Predictor.from_pretrained(o.predictor or "")
+    place = kit.predictor_path if kit else o.predictor
+    assert place  # one of them is given, as the options say
+    found = Predictor.from_pretrained(place)
     compensate = o.compensate or bool(kit and kit.by.compensate)
     plan, whole = found.plan(o.ratio), None
     if o.model:

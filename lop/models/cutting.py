@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,15 +60,40 @@ class _New:
     behind: str | None = None  # the key of the tensor it follows, where it is an additional one
 
 
+@dataclass(frozen=True)
+class CutFile:
+    """A file of a smaller checkpoint: its name in the folder, its size in bytes, and what gives
+    these, a piece at a time, once they are asked for."""
+
+    name: str
+    size: int
+    pieces: Callable[[], Iterable[bytes | memoryview]]
+
+
+def text_file(name: str, text: str) -> CutFile:
+    """A small file."""
+    content = text.encode()
+    return CutFile(name, len(content), lambda: [content])
+
+
+def write_files(files: Sequence[CutFile], out: Path) -> None:
+    """Write files to the directory `out`."""
+    for file in progress(files, "pruning", len(files), "file"):
+        (out / file.name).parent.mkdir(parents=True, exist_ok=True)
+        with (out / file.name).open("wb") as stream:
+            for piece in file.pieces():
+                stream.write(piece)
+
+
 def cut(
     source: Stored,
     kept: Sequence[Tensor],
-    out: Path,
     means: Sequence[Tensor] | None = None,
     stored: Sequence[int] | None = None,
     scope: str = "ffn",
-) -> None:
-    """Write to directory `out` the checkpoint of `source` with these units only, (k_i,) a site.
+) -> tuple[PreTrainedModel, list[CutFile]]:
+    """The checkpoint of `source` with these units only, (k_i,) a site: its model, on the meta
+    device, and its files.
 
     They are written in the order in which they are given: all of them in another order make the
     same model.
@@ -96,19 +120,19 @@ def cut(
         )
     }
     gone = _gone(source, [site for site, n in zip(sites, units, strict=True) if not n])
-    files: dict[str, str] = {}
-    for file in progress(source.files, "pruning", len(source.files), "shard"):
-        name = file.relative_to(source.folder)
+    files: list[CutFile] = []
+    where: dict[str, str] = {}
+    for file in source.files:
+        name = file.relative_to(source.folder).as_posix()
         tensors = [t for t in _tensors(read_header(file), new) if t.key not in gone]
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        _write(out / name, tensors)
-        files |= dict.fromkeys([tensor.key for tensor in tensors], name.as_posix())
+        if tensors:
+            files.append(_weights(name, tensors))
+            where |= dict.fromkeys([tensor.key for tensor in tensors], name)
     if source.index:
-        size = sum((out / name).stat().st_size for name in set(files.values()))
-        index = {"metadata": {"total_size": size}, "weight_map": files}
-        (out / source.index).write_text(json.dumps(index, indent=2) + "\n")
-    _write_config(source, small, out)
-    _copy_the_rest(source.folder, small, out)
+        total = sum(file.size for file in files)
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        files.insert(0, text_file(source.index, json.dumps(index, indent=2) + "\n"))
+    return small, [*_config_files(source, small), *_the_rest(source.folder, small), *files]
 
 
 def _gone(source: Stored, skipped: Sequence[Site]) -> set[str]:
@@ -121,19 +145,24 @@ def _gone(source: Stored, skipped: Sequence[Site]) -> set[str]:
     return found
 
 
-def _copy_the_rest(folder: Path, small: PreTrainedModel, out: Path) -> None:
-    """Copy what goes with the weights.
+def _the_rest(folder: Path, small: PreTrainedModel) -> Iterator[CutFile]:
+    """What goes with the weights.
 
     Code too, without running it, where the stock class is kept: others load by it what `auto_map`
     names.
     """
     left = LEFT | {Path(modeling_lop.__file__).name}
     weights = (*WEIGHTS, ".py") if is_pruned(small.config.get_text_config()) else WEIGHTS
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in left and not path.name.endswith(weights):
-            shutil.copyfile(path, out / path.name)
-    if (templates := folder / CHAT_TEMPLATE_DIR).is_dir():
-        shutil.copytree(templates, out / CHAT_TEMPLATE_DIR)
+            yield _copied(path, path.name)
+    for path in sorted((folder / CHAT_TEMPLATE_DIR).rglob("*")):
+        if path.is_file():
+            yield _copied(path, path.relative_to(folder).as_posix())
+
+
+def _copied(path: Path, name: str) -> CutFile:
+    return CutFile(name, path.stat().st_size, lambda: [path.read_bytes()])
 
 
 def _cut_model(
@@ -221,8 +250,8 @@ def _tensors(entries: list[Entry], new: dict[str, _New]) -> Iterator[Entry | _Ne
             yield additional[entry.key]
 
 
-def _write(path: Path, tensors: list[Entry | _New]) -> None:
-    """Write a safetensors file: the length of its header, the header, and the tensors' bytes."""
+def _weights(name: str, tensors: list[Entry | _New]) -> CutFile:
+    """A safetensors file: the length of its header, the header, and the tensors' bytes."""
     header, end = {}, 0
     for tensor in tensors:
         begin, end = end, end + math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
@@ -231,24 +260,27 @@ def _write(path: Path, tensors: list[Entry | _New]) -> None:
         }  # fmt: skip
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight bytes
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+
+    def pieces() -> Iterator[bytes | memoryview]:
+        yield len(text).to_bytes(8, "little") + text
         for tensor in tensors:
             if isinstance(tensor, _New):
-                file.write(_bytes(tensor.make()))
+                yield _bytes(tensor.make())
             else:
-                _copy(tensor, file)
+                yield from _copy(tensor)
+
+    return CutFile(name, 8 + len(text) + end, pieces)
 
 
-def _copy(entry: Entry, file: BinaryIO) -> None:
-    """Append a tensor that stays as it is, a piece at a time."""
+def _copy(entry: Entry) -> Iterator[memoryview]:
+    """A tensor that stays as it is, a piece at a time."""
     dtype = DTYPES[entry.dtype]
     for first in range(0, math.prod(entry.shape), CHUNK):
         count = min(CHUNK, math.prod(entry.shape) - first)
         at = entry.start + first * dtype.itemsize
         raw = mapped(entry.file, at, count * dtype.itemsize)
         _finite(torch.from_numpy(raw).view(dtype), entry)
-        file.write(raw.data)
+        yield raw.data
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -264,7 +296,7 @@ def _finite(tensor: Tensor, entry: Entry) -> Tensor:
     return tensor
 
 
-def _write_config(source: Stored, small: PreTrainedModel, out: Path) -> None:
+def _config_files(source: Stored, small: PreTrainedModel) -> Iterator[CutFile]:
     """The source's config.json with what pruning changes in it, and the modelling file where
     stock classes will not do.
 
@@ -291,12 +323,12 @@ def _write_config(source: Stored, small: PreTrainedModel, out: Path) -> None:
         cls: Any = type(small)
         module = Path(modeling_lop.__file__)
         auto_map = {cls._auto_class: f"{module.stem}.{cls.__name__}"}
-        shutil.copy(module, out)
+        yield _copied(module, module.name)
     if auto_map:
         config["auto_map"] = auto_map
     else:
         config.pop("auto_map", None)
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    yield text_file("config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _path_to(config: PreTrainedConfig, text: PreTrainedConfig) -> list[str]:

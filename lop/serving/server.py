@@ -28,7 +28,7 @@ from lop.serving.connection import Bounds, bounded
 from lop.serving.guard import Meters, is_loopback
 from lop.serving.jobs import Jobs, Limits
 from lop.serving.planner import Planner
-from lop.steps.pruning import Cutter
+from lop.steps.pruning import Cutter, cutter_of
 
 TOKEN_LENGTH = 16  # at least
 PARTS = ("checkpoints", "jobs", "predictor")  # of what a service writes
@@ -36,9 +36,9 @@ BACKLOG = 128  # clients that the system lets wait, and that are taken at once
 
 
 def serve(
-    predictor: str,
+    predictor: str | None,
     model: str,
-    scores: Path,
+    scores: Path | None,
     score: str,
     compensate: bool | str,
     out: Path,
@@ -51,8 +51,12 @@ def serve(
     token_file: Path | None,
     latency_profile: Path | None = None,
     elsewhere: bool = False,
+    kit: Path | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; LopError, before anything listens, for what cannot be."""
+    """Serve until SIGINT or SIGTERM; LopError, before anything listens, for what cannot be.
+
+    What is not given is the kit's.
+    """
     token = read_token(token_file)
     if token is None and not is_loopback(host):
         raise LopError(
@@ -66,8 +70,11 @@ def serve(
     # a poll that waits for a registry for minutes says too late that it is out of reach
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    timed = {"latency_path": latency_profile, "elsewhere": elsewhere}
-    cutter = Cutter(model, scores, score, compensate, **timed)  # type: ignore[arg-type]
+    given = {"predictor_path": predictor, "latency_path": latency_profile, "elsewhere": elsewhere}
+    cutter = cutter_of(model, kit, scores, score, compensate, **given)
+    if cutter.predictor_path is None:
+        raise LopError("--predictor: expected one, or a kit")
+    predictor = str(cutter.predictor_path)
     if latency_profile:
         _ = cutter.latency  # is read once, and is of as many threads as there are now
     torch.set_num_threads(1)  # the predictor is faster so, and jobs have processes of their own

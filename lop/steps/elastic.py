@@ -17,7 +17,7 @@ from lop.errors import LopError
 from lop.files import Kind, check_dir, replacing_dir
 from lop.kit import Kit
 from lop.models import checkpoint
-from lop.models.cutting import cut
+from lop.models.cutting import cut, write_files
 from lop.models.elastic import Elastic, LostOutput
 from lop.models.stored import Stored
 from lop.plan import Plan
@@ -79,7 +79,7 @@ def pack(model: str | Path, kit: Kit, out: str | Path) -> None:
     _ = cutter.scores, cutter.predictor  # that they are of this model
     orders = kit.orders()
     with replacing_dir(out, ELASTIC) as tmp:
-        cut(source, orders, tmp, scope=space.scope)
+        write_files(cut(source, orders, scope=space.scope)[1], tmp)
         packed = Stored(tmp)
         own = kit.reordered(tmp / KIT_IN, orders, packed.fingerprint)
         if own.by.compensate:

@@ -18,7 +18,7 @@ from lop.evaluation.answers import evaluate
 from lop.importance import collect
 from lop.methods import uniform_plan
 from lop.models.checkpoint import load, model_class, save
-from lop.models.cutting import cut
+from lop.models.cutting import cut, write_files
 from lop.models.fingerprints import fingerprint
 from lop.models.space import find_ffns, find_sites, find_space, space_of
 from lop.models.stored import Stored
@@ -32,6 +32,11 @@ RATIOS = [0.2, 0.5, 0.8]
 @torch.inference_mode()
 def logits(model, inputs):
     return model(**inputs).logits
+
+
+def write(out, source, kept, **options):
+    out.mkdir(exist_ok=True)
+    write_files(cut(source, kept, **options)[1], out)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -102,7 +107,7 @@ def test_attention_and_layers_go_the_whole_way(name, tmp_path):
         torch.testing.assert_close(logits(small, inputs), expected, atol=1e-5, rtol=0)
         out = tmp_path / f"cut-{i}"
         out.mkdir()
-        cut(Stored(tmp_path / "dense"), kept_units(which, plan), out, scope=scope)
+        write(out, Stored(tmp_path / "dense"), kept_units(which, plan), scope=scope)
         small.save_pretrained(tmp_path / f"saved-{i}")
         for path in (out, tmp_path / f"saved-{i}"):
             reloaded = load(path)
@@ -237,7 +242,7 @@ def test_one_head_of_keys_for_all_and_one_for_each(kind, kv_heads, tmp_path):
     torch.testing.assert_close(logits(small, inputs), expected, atol=1e-6, rtol=0)
     (tmp_path / "cut").mkdir()
     kept_of = kept_units(scores, plan)
-    cut(Stored(tmp_path / "dense"), kept_of, tmp_path / "cut", scope="ffn+attention")
+    write(tmp_path / "cut", Stored(tmp_path / "dense"), kept_of, scope="ffn+attention")
     again = load(tmp_path / "cut")
     torch.testing.assert_close(logits(again, inputs), expected, atol=1e-6, rtol=0)
     layer = again.config.per_layer_config[0]
