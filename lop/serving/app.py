@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -25,6 +25,7 @@ from lop.serving.champion import Champion, Served
 from lop.serving.guard import Guard, Meters
 from lop.serving.jobs import Job, Jobs
 from lop.serving.planner import Busy, Planner
+from lop.serving.streams import Archive, Streams
 
 PROBE_SECONDS = 5.0
 ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": schema.ErrorAnswer}}
@@ -37,6 +38,7 @@ class Parts:
     champion: Champion
     planner: Planner
     jobs: Jobs
+    streams: Streams
     meters: Meters
     score: str
     compensate: bool
@@ -65,6 +67,7 @@ def build_app(parts: Parts, token: str | None = None) -> FastAPI:
     secured = [Depends(HTTPBearer(auto_error=False))] if token else []  # for /docs; Guard checks
     app.include_router(_plans(parts), dependencies=secured, responses=ERRORS)
     app.include_router(_checkpoints(parts), dependencies=secured, responses=ERRORS)
+    app.include_router(_streams(parts), dependencies=secured, responses=ERRORS)
     app.include_router(_about(parts), dependencies=secured, responses=ERRORS)
     app.include_router(_health(parts))
     app.add_middleware(Guard, token=token, meters=parts.meters)  # type: ignore[arg-type]
@@ -162,6 +165,19 @@ def _checkpoints(parts: Parts) -> APIRouter:
         """A file of a finished checkpoint."""
         path = jobs.file(id, name)
         return FileResponse(path, filename=name, media_type="application/octet-stream")
+
+    return router
+
+
+def _streams(parts: Parts) -> APIRouter:
+    router = APIRouter(tags=["checkpoints"])
+
+    @router.post("/stream", response_class=StreamingResponse)
+    def stream(request: schema.Target) -> Archive:
+        """A checkpoint as a tar archive, cut while it is sent; nothing is kept."""
+        ratio = request.budget(parts.ratio_for)
+        parts.champion.served.predictor.check_ratio(ratio)
+        return Archive(parts.streams.open(ratio))
 
     return router
 

@@ -28,6 +28,7 @@ from lop.serving.connection import Bounds, bounded
 from lop.serving.guard import Meters, is_loopback
 from lop.serving.jobs import Jobs, Limits
 from lop.serving.planner import Planner
+from lop.serving.streams import Streams
 from lop.steps.pruning import Cutter, cutter_of
 
 TOKEN_LENGTH = 16  # at least
@@ -142,6 +143,7 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         champion,
         Planner(lambda: champion.served),
         Jobs(out, with_predictor, limits),
+        Streams(with_predictor, limits.workers),
         Meters(),
         score,
         compensate,

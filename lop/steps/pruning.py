@@ -18,11 +18,12 @@ from lop.importance import load_all_scores, made_for
 from lop.kit import Kit
 from lop.methods import TRAINED, Method, PlanInputs, Scores, method, plans_of
 from lop.models.costs import COSTS, PlanAt, amount, next_ratio, parameters, smallest_ratio
+from lop.models.cutting import CutFile
 from lop.models.stored import Stored
 from lop.plan import Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
 from lop.profile import Profile, solve_within
-from lop.pruning import PRUNED, filled, prune_checkpoint
+from lop.pruning import PRUNED, checkpoint_files, filled, prune_checkpoint
 from lop.recovery.files import check_recovered
 from lop.reward.choice import AUTO, Candidate, chosen
 
@@ -279,6 +280,16 @@ class Cutter:
         predictor = self.predictor if "lop" in plans else None
         profile = self.profile if "knapsack" in plans else None
         return PlanInputs(*self.scored, predictor, profile)
+
+    def files(self, name: str, ratio: float) -> list[CutFile]:
+        """The files of the checkpoint that method `name` cuts at `ratio`, made as they are read."""
+        rule, scores = self._rule(name), self.scores
+        plan = rule.plan(ratio, self.space, scores)
+        means = scores["mean_activation"] if rule.compensate else None
+        by = {"method": name, "ratio": ratio, "score": rule.score}
+        padded = self.format == "padded"
+        source = self.recovered if rule.recovered else self.source
+        return checkpoint_files(source, plan, scores[rule.score], means, padded, **by)
 
     def ready(self, methods: Sequence[str]) -> Cut:
         """Read all of it; returns what cuts by method and ratio to a directory.

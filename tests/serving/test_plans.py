@@ -154,6 +154,7 @@ def test_every_route_is_documented_with_its_types(client):
     assert client.ask("GET", "/docs")[0] == 200
     paths = client.ask("GET", "/openapi.json")[1]["paths"]
     expected = {"/plans", "/checkpoints", "/checkpoints/{id}", "/checkpoints/{id}/files/{name}"}
+    expected |= {"/stream"}
     assert set(paths) == expected | {"/model", "/metrics", "/health"}
     plan = paths["/plans"]["post"]
     assert plan["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("Request")
