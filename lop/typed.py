@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,10 +13,15 @@ from lop.errors import LopError
 T = TypeVar("T")
 
 
+@cache  # milliseconds each
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
 def as_typed(kind: type[T], value: object, what: str) -> T:
     """A value, or a text of JSON, as `kind`; LopError says what of it is wrong."""
     try:
-        adapter: TypeAdapter[T] = TypeAdapter(kind)
+        adapter = _adapter(kind)  # type: ignore[arg-type]
         if isinstance(value, str):
             return adapter.validate_json(value)
         return adapter.validate_python(value)
@@ -27,7 +33,7 @@ def as_typed(kind: type[T], value: object, what: str) -> T:
 
 def read_typed(kind: type[T], path: Path) -> T:
     """What a JSON file says, strictly as `kind`; LopError names the file and the field."""
-    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    adapter: TypeAdapter[Any] = _adapter(kind)  # type: ignore[arg-type]
     try:
         return adapter.validate_json(path.read_bytes(), strict=True)
     except OSError as error:

@@ -44,6 +44,7 @@ from lop.models.weights import (
     DTYPES,
     Entry,
     check_folder,
+    mapped,
     one_line,
     read_header,
     weight_files,
@@ -112,7 +113,9 @@ def with_mapped_weights(
     A weight is read when it is first used, and takes memory from then on. Raises LopError as
     `without_weights` does.
     """
-    state, options = {entry.key: entry.read() for entry in entries}, {}
+    files = {entry.file for entry in entries}
+    whole = {file: mapped(file, 0, file.stat().st_size) for file in files}
+    state, options = {entry.key: entry.read(whole[entry.file]) for entry in entries}, {}
     if (Path(path) / "generation_config.json").is_file():
         with one_line(f"{path}: cannot read generation_config.json"):
             options["generation_config"] = GenerationConfig.from_pretrained(path)

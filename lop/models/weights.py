@@ -44,9 +44,12 @@ class Entry:
     start: int
     size: int
 
-    def read(self) -> Tensor:
-        """The tensor, read from the file as it is used."""
-        raw = mapped(self.file, self.start, self.size)
+    def read(self, whole: np.ndarray | None = None) -> Tensor:
+        """The tensor, read from the file as it is used; `whole` are all of its bytes, if mapped."""
+        if whole is None:
+            raw = mapped(self.file, self.start, self.size)
+        else:
+            raw = whole[self.start : self.start + self.size]
         return torch.from_numpy(raw).view(DTYPES[self.dtype]).view(self.shape)
 
     def front(self, columns: int) -> Tensor:
