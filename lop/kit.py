@@ -84,7 +84,8 @@ class Kit:
         if (choice := Path(scores) / CHOICE).exists():
             files.append(choice)
         about = About(model_fingerprint, space, *by, _versions())
-        _check(about, Path(scores), Predictor.from_pretrained(predictor), predictor)
+        _check_scores(about, Path(scores))
+        _check_predictor(about, Predictor.from_pretrained(predictor), predictor)
         _check_tables(about, profile, latency)
         with replacing_dir(out, KIT) as tmp:
             (tmp / SCORES_IN).mkdir()
@@ -100,14 +101,19 @@ class Kit:
         return cls.load(out)
 
     @classmethod
-    def load(cls, path: str | Path) -> Kit:
-        """The kit in a directory; LopError, in one line, for what is missing or does not fit."""
+    def load(cls, path: str | Path, checked: bool = False) -> Kit:
+        """The kit in a directory; LopError, in one line, for what is missing or does not fit.
+
+        Where it was `checked` when it was written, scores and profiles stay unread.
+        """
         path = Path(path)
         if flaw := "is not there" if not path.is_dir() else KIT.flaw(path):
             raise LopError(f"{path}: is not a kit: it {flaw}")
         kit = cls(path, read_typed(About, path / KIT.files[0]))
-        _check(kit.about, kit.scores_dir, kit.predictor, kit.predictor_path)
-        _check_tables(kit.about, kit.profile_path, kit.latency_path)
+        _check_predictor(kit.about, kit.predictor, kit.predictor_path)
+        if not checked:
+            _check_scores(kit.about, kit.scores_dir)
+            _check_tables(kit.about, kit.profile_path, kit.latency_path)
         return kit
 
     @property
@@ -173,8 +179,13 @@ class Kit:
         return type(self).load(out)
 
 
-def _check(about: About, scores: Path, predictor: Predictor, at: str | Path) -> None:
-    """Raise LopError unless scores and the predictor `at` a path are those of one kit."""
+def _check_predictor(about: About, predictor: Predictor, at: str | Path) -> None:
+    with _of(at):
+        predictor.check_fits(about.space, about.model_fingerprint)
+
+
+def _check_scores(about: About, scores: Path) -> None:
+    """Raise LopError unless the scores of a directory are those of a kit."""
     for name in SCORES:
         path = scores / f"{name}.safetensors"
         space, of_model = made_for(path)
@@ -188,8 +199,6 @@ def _check(about: About, scores: Path, predictor: Predictor, at: str | Path) -> 
                 f"{list(about.space.units)} ({about.space.scope}), or of other floors"
             )
     chosen(scores, about.score, about.compensate)
-    with _of(at):
-        predictor.check_fits(about.space, about.model_fingerprint)
 
 
 def _check_tables(about: About, profile: str | Path | None, latency: str | Path | None) -> None:

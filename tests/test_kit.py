@@ -116,7 +116,7 @@ def test_a_kit_that_was_changed_is_refused(place):
     about = place / "kit" / "kit.json"
     said = json.loads(about.read_text())
     about.write_text(json.dumps(said | {"model_fingerprint": "other"}))
-    with pytest.raises(LopError, match="scores of model .* the kit is of other"):
+    with pytest.raises(LopError, match="predictor trained for model .*, this model is other"):
         Kit.load(place / "kit")
     about.write_text(json.dumps(said | {"score": "beauty"}))
     with pytest.raises(LopError, match="score 'beauty': expected one of"):

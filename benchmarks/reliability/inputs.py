@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarks.clone import ROOT
 from lop.data.samples import write_samples
+from lop.kit import Kit
 from lop.models.checkpoint import save
 from lop.models.space import find_ffns
 from lop.reference import model as reference
@@ -57,6 +58,8 @@ VALID: dict[str, dict[str, str]] = {
     | _PROFILE | {"--epochs": "2"} | _OUT,
     "recover": _MODEL | _SCORES | {"--samples": "data/samples/train.parquet", "--batch-size": "6"}
     | {"--predictor": "data/predictor", "--steps": "2"} | _OUT,
+    "kit": _SCORES | {"--predictor": "data/predictor"} | _PROFILE | _OUT,
+    "pack": _MODEL | {"--kit": "data/kit"} | _OUT,
     "predict": {"--predictor": "data/predictor", "--ratio": "0.3"} | _MODEL,
     "prune": _CUTTER | {"--ratio": "0.3"} | _OUT,
     "evaluate": _MODEL | _SAMPLES | {"--tasks": f"{_TASKS} pope=data/pope.parquet"} | _OUT,
@@ -105,6 +108,8 @@ def make(root: Path) -> None:
         model, place[2], "flap", predictor_path=data / "predictor",
         profile_path=data / "profile.parquet",
     )  # fmt: skip
+    parts = (place[2], data / "predictor", data / "profile.parquet")
+    Kit.gather(data / "kit", *parts)
     pruning.prune_grid(data / "pruned", ["flap", "lop"], [0.3], cutter)
     evaluating.evaluate(
         data / "evaluation", model, data / "pruned", data / "samples/benchmark.parquet",

@@ -25,7 +25,7 @@ AMOUNTS = {"params", "size", "flops_per_token", "latency"}
 NAMES = {"score", "reward", "searcher", "weight", "kind", "format", "method", "methods", "tasks"}
 INPUTS = {
     "model", "samples", "scores", "profile", "predictor", "search", "source", "token_file",
-    "latency_profile",
+    "latency_profile", "kit",
 }  # fmt: skip
 NOT_ZERO = INTEGERS - {"seed", "smooth", "port", "limit"} | {"poll"}
 # large ones are work, not nonsense

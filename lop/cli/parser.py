@@ -29,13 +29,15 @@ a whole run by hand:
   lop train      --search search --scores scores/activation_l2.safetensors --out predictor
   lop recover    --model M --samples samples/train.parquet --scores scores
                  --predictor predictor --out recovered
-  lop predict    --predictor predictor --model M --ratio 0.37
-  lop prune      --model M --predictor predictor --scores scores --ratio 0.37 --out small
+  lop kit        --scores scores --predictor predictor --profile profile.parquet
+                 --out kit
+  lop predict    --kit kit --model M --ratio 0.37
+  lop prune      --model M --kit kit --ratio 0.37 --out small
   lop evaluate   --model small --samples samples/benchmark.parquet
-  lop compare    --model M --scores scores --predictor predictor --profile profile.parquet
-                 --methods lop knapsack flap --ratios 0.2 0.5
+  lop compare    --model M --kit kit --methods lop knapsack flap --ratios 0.2 0.5
                  --samples samples/benchmark.parquet --out comparison
-  lop serve      --model M --scores scores --predictor predictor --out served
+  lop pack       --model M --kit kit --out elastic
+  lop serve      --model elastic --kit elastic/kit --out served
 """
 
 

@@ -28,6 +28,8 @@ from lop.predictor.mlp import PlanMLP
 from lop.predictor.transformer import PlanTransformer
 from lop.typed import read_typed
 
+AT_ONCE = 8  # budgets of its grid that a predictor's network is asked for together
+
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -72,6 +74,7 @@ class Predictor:
             raise LopError(f"predictor kind {config.kind!r}: expected one of {', '.join(NETWORKS)}")
         self.config = config
         self.network = NETWORKS[config.kind](config).eval()
+        self._blocks: dict[int, np.ndarray] = {}  # of the grid, as far as it was asked for
 
     def plan(self, ratio: float, space: Space | None = None) -> Plan:
         """The plan for a global pruning ratio, on its budget.
@@ -89,19 +92,35 @@ class Predictor:
         """
         for ratio in ratios:
             self.check_ratio(ratio)
-        budgets, known = self._known
+        budgets = self._budgets
         space, found = space or self.config.space, []
         for ratio in ratios:
-            said = [np.interp(ratio, budgets, site) for site in known.T]
+            at = min(int(np.searchsorted(budgets, ratio, side="right")), GRID - 1) - 1
+            near = zip(self._said(at), self._said(at + 1), strict=True)
+            said = [np.interp(ratio, budgets[at : at + 2], site) for site in near]
             found.append(Plan.from_ratios(said, space, ratio))
         return found
 
     @cached_property
-    def _known(self) -> tuple[np.ndarray, np.ndarray]:
-        """`GRID` budgets of its range, and what the network says of them, (GRID, S), in float64."""
-        ratios = np.linspace(self.config.min_ratio, self.config.max_ratio, GRID)
-        network = copy.deepcopy(self.network).double().eval()
-        return ratios, network.generate(torch.tensor(ratios)).numpy()
+    def _budgets(self) -> np.ndarray:
+        """`GRID` budgets of its range."""
+        return np.linspace(self.config.min_ratio, self.config.max_ratio, GRID)
+
+    def _said(self, number: int) -> np.ndarray:
+        """What the network says of one of these budgets, (S,), in float64.
+
+        It is asked for `AT_ONCE` of them, the same ones whoever asks: a first plan is soon there,
+        and no plan depends on what was asked for before, not even by a rounding.
+        """
+        block, row = divmod(number, AT_ONCE)
+        if block not in self._blocks:
+            budgets = self._budgets[block * AT_ONCE : (block + 1) * AT_ONCE]
+            self._blocks[block] = self._exact.generate(torch.tensor(budgets)).numpy()
+        return self._blocks[block][row]
+
+    @cached_property
+    def _exact(self) -> PlanNetwork:
+        return copy.deepcopy(self.network).double().eval()
 
     def reaches(self, ratio: float) -> bool:
         """Whether a ratio is in the range of those that were searched."""

@@ -125,7 +125,7 @@ def load(
         )
     _check_elastic(path)
     about = read_typed(Packed, Path(path) / ELASTIC.files[0])
-    kit = Kit.load(Path(path) / KIT_IN)
+    kit = Kit.load(Path(path) / KIT_IN, checked=True)  # with these weights
     if kit.about.model_fingerprint != about.model_fingerprint:
         raise LopError(
             f"{kit.path}: a kit of model {kit.about.model_fingerprint}, this checkpoint is "
