@@ -57,7 +57,7 @@ def test_the_documented_commands_work(made, tmp_path):
     page = Path("docs/serving.md").read_text()
     commands = "".join(re.findall(r"```sh\n(.*?)```", page, re.S))
     commands = re.sub(r"^(pip|lop) .*\n", "", commands, flags=re.M)
-    assert commands.count("curl") == 11
+    assert commands.count("curl") == 12
     model = Stored(made / "model")
     small = model.parameters - 40 * model.space().grain
     commands = commands.replace("1.8M", str(small))
