@@ -95,10 +95,10 @@ def cut(
     """The checkpoint of `source` with these units only, (k_i,) a site: its model, on the meta
     device, and its files.
 
-    They are written in the order in which they are given: all of them in another order make the
-    same model.
-    A site without units is left out. With `means`, a value for each column of a site's output map,
-    those maps get a bias that restores the lost units' mean output, on top of one that is there.
+    Units stand in the order in which they are given; all of them in another order are the same
+    model. A site without units is left out. With `means`, a value for each column of a site's
+    output map, those maps get a bias that restores the lost units' mean output, on top of one that
+    is there.
     `stored` are units that each site is filled up to with zeros, so that there comes out an
     ordinary checkpoint, which everything loads that loads the dense one.
 
