@@ -155,9 +155,12 @@ class Kit:
         """The units of each site by descending score, (d_i,)."""
         return ranked(self.score())
 
-    def reordered(self, out: str | Path, orders: Sequence[Tensor], model_fingerprint: str) -> Kit:
+    def reordered(
+        self, out: str | Path, orders: Sequence[Tensor], model_fingerprint: str, compensate: bool
+    ) -> Kit:
         """Write the kit of the same model with its units in these `orders` (d_i,), whose weights
-        have this fingerprint."""
+        have this fingerprint; it may `compensate` or not."""
+        about = replace(self.about, model_fingerprint=model_fingerprint, compensate=compensate)
         space, made = self.about.space, f"{self.about.model_fingerprint} with units reordered"
         with replacing_dir(out, KIT) as tmp:
             for name in SCORES:
@@ -175,7 +178,7 @@ class Kit:
             for path_ in (self.profile_path, self.latency_path):  # counts alone: no order in them
                 if path_:
                     shutil.copyfile(path_, tmp / path_.name)
-            _describe(tmp, replace(self.about, model_fingerprint=model_fingerprint))
+            _describe(tmp, about)
         return type(self).load(out)
 
 

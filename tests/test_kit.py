@@ -133,7 +133,7 @@ def test_a_reordered_kit_has_its_scores_in_order_and_says_the_same_plans(scope, 
     build("Llama")[0].save_pretrained(tmp_path / "model")
     kit = make_kit(tmp_path, tmp_path / "model", scope)
     orders = kit.orders()
-    other = kit.reordered(tmp_path / "other", orders, "packed")
+    other = kit.reordered(tmp_path / "other", orders, "packed", False)
     assert all((score.diff() <= 0).all() for score in other.score())
     assert [o.tolist() for o in other.orders()] == [list(range(len(o))) for o in orders]
     for name in SCORES:

@@ -40,7 +40,7 @@ from lop.progress import progress
 
 CHUNK = 32 * 2**20  # values at a time, of a tensor that stays as it is
 # What a checkpoint directory holds beside weights and config travels along, but for these.
-LEFT = {"config.json", "README.md", "pruning.json", "elastic.json"}
+LEFT = {"config.json", "README.md", "pruning.json", "elastic.json", "recovery.json"}
 WEIGHTS = (
     ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf",
     ".index.json",

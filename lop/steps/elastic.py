@@ -21,6 +21,7 @@ from lop.models.cutting import cut, write_files
 from lop.models.elastic import Elastic, LostOutput
 from lop.models.stored import Stored
 from lop.plan import Plan
+from lop.recovery.files import RECORD, check_recovered
 from lop.steps.pruning import Cutter, on_disk
 from lop.typed import read_typed
 
@@ -71,17 +72,23 @@ def pack(model: str | Path, kit: Kit, out: str | Path) -> None:
     """Write the elastic checkpoint of a model to the directory `out`, one tensor at a time.
 
     It is the same model, and loads as the dense one does. The kit beside its weights, in `kit/`, is
-    the given one in the new order of units. Raises LopError where the kit is of another model.
+    the given one in the new order of units. The model may also be what `lop recover` made of the
+    kit's model: then nothing is compensated, as the weights have learned what is lost. Raises
+    LopError where the kit is of another model.
     """
     check_dir(out, ELASTIC, (model, kit.path))
-    cutter = Cutter.of_kit(str(model), kit)
+    cutter, compensate = Cutter.of_kit(str(model), kit), kit.by.compensate
     source, space = cutter.source, cutter.space
-    _ = cutter.scores, cutter.predictor  # that they are of this model
+    if (source.folder / RECORD).is_file():
+        check_recovered(source.folder, kit.about.model_fingerprint)
+        compensate = False
+    else:
+        _ = cutter.scores, cutter.predictor  # that they are of this model
     orders = kit.orders()
     with replacing_dir(out, ELASTIC) as tmp:
         write_files(cut(source, orders, scope=space.scope)[1], tmp)
         packed = Stored(tmp)
-        own = kit.reordered(tmp / KIT_IN, orders, packed.fingerprint)
+        own = kit.reordered(tmp / KIT_IN, orders, packed.fingerprint, compensate)
         if own.by.compensate:
             sites, means = packed.sites(space.scope), own.score("mean_activation")
             LostOutput.write(tmp / LOST_IN, packed, sites, means)

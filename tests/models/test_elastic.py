@@ -237,6 +237,28 @@ def test_an_elastic_checkpoint_is_packed_again_to_the_same(tmp_path):
     assert torch.isfinite(logits(lop.load(tmp_path / "again-0.3"), inputs)).all()
 
 
+def test_recovered_weights_are_packed_with_the_kit_of_the_model_before(tmp_path):
+    model, inputs = build("Llama")
+    model.save_pretrained(tmp_path / "dense")
+    kit = make_kit(tmp_path, tmp_path / "dense", compensate=True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+    model.save_pretrained(tmp_path / "after")
+    said = {"recovered_from": kit.about.model_fingerprint, "fingerprint": "x"}
+    (tmp_path / "after" / "recovery.json").write_text(json.dumps(said))
+    lop.pack(tmp_path / "after", kit, tmp_path / "elastic")
+    assert not (tmp_path / "elastic" / "recovery.json").exists()
+    same(logits(lop.load(tmp_path / "elastic"), inputs), logits(model, inputs))
+    loaded = lop.load(tmp_path / "elastic", ratio=0.4)
+    expected = lop.prune(model, kit.predictor.plan(0.4), kit.score())
+    same(logits(loaded, inputs), logits(expected, inputs))
+    said["recovered_from"] = "other"
+    (tmp_path / "after" / "recovery.json").write_text(json.dumps(said))
+    with pytest.raises(LopError, match="recovered from model other"):
+        lop.pack(tmp_path / "after", kit, tmp_path / "x")
+
+
 MEASURE = """
 import gc, pathlib, sys, torch, lop
 def peak():
