@@ -32,7 +32,7 @@ def test_the_steps_by_hand_are_as_described(model_dir, samples, tmp_path, monkey
     Path("my-texts").mkdir()
     for i in range(40):
         Path(f"my-texts/{i}.txt").write_text(f"What is it? It is a red shape, said {i}.\n")
-    fewer = {"500": "6", "1500": "6", "50": "4"}
+    fewer = {"500": "6", "1500": "6", "4000": "6", "50": "4", "300": "2"}
     for command in commands("your-model.md"):
         assert main([fewer.get(word, word) for word in command[1:]]) == 0, command
     exec("\n".join(blocks("your-model.md", "python")), {})
@@ -58,11 +58,17 @@ def test_the_benchmarks_are_asked_as_described(model_dir, tmp_path, monkeypatch,
 
 
 def many(samples):
-    tables = [
-        samples.assign(id=samples["id"] + f"-{i}", image_id=samples["image_id"] + f"-{i}")
-        for i in range(4)
-    ]
-    return pd.concat(tables, ignore_index=True)
+    """More of them, each time with other pictures: a few bytes behind a PNG change none of it."""
+
+    def others(i):
+        images = [
+            [{"bytes": image["bytes"] + bytes(i), "path": None} for image in of]
+            for of in samples["images"]
+        ]
+        names = {name: samples[name] + f"-{i}" for name in ("id", "image_id")}
+        return samples.assign(images=images, **names)
+
+    return pd.concat([others(i) for i in range(4)], ignore_index=True)
 
 
 def test_the_command_lines_page_is_the_parsers():

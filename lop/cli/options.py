@@ -152,7 +152,7 @@ class Cutting(Kitted):
 
 
 class Prepare(settings.Prepare):
-    """draw calibration, reward, validation and benchmark samples"""
+    """draw calibration, reward, validation, train and benchmark samples"""
 
     source: Text = Field(description="folder or .parquet/.csv/.jsonl/.txt; or `reference`")
     out: NewFolder = Field(description="directory to write")
