@@ -111,7 +111,7 @@ def recover(o: given.Recover) -> None:
     cutter = pruning.Cutter(o.model, o.scores, o.score, o.compensate, o.predictor, o.profile)
     settings = Recovery(**o.model_dump(include=set(Recovery.model_fields)))
     curve = Path(f"{o.out}-training")
-    found = recovering.recover(o.out, curve, o.samples, cutter, settings, o.apart or ())
+    found = recovering.recover(o.out, curve, o.samples, cutter, settings, o.apart)
     print(f"{o.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
 
 

@@ -247,8 +247,8 @@ class Recover(OfScores, settings.Recovery):
         None, description="directory or models:/NAME@ALIAS, for method lop"
     )
     profile: File | None = Field(None, description="profile, for method knapsack")
-    apart: Several[File] | None = Field(
-        None, description="tables that share no picture with the samples, such as the benchmark's"
+    apart: list[File] = Field(
+        [], description="tables that share no picture with the samples, such as the benchmark's"
     )
     out: NewFolder = Field(
         description="directory for the model; its curve, and the state that a killed run goes on "
