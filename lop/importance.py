@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lop.data.encoding import Batch
 
 VERSION = 3  # of the numbers that this code gives: raised when a change of it changes them
+CHUNK = 2**24  # activations that are looked at together: 64 MB in float32
 
 
 @dataclass
@@ -50,21 +51,21 @@ class Stats:
         return cls(norm, mean, sq_dev)
 
     def add(self, x: Tensor, mask: Tensor) -> None:
-        """Take in activations x (B, T, d), or flattened to tokens, where mask (B, T) is 1."""
-        x = _in_rows(x, mask)
-        if not self.tokens:  # only now is it known where this layer computes
-            for name in ("sample_norm", "mean", "sq_dev"):
-                setattr(self, name, getattr(self, name).to(x.device))
-        x = x.float() * mask[..., None]
-        self.sample_norm += x.norm(dim=1).sum(0)
-        self.samples += len(x)
-        n = int(mask.sum())
-        mean = x.sum((0, 1)) / n
-        sq_dev = ((x - mean) * mask[..., None]).square().sum((0, 1))
+        """Take in activations x (B, T, d), or flattened to tokens, where mask (B, T) is 1.
+
+        Beside x itself it takes memory for a few times `CHUNK` numbers, whatever the batch: neurons
+        do not depend on each other, so that some of them are looked at, then the next.
+        """
+        n, width = int(mask.sum()), max(1, CHUNK // mask.numel())
+        parts = [_moments(_in_rows(some, mask), mask, n) for some in x.split(width, dim=-1)]
+        norm, mean, sq_dev = (torch.cat(of) for of in zip(*parts, strict=True))
         # Chan et al.'s merge of two samples' moments: exact, and no large sums of squares
-        total, delta = self.tokens + n, mean - self.mean
-        self.sq_dev += sq_dev + delta.square() * (self.tokens * n / total)
-        self.mean += delta * (n / total)
+        total, delta = self.tokens + n, mean - self.mean.to(mean.device)
+        self.sample_norm = self.sample_norm.to(norm.device) + norm
+        sq_dev += delta.square() * (self.tokens * n / total)
+        self.sq_dev = self.sq_dev.to(sq_dev.device) + sq_dev
+        self.mean = self.mean.to(mean.device) + delta * (n / total)
+        self.samples += len(mask)
         self.tokens = total
 
     @property
@@ -77,8 +78,16 @@ class Stats:
         return (self.sq_dev + self.tokens * self.mean.square()).sqrt()
 
 
+def _moments(x: Tensor, mask: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `Stats` holds, each (c,), of activations x (B, T, c) where mask is 1, n times."""
+    x = x.float() * mask[..., None]
+    norm, mean = x.norm(dim=1).sum(0), x.sum((0, 1)) / n
+    x.sub_(mean).mul_(mask[..., None]).square_()  # in place: it is a copy, as large as a chunk
+    return norm, mean, x.sum((0, 1))
+
+
 def _in_rows(x: Tensor, mask: Tensor) -> Tensor:
-    """Activations (B, T, d), where an FFN is given (B·T, d), or (tokens of the mask, d)."""
+    """Activations (B, T, c), where an FFN is given (B·T, c), or (tokens of the mask, c)."""
     if x.ndim == 3 and x.shape[:2] == mask.shape:
         return x
     if x.ndim == 2 and len(x) == mask.numel():
@@ -88,8 +97,8 @@ def _in_rows(x: Tensor, mask: Tensor) -> Tensor:
         rows[mask.bool()] = x
         return rows
     raise LopError(
-        f"an FFN is given activations {tuple(x.shape)} for tokens {tuple(mask.shape)}; expected "
-        "one for each token"
+        f"an FFN is given activations of {tuple(x.shape[:-1])} tokens, where the batch has "
+        f"{tuple(mask.shape)}; expected one for each token"
     )
 
 
