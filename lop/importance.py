@@ -6,6 +6,7 @@ pass and the same samples, so methods differ in their formula and in nothing els
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,10 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lop.data.batching import Fitting
 from lop.errors import LopError
 from lop.files import replacing
 from lop.models.site import Site
 from lop.models.space import find_sites
+from lop.models.vision import seeing_once
 from lop.plan import Space
 from lop.progress import progress
 from lop.typed import as_typed
@@ -54,7 +57,8 @@ class Stats:
         """Take in activations x (B, T, d), or flattened to tokens, where mask (B, T) is 1.
 
         Beside x itself it takes memory for a few times `CHUNK` numbers, whatever the batch: neurons
-        do not depend on each other, so that some of them are looked at, then the next.
+        do not depend on each other, so that some of them are looked at, then the next. The tensors
+        that were there before are left as they are.
         """
         n, width = int(mask.sum()), max(1, CHUNK // mask.numel())
         parts = [_moments(_in_rows(some, mask), mask, n) for some in x.split(width, dim=-1)]
@@ -183,21 +187,30 @@ def collect(
 ) -> dict[str, list[Tensor]]:
     """Run the calibration batches and return every score of `SCORES`: a tensor (d_i,) a site.
 
+    A batch for which memory is short is run in parts. The vision tower sees each picture once.
     Raises LopError when a score is not finite, naming score and layer.
     """
-    sites = find_sites(model, scope)
+    sites, fitting = find_sites(model, scope), Fitting()
     stats = [Stats.zeros(site.units * site.block) for site in sites]
     mask = torch.empty(0)
 
-    def watch(layer: Stats) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, args: layer.add(args[0], mask.to(args[0].device))
+    def watch(i: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, args: stats[i].add(args[0], mask.to(args[0].device))
 
-    with ExitStack() as hooks:
-        for site, layer in zip(sites, stats, strict=True):
-            hooks.callback(site.out.register_forward_pre_hook(watch(layer)).remove)
-        for batch in progress(batches, "calibration", total=total, unit="batch"):
-            mask = batch.inputs["attention_mask"]
+    def run(batch: Batch) -> None:
+        nonlocal mask
+        mask, before = batch.inputs["attention_mask"], [copy.copy(layer) for layer in stats]
+        try:
             model(**batch.inputs, use_cache=False, logits_to_keep=1)
+        except RuntimeError:  # some layers have taken in what will come again in parts
+            stats[:] = before
+            raise
+
+    with ExitStack() as hooks, seeing_once(model):
+        for i, site in enumerate(sites):
+            hooks.callback(site.out.register_forward_pre_hook(watch(i)).remove)
+        for batch in progress(batches, "calibration", total=total, unit="batch"):
+            batch.in_parts(fitting, run)
     scores: dict[str, list[Tensor]] = {name: [] for name in SCORES}
     for site, layer in zip(sites, stats, strict=True):
         with site.weights():

@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
+from short import memory_for, pictures_seen
 
 from lop.data.encoding import encode
 from lop.errors import LopError
 from lop.evaluation.footprint import memory_meter
 from lop.importance import Stats, collect, load_scores, save_scores
 from lop.models.checkpoint import load
-from lop.models.space import find_ffns
+from lop.models.space import decoder_layers, find_ffns
 from lop.plan import Plan, Space
 from lop.pruning import prune
 
@@ -94,6 +95,23 @@ def test_memory_does_not_grow_with_the_batch():
         pytest.skip("needs a peak of memory that can be set back")
     stats.add(x, mask)
     assert peak() < 300e6
+
+
+def test_scores_with_little_memory_are_the_same(model, processor, samples):
+    batches = encode(samples, model, processor, 12)
+    expected = collect(model, encode(samples, model, processor, 12))
+    with memory_for(decoder_layers(model)[1], 4) as seen:  # layer 0 has then seen the batch
+        found = collect(model, batches)
+    assert seen == [12, 6, 3, 3, 3, 3]
+    for name, layers in expected.items():
+        torch.testing.assert_close(found[name], layers, msg=name)
+
+
+def test_pictures_are_seen_once(model, processor, samples):
+    twice = samples.assign(images=[samples["images"][i // 2 * 2] for i in range(len(samples))])
+    with pictures_seen(model) as seen:
+        collect(model, encode(twice, model, processor, 5))
+    assert sum(seen) == 6
 
 
 def test_nan_weights_are_named(model, processor, samples):

@@ -29,6 +29,7 @@ from lop.evaluation.tasks.benchmarks import FOLDER, HEADLINE, benchmark
 from lop.evaluation.tasks.harness import PREFIX
 from lop.evaluation.tasks.scoring import COLUMNS
 from lop.files import content_digest, read_json, reading, replacing
+from lop.models.vision import seeing_once
 from lop.progress import quiet_libraries
 
 __all__ = [
@@ -217,7 +218,7 @@ def asking(
     """
     quiet_libraries()
     try:
-        from lop.evaluation.lm import LikelihoodLM, light, seeing_once
+        from lop.evaluation.lm import LikelihoodLM, light
     except ImportError as error:
         raise LopError(f"cannot run lm-eval: {error}; pip install 'lop[pipeline]'") from error
     model, processor = load_to_ask(model_dir, device)
