@@ -260,7 +260,9 @@ class Search(Judging):
         "at most so far apart; 0 for none of this",
     )
     runner: Runner = Field("processes", description="`processes`, `threads`, `dask` or `ray`")
-    workers: Count = Field(2, description="searches at once")
+    workers: Count = Field(
+        2, description="searches at once; at most one a GPU where there are GPUs"
+    )
     address: Text | None = Field(
         None, description="of a Dask scheduler or Ray head; `null` starts workers here"
     )
@@ -383,7 +385,11 @@ class Evaluate(Section):
         512,
         description="larger checkpoints are not copied there; their versions name the path",
     )
-    workers: Count = Field(2, description="models at once, each in a process of its own")
+    workers: Count = Field(
+        2,
+        description="models at once, each in a process of its own; at most one a GPU where there "
+        "are GPUs",
+    )
 
 
 class Promote(Section):
