@@ -349,6 +349,12 @@ class Prune(Section):
     elsewhere: bool = Field(
         False, description="whether that is of another machine, where checkpoints are to run"
     )
+    keep: Literal["all", "none"] | Several[Text | Ratio] = Field(
+        "all",
+        description="checkpoints that stay in data/pruned: `all`, `none`, or a list of methods, "
+        "ratios and names such as `lop-0.5`; the others are cut when they are evaluated, once for "
+        "the answers and once for size and speed, and deleted",
+    )
     format: Format = Field(
         "per_layer",
         description="`per_layer`: every site its own size; `padded`: zeros up to the largest, "
