@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from benchmarks.seven_b.rates import Rates
 from benchmarks.seven_b.shape import BYTES, TOKENS, Shape
 from lop.evaluation.footprint import BATCH
+from lop.plan import RECOVERED
 from lop.reward.choice import CANDIDATES
 from lop.reward.kinds import LOGITS
 from lop.search import FINALISTS
@@ -16,7 +17,6 @@ from lop.settings import Params
 
 ANSWER = 4  # tokens that are generated
 GPUS = 8
-STEPS, STEP_SAMPLES = 1000, 32  # of a recovery
 
 
 @dataclass(frozen=True)
@@ -132,15 +132,26 @@ class Estimate:
         )  # fmt: skip
 
     def recover(self) -> Stage:
-        """LoRA on the dense model, which is the teacher as well; recomputation of activations."""
-        hours = STEPS * STEP_SAMPLES * 4 * self.decoder
-        memory = self.base + STEP_SAMPLES * self.shape.captured
-        memory += (self.shape.layers + 1) * self.shape.captured
+        """LoRA with activations computed again; the unpruned model runs once a sample."""
+        p = self.params
+        taught, seen = p.prepare.train or 0, p.recover.steps * self._step
+        first, steps = taught * (self.vision + self.decoder), seen * 3 * self.decoder
+        memory = self.base + (self.shape.layers + 1) * self.shape.captured
         return Stage(
-            "recover, LoRA", memory, hours, hours / GPUS, f"{self.shape.weights / 1e9:.0f} GB",
-            f"{STEPS} steps x {STEP_SAMPLES} samples x 4 D (teacher, student, its recomputation, "
-            "gradients); a sample at a time",
+            "recover, LoRA", memory, self.load + first + steps,
+            self.load + first + steps / GPUS, f"{self.shape.weights / 1e9:.0f} GB",
+            f"W + {taught} (V + D) + {p.recover.steps} steps x {self._step} samples x 3 D "
+            "(forward, again, backward); a sample at a time",
         )  # fmt: skip
+
+    @property
+    def lessons(self) -> float:
+        """Bytes of all training samples as the decoder is given them."""
+        return (self.params.prepare.train or 0) * self.shape.captured
+
+    @property
+    def _step(self) -> int:
+        return self.params.recover.batch_size * self.params.recover.accumulation
 
     def prune(self) -> list[Stage]:
         """Cutting all of the grid, or none of it."""
@@ -160,7 +171,9 @@ class Estimate:
         p, s = self.params, self.shape
         grid, asked = self._grid(), p.prepare.benchmark or 0
         decoding = ANSWER * s.weights / self.card.bandwidth / p.evaluate.batch_size
-        answers = [asked * (self.vision + self.left(q) + decoding) for q in [0.0, *self._ratios()]]
+        whole = [0.0, *[0.0 for name in p.prune.methods if name.endswith(RECOVERED)][:1]]
+        kept = [self.left(q) for q in [*whole, *self._ratios()]]
+        answers = [asked * (self.vision + of + decoding) for of in kept]
         singles, batches = p.evaluate.latency_samples, max(2, p.evaluate.latency_samples // 2)
         timed = 4 * (singles + batches * BATCH) * (self.vision + self.decoder)
         timed += 2 * (self.load + 8 * (singles + batches) * s.weights / self.card.bandwidth)

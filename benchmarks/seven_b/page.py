@@ -61,7 +61,8 @@ batches of one sample, to which they are halved where they must be; larger ones 
 
 On {GPUS} GPUs: `search.workers: {GPUS}` and `evaluate.workers: {GPUS}`, one process a GPU. There
 are only as many searches as targets and seeds; scoring is one process, and times are taken alone.
-Recovery is counted, not taken from a stage that runs; on {GPUS} GPUs it scales perfectly here.
+Recovery is counted with `recover.rank`, `bf16`, `checkpointing` and a `batch_size` of 1 with more
+`accumulation` instead; on {GPUS} GPUs its steps scale perfectly here.
 
 ## What does not fit on 24 GB
 
@@ -71,6 +72,9 @@ Recovery is counted, not taken from a stage that runs; on {GPUS} GPUs it scales 
   `prepare.reward: {e.room(2) // 50 * 50}`, samples that share pictures, or a card of 48 GB.
 - `evaluate` times a pruned model in turn with the dense one, both on one GPU:
   {2 * s.weights / 1e9:.0f} GB. On a 24 GB card that does not fit; a larger card has to do it.
+- `recover` reads all of its {e.params.prepare.train} training samples before it moves them to the
+  CPU's memory: {e.lessons / 1e9:.0f} GB of the GPU's. Take `prepare.train: {e.room(1) // 50 * 50}`, or a
+  larger card.
 - Training all weights in `recover` takes 16 bytes a parameter, {16 * s.parameters / 1e9:.0f} GB:
   not on one such card, and on {GPUS} with sharded states only.
 
