@@ -73,8 +73,8 @@ Recovery is counted with `recover.rank`, `bf16`, `checkpointing` and a `batch_si
 - `evaluate` times a pruned model in turn with the dense one, both on one GPU:
   {2 * s.weights / 1e9:.0f} GB. On a 24 GB card that does not fit; a larger card has to do it.
 - `recover` reads all of its {e.params.prepare.train} training samples before it moves them to the
-  CPU's memory: {e.lessons / 1e9:.0f} GB of the GPU's. Take `prepare.train: {e.room(1) // 50 * 50}`, or a
-  larger card.
+  CPU's memory: {e.lessons / 1e9:.0f} GB of the GPU's.
+  Take `prepare.train: {e.room(1) // 50 * 50}`, or a larger card.
 - Training all weights in `recover` takes 16 bytes a parameter, {16 * s.parameters / 1e9:.0f} GB:
   not on one such card, and on {GPUS} with sharded states only.
 
