@@ -54,10 +54,12 @@ def plans(pruned: Path) -> list[dict[str, Any]]:
     """A row a (method, ratio): the share of the whole model that went, and of each site."""
     rows = []
     for plan in json.loads((pruned / "plans.json").read_text()):
-        place = pruned / checkpoint_name(plan["method"], plan["ratio"])
-        record = json.loads((place / "pruning.json").read_text())
-        model = 1 - record["parameters"] / record["dense_parameters"]
-        row = {"method": plan["method"], "ratio": plan["ratio"], "whole model": round(model, 4)}
+        told = pruned / checkpoint_name(plan["method"], plan["ratio"]) / "pruning.json"
+        row = {"method": plan["method"], "ratio": plan["ratio"]}
+        if told.exists():  # the checkpoint was kept
+            record = json.loads(told.read_text())
+            model = 1 - record["parameters"] / record["dense_parameters"]
+            row["whole model"] = round(model, 4)
         sites = zip(site_names(plan["layers"], plan["kinds"]), plan["plan"], strict=True)
         rows.append(row | {name: round(share, 3) for name, share in sites})
     return rows

@@ -4,6 +4,7 @@ from prefect import flow
 
 from flows.common import (
     EVALUATION,
+    IMPORTANCE,
     PRUNED,
     RECOVERED,
     SAMPLES,
@@ -30,7 +31,7 @@ def evaluate() -> None:
     trained = any(name.endswith("_recovered") for name in chosen.prune.methods)
     places = (EVALUATION, model, PRUNED, benchmark)
     settings["recovered"] = RECOVERED if trained else None
-    results = evaluating.evaluate(*places, each=each, **settings)
+    results = evaluating.evaluate(*places, each=each, scores_dir=IMPORTANCE, **settings)
     marks, versions = origin(), data_versions()
     with tracking.run("evaluate", settings, marks) as stage:
         stage.inputs(hashes(benchmark, PRUNED))
@@ -38,10 +39,10 @@ def evaluate() -> None:
             tags = marks | {"stage": "evaluate", "model": name}
             with stage.child(f"evaluate {name}", settings, tags) as run:
                 figures = checkpoints.flat(values)
-                if name in ("dense", "recovered") or not chosen.evaluate.registers:
-                    run.metrics(figures)
-                else:
+                if chosen.evaluate.registers and (PRUNED / name).is_dir():
                     run.register_checkpoint(PRUNED / name, figures, tags | versions, copied_mb)
+                else:  # whole models, and checkpoints that are not kept
+                    run.metrics(figures)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from lop.steps import pruning, timing
 
 @flow
 def prune() -> None:
-    """Write data/pruned/<method>-<ratio>/ and plans.json, and data/pruned.json with plan times."""
+    """Write data/pruned/<method>-<ratio>/, those to keep, and plans.json of all, and
+    data/pruned.json with plan times."""
     chosen = params()
     which = (chosen.search.score, chosen.search.compensate)
     timed = chosen.prune.latency_profile
@@ -24,7 +25,7 @@ def prune() -> None:
     }
     cutter = pruning.Cutter(chosen.model.path, IMPORTANCE, *which, **made_of)  # type: ignore[arg-type]
     methods = chosen.prune.methods
-    ratios = pruning.prune_grid(PRUNED, methods, chosen.prune.ratios, cutter)
+    ratios = pruning.prune_grid(PRUNED, methods, chosen.prune.ratios, cutter, chosen.prune.keep)
     timing.plan_times(PRUNED.with_suffix(".json"), methods, ratios, cutter)
 
 

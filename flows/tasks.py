@@ -24,7 +24,7 @@ from flows.server import prefect_server
 from lop import progress
 from lop.errors import LopError, explaining
 from lop.settings.types import Runner
-from lop.workers import Each, processes
+from lop.workers import Each, gpus, processes
 
 T = TypeVar("T")
 RETRIES = 2
@@ -41,7 +41,9 @@ class Place:
     def task_runner(self) -> TaskRunner[Any]:
         """The Prefect task runner; ModuleNotFoundError for one that is not installed."""
         if self.runner in ("processes", "threads"):
-            return ThreadPoolTaskRunner(max_workers=self.workers)
+            # threads see all GPUs, and two models do not fit on one
+            alone = self.runner == "threads" and gpus()
+            return ThreadPoolTaskRunner(max_workers=1 if alone else self.workers)
         if self.runner == "dask":
             # one thread a worker, in which Dask has torch compute with one thread
             here = {"n_workers": self.workers, "threads_per_worker": 1, "dashboard_address": ":0"}

@@ -6,6 +6,7 @@ pass and the same samples, so methods differ in their formula and in nothing els
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,10 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lop.data.batching import Fitting
 from lop.errors import LopError
 from lop.files import replacing
 from lop.models.site import Site
 from lop.models.space import find_sites
+from lop.models.vision import seeing_once
 from lop.plan import Space
 from lop.progress import progress
 from lop.typed import as_typed
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from lop.data.encoding import Batch
 
 VERSION = 3  # of the numbers that this code gives: raised when a change of it changes them
+CHUNK = 2**24  # activations that are looked at together: 64 MB in float32
 
 
 @dataclass
@@ -50,21 +54,22 @@ class Stats:
         return cls(norm, mean, sq_dev)
 
     def add(self, x: Tensor, mask: Tensor) -> None:
-        """Take in activations x (B, T, d), or flattened to tokens, where mask (B, T) is 1."""
-        x = _in_rows(x, mask)
-        if not self.tokens:  # only now is it known where this layer computes
-            for name in ("sample_norm", "mean", "sq_dev"):
-                setattr(self, name, getattr(self, name).to(x.device))
-        x = x.float() * mask[..., None]
-        self.sample_norm += x.norm(dim=1).sum(0)
-        self.samples += len(x)
-        n = int(mask.sum())
-        mean = x.sum((0, 1)) / n
-        sq_dev = ((x - mean) * mask[..., None]).square().sum((0, 1))
+        """Take in activations x (B, T, d), or flattened to tokens, where mask (B, T) is 1.
+
+        Beside x itself it takes memory for a few times `CHUNK` numbers, whatever the batch: neurons
+        do not depend on each other, so that some of them are looked at, then the next. The tensors
+        that were there before are left as they are.
+        """
+        n, width = int(mask.sum()), max(1, CHUNK // mask.numel())
+        parts = [_moments(_in_rows(some, mask), mask, n) for some in x.split(width, dim=-1)]
+        norm, mean, sq_dev = (torch.cat(of) for of in zip(*parts, strict=True))
         # Chan et al.'s merge of two samples' moments: exact, and no large sums of squares
-        total, delta = self.tokens + n, mean - self.mean
-        self.sq_dev += sq_dev + delta.square() * (self.tokens * n / total)
-        self.mean += delta * (n / total)
+        total, delta = self.tokens + n, mean - self.mean.to(mean.device)
+        self.sample_norm = self.sample_norm.to(norm.device) + norm
+        sq_dev += delta.square() * (self.tokens * n / total)
+        self.sq_dev = self.sq_dev.to(sq_dev.device) + sq_dev
+        self.mean = self.mean.to(mean.device) + delta * (n / total)
+        self.samples += len(mask)
         self.tokens = total
 
     @property
@@ -77,8 +82,16 @@ class Stats:
         return (self.sq_dev + self.tokens * self.mean.square()).sqrt()
 
 
+def _moments(x: Tensor, mask: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `Stats` holds, each (c,), of activations x (B, T, c) where mask is 1, n times."""
+    x = x.float() * mask[..., None]
+    norm, mean = x.norm(dim=1).sum(0), x.sum((0, 1)) / n
+    x.sub_(mean).mul_(mask[..., None]).square_()  # in place: it is a copy, as large as a chunk
+    return norm, mean, x.sum((0, 1))
+
+
 def _in_rows(x: Tensor, mask: Tensor) -> Tensor:
-    """Activations (B, T, d), where an FFN is given (B·T, d), or (tokens of the mask, d)."""
+    """Activations (B, T, c), where an FFN is given (B·T, c), or (tokens of the mask, c)."""
     if x.ndim == 3 and x.shape[:2] == mask.shape:
         return x
     if x.ndim == 2 and len(x) == mask.numel():
@@ -88,8 +101,8 @@ def _in_rows(x: Tensor, mask: Tensor) -> Tensor:
         rows[mask.bool()] = x
         return rows
     raise LopError(
-        f"an FFN is given activations {tuple(x.shape)} for tokens {tuple(mask.shape)}; expected "
-        "one for each token"
+        f"an FFN is given activations of {tuple(x.shape[:-1])} tokens, where the batch has "
+        f"{tuple(mask.shape)}; expected one for each token"
     )
 
 
@@ -174,21 +187,30 @@ def collect(
 ) -> dict[str, list[Tensor]]:
     """Run the calibration batches and return every score of `SCORES`: a tensor (d_i,) a site.
 
+    A batch for which memory is short is run in parts. The vision tower sees each picture once.
     Raises LopError when a score is not finite, naming score and layer.
     """
-    sites = find_sites(model, scope)
+    sites, fitting = find_sites(model, scope), Fitting()
     stats = [Stats.zeros(site.units * site.block) for site in sites]
     mask = torch.empty(0)
 
-    def watch(layer: Stats) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, args: layer.add(args[0], mask.to(args[0].device))
+    def watch(i: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, args: stats[i].add(args[0], mask.to(args[0].device))
 
-    with ExitStack() as hooks:
-        for site, layer in zip(sites, stats, strict=True):
-            hooks.callback(site.out.register_forward_pre_hook(watch(layer)).remove)
-        for batch in progress(batches, "calibration", total=total, unit="batch"):
-            mask = batch.inputs["attention_mask"]
+    def run(batch: Batch) -> None:
+        nonlocal mask
+        mask, before = batch.inputs["attention_mask"], [copy.copy(layer) for layer in stats]
+        try:
             model(**batch.inputs, use_cache=False, logits_to_keep=1)
+        except RuntimeError:  # some layers have taken in what will come again in parts
+            stats[:] = before
+            raise
+
+    with ExitStack() as hooks, seeing_once(model):
+        for i, site in enumerate(sites):
+            hooks.callback(site.out.register_forward_pre_hook(watch(i)).remove)
+        for batch in progress(batches, "calibration", total=total, unit="batch"):
+            batch.in_parts(fitting, run)
     scores: dict[str, list[Tensor]] = {name: [] for name in SCORES}
     for site, layer in zip(sites, stats, strict=True):
         with site.weights():

@@ -29,6 +29,10 @@ PRUNED = Kind(
     "a pruned checkpoint", ("pruning.json",), frozenset({"method", "ratio", "kept", "source"})
 )
 
+# of a checkpoint directory: they say where the weights come from, and change no answer
+NOT_ASKED = ("README.md", "pruning.json", "training.json")
+CUT_AS = "cut_as"  # how plans.json says score, compensation and format of what is not kept
+
 
 def kept_units(scores: Sequence[Tensor], plan: Plan) -> list[Tensor]:
     """Indices of the units each site keeps, (k_i,) ascending: its k_i highest scores.

@@ -1,4 +1,4 @@
-"""Independent pieces of work on the cores of one machine: fresh processes, one thread each.
+"""Independent pieces of work on the cores or GPUs of one machine: fresh processes, one thread each.
 
 Small models leave cores idle when one process uses them all, and a process of its own is also what
 makes a memory measurement mean something. Modules are imported once, in a server process that the
@@ -27,6 +27,7 @@ Run = Callable[..., Any]
 Each = Callable[[Callable[..., T], Iterable[tuple[Any, ...]]], list[T]]
 
 TRIES = 3  # of a call whose worker dies
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # the environment variable by which CUDA shows some GPUs only
 
 
 @contextmanager
@@ -35,9 +36,13 @@ def processes(count: int, modules: list[str], fresh: bool = False) -> Iterator[R
 
     `run` may be called from several threads at once. `modules` are imported before forking; with
     `fresh`, each call gets a process of its own. A count of 1 is this very process, unless fresh.
+    Where there are GPUs, no two processes have the same one: there are at most as many processes,
+    and each sees its share of the GPUs alone.
 
     A process that dies costs the call it was at, which is made again; LopError after TRIES deaths.
     """
+    devices = gpus()
+    count = min(count, len(devices)) if devices else count
     if count == 1 and not fresh:
         with ThreadPoolExecutor(1) as alone:  # callers may be many threads, models are not shared
             yield lambda function, *args: alone.submit(function, *args).result()
@@ -56,7 +61,8 @@ def processes(count: int, modules: list[str], fresh: bool = False) -> Iterator[R
         try:
             for _ in range(TRIES):
                 if line not in pools:
-                    pools[line] = ProcessPoolExecutor(1, context, _start, (count, line))
+                    own = devices[(line - 1) * len(devices) // count : line * len(devices) // count]
+                    pools[line] = ProcessPoolExecutor(1, context, _start, (count, line, own))
                 with suppress(BrokenProcessPool):
                     return pools[line].submit(_work, function, *args).result()
                 pools.pop(line).shutdown()
@@ -115,6 +121,15 @@ def once_a_thread(make: Callable[P, T]) -> Callable[P, T]:
     return made
 
 
+def gpus() -> list[str]:
+    """The names by which CUDA knows the GPUs that this process may use; none is touched."""
+    import torch
+
+    numbers = [str(i) for i in range(torch.cuda.device_count())]
+    told = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    return told[: len(numbers)] or numbers
+
+
 def share_threads(count: int) -> None:
     """Let torch use a `count`-th of the threads it would use alone: those of OMP_NUM_THREADS, else
     of the cores that this process may run on. (A forked process of torch's begins with one.)"""
@@ -145,7 +160,9 @@ def end_with_parent() -> None:
         Thread(target=watch, daemon=True).start()
 
 
-def _start(count: int, line: int) -> None:
+def _start(count: int, line: int, devices: list[str]) -> None:
+    if devices:  # before anything here asks CUDA, which looks but once
+        os.environ[VISIBLE] = ",".join(devices)
     end_with_parent()
     share_threads(count)
     progress.share_terminal(line)

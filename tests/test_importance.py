@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
+from short import memory_for, pictures_seen
 
 from lop.data.encoding import encode
 from lop.errors import LopError
+from lop.evaluation.footprint import memory_meter
 from lop.importance import Stats, collect, load_scores, save_scores
 from lop.models.checkpoint import load
-from lop.models.space import find_ffns
+from lop.models.space import decoder_layers, find_ffns
 from lop.plan import Plan, Space
 from lop.pruning import prune
 
@@ -65,6 +67,51 @@ def test_running_variance_stands_large_means():
     torch.testing.assert_close(
         stats.variance, x.double().flatten(0, 1).var(0).float(), rtol=1e-3, atol=0
     )
+
+
+def test_columns_apart_are_as_columns_together(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 9, 50, generator=generator)
+    mask = (torch.arange(9) < torch.tensor([[9], [5], [7], [1]])).long()
+    together = Stats.zeros(50)
+    together.add(x, mask)
+    monkeypatch.setattr("lop.importance.CHUNK", 4 * 9 * 8)
+    for given in (x, x.flatten(0, 1), x[mask.bool()]):  # as FFNs are given their tokens
+        apart = Stats.zeros(50)
+        apart.add(given, mask)
+        assert (apart.samples, apart.tokens) == (4, 22)
+        for name in ("sample_norm", "mean", "sq_dev"):
+            torch.testing.assert_close(getattr(apart, name), getattr(together, name))
+
+
+def test_memory_does_not_grow_with_the_batch():
+    # Qwen2.5-VL-7B's width, six samples of 1,300 tokens: 591 MB in float32
+    x = torch.randn(6, 1300, 18_944, dtype=torch.bfloat16)
+    mask = torch.ones(x.shape[:2], dtype=torch.long)
+    stats = Stats.zeros(x.shape[-1])
+    stats.add(x[:, :2], mask[:, :2])  # what the first call alone takes
+    what, peak = memory_meter("cpu")
+    if what != "rss":
+        pytest.skip("needs a peak of memory that can be set back")
+    stats.add(x, mask)
+    assert peak() < 300e6
+
+
+def test_scores_with_little_memory_are_the_same(model, processor, samples):
+    batches = encode(samples, model, processor, 12)
+    expected = collect(model, encode(samples, model, processor, 12))
+    with memory_for(decoder_layers(model)[1], 4) as seen:  # layer 0 has then seen the batch
+        found = collect(model, batches)
+    assert seen == [12, 6, 3, 3, 3, 3]
+    for name, layers in expected.items():
+        torch.testing.assert_close(found[name], layers, msg=name)
+
+
+def test_pictures_are_seen_once(model, processor, samples):
+    twice = samples.assign(images=[samples["images"][i // 2 * 2] for i in range(len(samples))])
+    with pictures_seen(model) as seen:
+        collect(model, encode(twice, model, processor, 5))
+    assert sum(seen) == 6
 
 
 def test_nan_weights_are_named(model, processor, samples):

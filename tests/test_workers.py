@@ -72,6 +72,46 @@ def test_workers_share_the_threads_that_torch_would_have():
         assert run.stdout.strip() == each, run.stderr
 
 
+def sees(seconds: float = 0.5) -> tuple[int, str]:
+    time.sleep(seconds)  # so that each worker gets a call
+    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+
+
+@pytest.mark.parametrize(
+    ("there", "shown", "workers", "expected"),
+    [
+        (2, None, 4, {"0", "1"}),  # never two models on one GPU
+        (8, None, 2, {"0,1,2,3", "4,5,6,7"}),
+        (3, None, 2, {"0", "1,2"}),
+        (2, "5, GPU-7", 2, {"5", "GPU-7"}),
+        (0, None, 2, {"all"}),
+    ],
+)
+def test_every_worker_has_gpus_of_its_own(monkeypatch, there, shown, workers, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: there)
+    found = set(in_processes(workers, "", ["torch"])(sees, [()] * 6))
+    assert {devices for _, devices in found} == expected
+    assert len(found) == min(workers, there or workers)
+
+
+def test_one_worker_has_all_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert in_processes(1, "", [])(sees, [(0,)]) == [(os.getpid(), "all")]
+
+
+def test_a_gpu_has_one_model_with_threads_too(monkeypatch):
+    from flows.tasks import Place
+
+    assert Place("threads", 3).task_runner()._max_workers == 3
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert Place("threads", 3).task_runner()._max_workers == 1
+    assert Place("processes", 3).task_runner()._max_workers == 3
+
+
 ORPHANS = """
 import os, sys, time
 from pathlib import Path

@@ -9,9 +9,10 @@ what should come next.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 import torch
@@ -20,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from lop.data.batching import Fitting
 from lop.data.chat import (
     Processor,
     answer_ids,
@@ -38,6 +40,7 @@ from lop.data.chat import (
 from lop.data.samples import decode_images, document, label, prompt_text
 from lop.errors import LopError
 
+T = TypeVar("T")
 IGNORE = -100
 
 
@@ -53,6 +56,19 @@ class Batch:
     inputs: dict[str, Tensor]  # input_ids, attention_mask (B, T), pixel_values …; right-padded
     targets: Tensor  # (B, T), else IGNORE
     text_targets: Tensor  # (B, T), else IGNORE
+    encoded: Callable[[slice], Batch] | None = None  # some of its samples, as a batch of their own
+
+    def in_parts(self, fitting: Fitting, work: Callable[[Batch], T]) -> list[T]:
+        """What `work` makes of the batch, or of its parts where memory is short for all of it.
+
+        A batch that `encode` did not make is not parted.
+        """
+        count, encoded = len(self.targets), self.encoded
+        if encoded is None:
+            return [work(self)]
+        return list(
+            fitting(count, lambda part: work(self if part == slice(0, count) else encoded(part)))
+        )
 
 
 def encode(
@@ -88,7 +104,13 @@ def encode(
         }
         batch.targets = batch.targets.to(device)
         batch.text_targets = batch.text_targets.to(device)
+        batch.encoded = partial(_part, chosen, model, processor)
         yield batch
+
+
+def _part(samples: pd.DataFrame, model: PreTrainedModel, processor: Processor, of: slice) -> Batch:
+    (batch,) = encode(samples.iloc[of], model, processor, len(samples))
+    return batch
 
 
 def _parts(samples: pd.DataFrame, batch_size: int) -> Iterator[pd.DataFrame]:

@@ -29,7 +29,9 @@ from lop.evaluation.tasks.benchmarks import FOLDER, HEADLINE, benchmark
 from lop.evaluation.tasks.harness import PREFIX
 from lop.evaluation.tasks.scoring import COLUMNS
 from lop.files import content_digest, read_json, reading, replacing
+from lop.models.vision import seeing_once
 from lop.progress import quiet_libraries
+from lop.pruning import NOT_ASKED
 
 __all__ = [
     "Evaluation",
@@ -40,8 +42,6 @@ __all__ = [
 ]
 
 ROOM = 8  # tokens to generate beyond the longest accepted answer
-# of a checkpoint directory: they say where the weights come from, and change no answer
-NOT_ASKED = ("README.md", "pruning.json", "training.json")
 
 
 @dataclass(frozen=True)
@@ -161,16 +161,18 @@ def evaluate_all(
     tasks: Mapping[str, str],
     batch_size: int = 64,
     device: str | None = None,
+    content: str | None = None,
 ) -> dict[str, Evaluation]:
     """The model's answers to each of `tasks` (name -> where its data lie), kept in `out`.
 
     A finished shard is read, not asked again; the model is loaded only when one is missing.
+    `content` is what `content_of` says of the model, where that is known.
     """
-    marks = {name: shard_fingerprint(model_dir, name, data) for name, data in tasks.items()}
-    known = {name: _finished(out, name, mark) for name, mark in marks.items()}
-    found = {name: shard for name, shard in known.items() if shard is not None}
+    content = content or content_of(model_dir)
+    marks = {name: shard_fingerprint(content, name, data) for name, data in tasks.items()}
+    found = finished(out, content, tasks)
     if len(found) == len(tasks):
-        return {name: found[name] for name in tasks}
+        return found
     with asking(model_dir, batch_size, device) as ask:
         for name in [name for name in tasks if name not in found]:
             asked = ask(name, tasks[name])
@@ -180,7 +182,24 @@ def evaluate_all(
     return {name: found[name] for name in tasks}
 
 
-def _finished(out: Path | None, task: str, mark: str) -> Evaluation | None:
+def finished(out: Path | None, content: str, tasks: Mapping[str, str]) -> dict[str, Evaluation]:
+    """Those shards of a model's answers in `out` that are whole and current, by task.
+
+    `content` is what `content_of` says of the model.
+    """
+    known = {
+        name: _shard(out, name, shard_fingerprint(content, name, data))
+        for name, data in tasks.items()
+    }
+    return {name: shard for name, shard in known.items() if shard is not None}
+
+
+def content_of(model_dir: str | Path) -> str:
+    """The digest of a model's files, all that decides its answers; on the hub its name."""
+    return content_digest(model_dir, NOT_ASKED) if Path(model_dir).is_dir() else str(model_dir)
+
+
+def _shard(out: Path | None, task: str, mark: str) -> Evaluation | None:
     """The shard of a task, if there is a whole one of that fingerprint."""
     if out is None or not (out / f"{task}.json").exists():
         return None
@@ -191,14 +210,12 @@ def _finished(out: Path | None, task: str, mark: str) -> Evaluation | None:
     return shard if shard.fingerprint == mark else None
 
 
-def shard_fingerprint(model_dir: str | Path, task: str, data: str | Path) -> str:
-    """Twelve hex digits over all that decides a shard: checkpoint, task, data.
+def shard_fingerprint(content: str, task: str, data: str | Path) -> str:
+    """Twelve hex digits over all that decides a shard: checkpoint (`content_of`), task, data.
 
-    Model and data on the hub are known by their names only.
+    Data on the hub are known by their names only.
     """
-    known = benchmark(task)
-    on_disk = Path(model_dir).is_dir()
-    parts = [task, content_digest(model_dir, NOT_ASKED) if on_disk else str(model_dir)]
+    known, parts = benchmark(task), [task, content]
     parts.append(content_digest(data) if Path(data).exists() else str(data))
     parts += [content_digest(path) for path in known.code]
     if task.startswith(PREFIX):
@@ -217,7 +234,7 @@ def asking(
     """
     quiet_libraries()
     try:
-        from lop.evaluation.lm import LikelihoodLM, light, seeing_once
+        from lop.evaluation.lm import LikelihoodLM, light
     except ImportError as error:
         raise LopError(f"cannot run lm-eval: {error}; pip install 'lop[pipeline]'") from error
     model, processor = load_to_ask(model_dir, device)

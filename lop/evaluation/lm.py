@@ -1,5 +1,5 @@
-"""lm-eval's model class for images and text, which here also tells likelihoods, takes models and
-questions without pictures, and sees each picture once.
+"""lm-eval's model class for images and text, which here also tells likelihoods, and takes models
+and questions without pictures.
 
 What is wrong with `hf-multimodal` upstream (lm-eval 0.4.13, lm_eval/models/hf_vlms.py):
 
@@ -10,7 +10,8 @@ What is wrong with `hf-multimodal` upstream (lm-eval 0.4.13, lm_eval/models/hf_v
 - The templated text is tokenized with a BOS of the tokenizer's before that of the template, and a
   prompt that is too long is cut through its pictures.
 - `_encode_multimodal_pair` moves the line break that ends a chat template to the answer.
-- Pictures go through the vision tower once a question, and would once a choice.
+- Pictures go through the vision tower once a question, and would once a choice
+  (`lop.models.vision` changes that).
 - A full garbage collection runs after each batch, over everything ever imported: 2.4 of 6.2 s for
   640 samples of a 2 M-parameter model on one thread.
 - Progress bars have no switch.
@@ -20,9 +21,6 @@ What is wrong with `hf-multimodal` upstream (lm-eval 0.4.13, lm_eval/models/hf_v
 from __future__ import annotations
 
 import gc
-import hashlib
-import inspect
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,12 +31,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from lop.data.batching import Fitting
 from lop.data.chat import IMAGE, answer_ids, ask, chat, stop_tokens, tokenize, tokenizer_of
 from lop.data.encoding import append_tokens
 from lop.errors import LopError
 from lop.models.checkpoint import load_processor
-
-FEATURE_BYTES = 2 << 30  # of remembered vision features; beyond, the longest unused go
 
 _Prompt = tuple[str, tuple[int, ...]]  # text, and which pictures
 _Pass = tuple[_Prompt, tuple[int, ...]]  # and the tokens of answers behind it
@@ -58,6 +55,7 @@ class LikelihoodLM(HFMultimodalLM):
         super().__init__(pretrained, image_string=IMAGE, **options)
         self.stops = stop_tokens(self.model, self.processor)
         self._rows: dict[str, Any] = {}  # question -> its row in the task's data
+        self._fitting = Fitting(self.batch_size)
 
     def _create_tokenizer(self, pretrained: PreTrainedModel, *_: Any, **__: Any) -> None:
         self.processor = load_processor(str(pretrained.name_or_path))
@@ -85,15 +83,27 @@ class LikelihoodLM(HFMultimodalLM):
         return encoding.to(self.device, self.model.dtype)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """The generated answers, upstream's way; those about pictures and the others apart."""
+        """The generated answers, upstream's way; those about pictures and the others apart.
+
+        Upstream is given a batch at a time, in its own order, as it knows no smaller ones where
+        memory is short.
+        """
         self._know(requests)
-        answers = [""] * len(requests)
-        for seeing in (True, False):
-            of = [i for i, each in enumerate(requests) if bool(each.args[2]["visual"]) == seeing]
-            some = [requests[i] for i in of]
-            found = super().generate_until(some, disable_tqdm=disable_tqdm) if some else []
-            for i, answer in zip(of, found, strict=True):
-                answers[i] = answer
+        generate, answers = super().generate_until, [""] * len(requests)
+        texts = [request.args[0] for request in requests]
+        order = sorted(range(len(texts)), key=lambda i: (-len(self.tok_encode(texts[i])), texts[i]))
+        with tqdm(total=len(requests), disable=disable_tqdm or None) as bar:
+            for seeing in (True, False):
+                of = [i for i in order if bool(requests[i].args[2]["visual"]) == seeing]
+
+                def answer(part: slice, of: list[int] = of) -> int:
+                    some = [requests[i] for i in of[part]]
+                    for i, found in zip(of[part], generate(some, disable_tqdm=True), strict=True):
+                        answers[i] = found
+                    return len(some)
+
+                for count in self._fitting(len(of), answer):
+                    bar.update(count)
         return answers
 
     def _model_multimodal_generate(
@@ -134,13 +144,19 @@ class LikelihoodLM(HFMultimodalLM):
         passes = [(prompt, fed) for prompt, of in asked.items() for fed in _longest(of)]
         # long ones first, and like beside like, so that batches hold little padding
         passes.sort(key=lambda one: (-len(one[0][0]), one[0][0], one[1]))
-        for start in tqdm(range(0, len(passes), self.batch_size), disable=disable_tqdm or None):
-            chosen = passes[start : start + self.batch_size]
+
+        def judge(part: slice) -> int:
+            chosen = passes[part]
             logits = self._answer_logits(chosen, [pictures[prompt] for prompt, _ in chosen])
             for (prompt, fed), of in zip(chosen, logits, strict=True):
                 for i, tokens in asked[prompt]:
                     if tuple(tokens[:-1]) == fed[: len(tokens) - 1]:
                         found[i] = _likelihood(of[-1 - len(fed) :][: len(tokens)], tokens)
+            return len(chosen)
+
+        with tqdm(total=len(passes), disable=disable_tqdm or None) as bar:
+            for count in self._fitting(len(passes), judge):
+                bar.update(count)
         return found
 
     @torch.inference_mode()
@@ -177,92 +193,6 @@ def _likelihood(logits: Tensor, tokens: list[int]) -> tuple[float, bool]:
     ids = torch.tensor(tokens, device=logits.device)
     total = logits.gather(1, ids[:, None]).sum()
     return float(total), bool((logits.argmax(-1) == ids).all())
-
-
-@contextmanager
-def seeing_once(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block, the vision tower's output for a picture is kept and used again.
-
-    Pictures are told apart by the processor's values for them. It works for models that take
-    patches of all pictures in one tensor (the Qwen-VL families) and return one tensor of features
-    a picture; others are left alone. At most `FEATURE_BYTES` are kept.
-    """
-    inner: Any = next((m for m in (getattr(model, "model", None), model) if _sees(m)), None)
-    if inner is None:
-        yield
-        return
-    inner.get_image_features = _Features(inner.get_image_features)
-    try:
-        yield
-    finally:
-        del inner.get_image_features
-
-
-def _sees(module: Any) -> bool:
-    return hasattr(module, "get_image_features")
-
-
-class _Features:
-    """`get_image_features` of a model, with a memory; other calls are passed on as they are."""
-
-    def __init__(self, compute: Any) -> None:
-        self.compute = compute
-        # `generate` asks which arguments there are
-        self.__signature__ = inspect.signature(compute)
-        self.known: OrderedDict[bytes, Tensor] = OrderedDict()
-        self.bytes = 0
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = self.__signature__.bind(*args, **kwargs).arguments
-        pixel_values, grid = given.get("pixel_values"), given.get("image_grid_thw")
-        if pixel_values is None or grid is None:
-            return self.compute(*args, **kwargs)
-        patches = grid.prod(-1).tolist()
-        if sum(patches) != len(pixel_values):
-            return self.compute(*args, **kwargs)
-        options = {k: v for k, v in kwargs.items() if k not in ("pixel_values", "image_grid_thw")}
-        pieces = pixel_values.split(patches)
-        keys = [_name(piece, grid) for piece, grid in zip(pieces, grid, strict=True)]
-        new = {key: i for i, key in enumerate(keys) if key not in self.known}
-        features = {key: self.known[key] for key in keys if key in self.known}
-        output = None
-        if new:
-            at = list(new.values())
-            some = torch.cat([pieces[i] for i in at]), grid[at]
-            output = self.compute(*some, *args[2:], **options)
-            if not _plain(output, len(at)):
-                return self.compute(*args, **kwargs)
-            features |= dict(zip(new, output.pooler_output, strict=True))
-        for key, of in features.items():
-            self._keep(key, of)
-        return _output(output, tuple(features[key] for key in keys))
-
-    def _keep(self, key: bytes, features: Tensor) -> None:
-        if key not in self.known:
-            self.known[key] = features
-            self.bytes += features.nbytes
-        self.known.move_to_end(key)
-        while self.bytes > FEATURE_BYTES:
-            self.bytes -= self.known.popitem(last=False)[1].nbytes
-
-
-def _plain(output: Any, count: int) -> bool:
-    """Whether the features of a picture are one tensor and nothing else is made of them."""
-    pooled = getattr(output, "pooler_output", None)
-    more = set(output.keys()) - {"pooler_output", "last_hidden_state", "hidden_states"}
-    return isinstance(pooled, tuple | list) and len(pooled) == count and not more
-
-
-def _output(like: Any, features: tuple[Tensor, ...]) -> Any:
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-    return BaseModelOutputWithPooling(pooler_output=features)  # type: ignore[arg-type]
-
-
-def _name(piece: Tensor, grid: Tensor) -> bytes:
-    digest = hashlib.sha256(repr(grid.tolist()).encode())
-    digest.update(piece.contiguous().cpu().view(torch.uint8).numpy().tobytes())
-    return digest.digest()
 
 
 @contextmanager

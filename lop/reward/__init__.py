@@ -9,7 +9,7 @@ each weight, a view, with nothing copied and really less to compute.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
+from lop.data.batching import restarting
 from lop.data.matching import distinct
 from lop.data.samples import accepted, check_answered
 from lop.data.samples import fingerprint as samples_fingerprint
@@ -32,7 +33,7 @@ from lop.reward.captured import Below, Captured, capture, check_logits
 from lop.reward.kinds import KINDS, LABELLED, Expected, divergence, expect, likelihood
 from lop.reward.sharing import share
 
-VERSION = 3  # of the numbers that this code gives: raised when a change of it changes them
+VERSION = 4  # of the numbers that this code gives: raised when a change of it changes them
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Part:
     batches: list[Captured]
     first: np.ndarray
     asked: int
+    batch_size: int  # samples in a batch, at most
     expected: list[list[Expected]] = field(default_factory=list)  # a batch, for the divergence
 
 
@@ -105,19 +107,27 @@ class Reward:
         )
         self._rank(scores, mean_activation)
         check_logits(model, processor, samples)
-        dealt = _dealt(samples["image_id"], parts)
-        asked = [_each_answer(samples.iloc[numbers]) for numbers in dealt]
+        self._processor, self._samples = processor, samples
+        self._dealt = _dealt(samples["image_id"], parts)
+        self.parts: list[Part] = []
+        restarting(batch_size, self._capture)
+
+    def _capture(self, batch_size: int) -> None:
+        """Make the parts, `batch_size` samples in a batch."""
+        self.parts.clear()  # the same list in all that are `ranked`; first, as memory may be short
+        asked = [_each_answer(self._samples.iloc[numbers]) for numbers in self._dealt]
         captures = [
-            capture(model, processor, rows, batch_size, everywhere=kind == "kl_text")
+            capture(self.model, self._processor, rows, batch_size, self.kind == "kl_text")
             for rows, _ in asked
         ]
-        pictures = samples["image_id"].to_numpy()
-        self.parts = [
-            Part(numbers, pictures[numbers], batches, first, len(rows))
+        pictures = self._samples["image_id"].to_numpy()
+        self.parts += [
+            Part(numbers, pictures[numbers], batches, first, len(rows), min(batch_size, len(rows)))
             for numbers, batches, (rows, first) in zip(
-                dealt, share(model, captures, batch_size), asked, strict=True
+                self._dealt, share(self.model, captures, batch_size), asked, strict=True
             )
         ]
+        self._remember_below()
 
     def ranked(
         self, scores: Sequence[Tensor], mean_activation: Sequence[Tensor] | None = None
@@ -175,16 +185,18 @@ class Reward:
 
         Takes memory for one more hidden state a token.
         """
-        batches = [batch for part in self.parts for batch in part.batches]
-        for batch in batches:
-            batch.below = Below(list(decoder_layers(self.model)[:layer])) if layer else None
         self._dense = layer
+        self._remember_below()
         try:
             yield
         finally:
             self._dense = 0
-            for batch in batches:
-                batch.below = None
+            self._remember_below()
+
+    def _remember_below(self) -> None:
+        layers = list(decoder_layers(self.model)[: self._dense])
+        for batch in (batch for part in self.parts for batch in part.batches):
+            batch.below = Below(layers) if layers else None
 
     def per_sample(self, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
         """For each sample: is the answer exactly right, and its log-likelihood; (N,) each."""
@@ -195,23 +207,41 @@ class Reward:
 
     def _answers(self, plan: Plan, number: int) -> tuple[np.ndarray, np.ndarray]:
         """On each sample of a part: is it right, and its log-likelihood; (n,)."""
-        part = self.parts[number]
-        self._cut(plan)
-        judged = torch.cat([likelihood(self.model, batch) for batch in part.batches], 1)
+
+        def judge(part: Part) -> Tensor:
+            self._cut(plan)
+            return torch.cat([likelihood(self.model, batch) for batch in part.batches], 1)
+
+        part, judged = self._judged(number, judge)
         loglik, mistakes = _sums(part, judged)
         correct = np.logical_or.reduceat(mistakes == 0, part.first).astype(np.float32)
         return correct, np.logaddexp.reduceat(loglik, part.first)
 
     def _divergence(self, plan: Plan, number: int) -> np.ndarray:
         """On each sample of a part: the divergence from the dense model, in nats; (n,)."""
-        part = self.parts[number]
-        if not part.expected:
-            self._cut(self.space.dense)
-            part.expected = [expect(self.model, batch) for batch in part.batches]
-        self._cut(plan)
-        pairs = zip(part.batches, part.expected, strict=True)
-        judged = torch.cat([divergence(self.model, *pair) for pair in pairs])[None]
+
+        def judge(part: Part) -> Tensor:
+            if not part.expected:
+                self._cut(self.space.dense)
+                part.expected = [expect(self.model, batch) for batch in part.batches]
+            self._cut(plan)
+            pairs = zip(part.batches, part.expected, strict=True)
+            return torch.cat([divergence(self.model, *pair) for pair in pairs])[None]
+
+        part, judged = self._judged(number, judge)
         return _sums(part, judged)[0][part.first]
+
+    def _judged(self, number: int, judge: Callable[[Part], Tensor]) -> tuple[Part, Tensor]:
+        """A part, and what `judge` makes of it. Where memory is short, all parts are made again in
+        batches of half as many samples."""
+
+        def judged(batch_size: int) -> Tensor:
+            if not self.parts or batch_size < self.parts[number].batch_size:
+                self._capture(batch_size)
+            return judge(self.parts[number])
+
+        found = restarting(self.parts[number].batch_size, judged)
+        return self.parts[number], found
 
     def _cut(self, plan: Plan) -> None:
         """Cut the model to a plan; LopError for another model's, or outside of `with`."""

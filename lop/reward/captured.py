@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
+from lop.data.batching import Fitting
 from lop.data.encoding import IGNORE, Batch, encode
 from lop.data.samples import letters, pixels
 from lop.errors import LopError
+from lop.models.vision import seeing_once
 
 CLOSE = {torch.float32: 1e-4}  # relative difference taken for rounding; other types are coarser
 
@@ -173,17 +175,26 @@ def capture(
     """Run all that comes before the decoder, once, and keep what the decoder would be given.
 
     The places kept are the answers' tokens, or all tokens of text (`everywhere`).
-    Kept are embeddings, positions and masks: about samples · tokens · hidden numbers.
+    Kept are embeddings, positions and masks: about samples · tokens · hidden numbers. The vision
+    tower sees each picture once, and fewer than `batch_size` samples where memory is short.
     """
-    captures, order = [], _by_length(samples)
+    order = _by_length(samples)
     stored = [tuple(image["bytes"] for image in images) for images in samples["images"]]
-    left = torch.as_tensor(order)
-    for batch in encode(samples.iloc[order], model, processor, batch_size):
-        numbers, left = left.tensor_split([len(batch.targets)])
+    captures: list[Capture] = []
+    left, fitting = torch.as_tensor(order), Fitting()
+
+    def keep(batch: Batch) -> None:
+        nonlocal left
+        numbers, after = left.tensor_split([len(batch.targets)])
         pictures = [stored[k] for k in numbers.tolist()]
         lengths = batch.inputs["attention_mask"].sum(1).tolist()
         captured = _captured(model, batch, numbers, everywhere)
         captures.append(Capture(captured, pictures, batch.inputs["input_ids"], lengths))
+        left = after
+
+    with seeing_once(model):
+        for batch in encode(samples.iloc[order], model, processor, batch_size):
+            batch.in_parts(fitting, keep)
     return captures
 
 

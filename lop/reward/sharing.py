@@ -8,7 +8,7 @@ the beginning and itself, and keeps the positions it had, so each token computes
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -57,13 +57,21 @@ class _Row:
 
 @dataclass
 class Shared(Captured):
-    """A batch of rows with `segments` (B, L), -1 where padded; its mask is made when needed."""
+    """A batch of rows with `segments` (B, L), -1 where padded; its mask is made when needed.
+
+    `boolean`: whether attention takes a mask of what is seen; else it takes one that it adds.
+    """
 
     segments: Tensor
+    boolean: bool
 
     def inputs(self) -> dict[str, Any]:
-        """What to call the decoder with; the mask is (B, 1, L, L), to be added."""
-        mask = _mask(self.segments, self.decoder_inputs["inputs_embeds"].dtype)
+        """What to call the decoder with; the mask is (B, 1, L, L)."""
+        mask = _mask(self.segments)
+        if not self.boolean:
+            dtype = self.decoder_inputs["inputs_embeds"].dtype
+            zero = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+            mask = zero.masked_fill_(~mask, torch.finfo(dtype).min)
         return self.decoder_inputs | {"attention_mask": mask}
 
 
@@ -74,27 +82,64 @@ def share(
 
     As they were captured where no two samples have one picture, where the decoder has other layers
     than those of full attention or is given more than embeddings, padding and positions, and where
-    its hidden states show that it does not take the mask for what it is.
+    its hidden states show that it does not take the mask for what it is. Rows that share nothing
+    are read without a mask, which is faster, where the decoder has full attention alone.
     """
     as_captured = [[capture.batch for capture in captures] for captures in parts]
     if not _understood(model, [capture for captures in parts for capture in captures]):
         return as_captured
+    as_captured = _unmasked(model, as_captured)
     groups = [_groups(_samples(captures)) for captures in parts]
     largest = [max(of, key=len) for of in groups]
     others = {k: v for k, v in as_captured[0][0].decoder_inputs.items() if isinstance(v, SETTINGS)}
     if len(fullest := max(largest, key=len)) == 1 or not _agree(model, fullest, others):
         return as_captured
+    boolean = _takes_booleans(model)
     return [
-        _batches(of, others, batch_size) if len(most) > 1 else plain
+        _batches(of, others, batch_size, boolean) if len(most) > 1 else plain
         for of, most, plain in zip(groups, largest, as_captured, strict=True)
     ]
 
 
 def _batches(
-    groups: list[list[_Sample]], others: dict[str, Any], batch_size: int
+    groups: list[list[_Sample]], others: dict[str, Any], batch_size: int, boolean: bool
 ) -> list[Captured]:
-    rows = sorted(map(_row, groups), key=lambda row: len(row.segments))
-    return [_batch(part, others) for part in _parts(rows, [r.samples for r in rows], batch_size)]
+    """Rows of like length together, and those of one sample, which need no mask, apart."""
+    rows, batches = sorted(map(_row, groups), key=lambda row: len(row.segments)), []
+    for some in ([r for r in rows if r.samples == 1], [r for r in rows if r.samples > 1]):
+        parts = _parts(some, [r.samples for r in some], batch_size)
+        batches += [_batch(part, others, boolean) for part in parts]
+    return batches
+
+
+@torch.inference_mode()
+def _unmasked(model: PreTrainedModel, parts: list[list[Captured]]) -> list[list[Captured]]:
+    """Captured batches with their padding read like any token: as it is on the right, causal
+    attention shows it to no other, and needs no mask (B, 1, T, T).
+
+    As they are where one of them shows that the decoder has other uses for the mask.
+    """
+    free = [[_free(batch) for batch in batches] for batches in parts]
+    both = [pair for pairs in zip(parts, free, strict=True) for pair in zip(*pairs, strict=True)]
+    padded = next((pair for pair in both if _is_padded(pair[0])), None)
+    return free if padded is None or _same(*(hidden_at(model, of) for of in padded)) else parts
+
+
+def _free(batch: Captured) -> Captured:
+    mask = batch.decoder_inputs.get("attention_mask")
+    if mask is None:
+        return batch
+    inputs = batch.decoder_inputs | {"attention_mask": torch.ones_like(mask)}
+    return replace(batch, decoder_inputs=inputs)
+
+
+def _is_padded(batch: Captured) -> bool:
+    mask = batch.decoder_inputs.get("attention_mask")
+    return mask is not None and not bool(mask.all())
+
+
+def _takes_booleans(model: PreTrainedModel) -> bool:
+    return bool(model.get_decoder().config._attn_implementation == "sdpa")
 
 
 def _understood(model: PreTrainedModel, captures: list[Capture]) -> bool:
@@ -211,42 +256,47 @@ def _parts(items: Iterable[T], sizes: Iterable[int], most: int) -> list[list[T]]
     return parts
 
 
-def _batch(rows: Sequence[_Row], others: dict[str, Any]) -> Shared:
+def _batch(rows: Sequence[_Row], others: dict[str, Any], boolean: bool) -> Captured:
+    """A batch of rows; one without a mask where none of them is shared, as in `_unmasked`."""
     padded = {
         name: pad_sequence([row.given[name] for row in rows], batch_first=True)
         for name in rows[0].given
     }
     counts = torch.tensor([len(row.columns) for row in rows])
     columns = torch.cat([row.columns for row in rows])
-    return Shared(
-        others | _for_decoder(padded),
+    inputs = others | _for_decoder(padded)
+    places = (
         torch.repeat_interleave(torch.arange(len(rows)), counts).to(columns.device),
         columns,
         torch.cat([row.tokens for row in rows]),
         torch.cat([row.owners for row in rows]),
         torch.cat([row.answers for row in rows]),
-        pad_sequence([row.segments for row in rows], batch_first=True, padding_value=-1),
     )
+    segments = pad_sequence([row.segments for row in rows], batch_first=True, padding_value=-1)
+    if all(row.samples == 1 for row in rows):
+        return Captured(inputs | {"attention_mask": torch.ones_like(segments)}, *places)
+    return Shared(inputs, *places, segments, boolean)
 
 
-def _mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, 1, L, L) of zero where a token (row) sees another (column), else the lowest number."""
+def _mask(segments: Tensor) -> Tensor:
+    """(B, 1, L, L): whether a token (row) sees another (column)."""
     length = segments.shape[1]
     before = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     same = segments[:, :, None] == segments[:, None, :]
-    sees = before & (same | (segments == 0)[:, None, :])
-    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(
-        ~sees, torch.finfo(dtype).min
-    )[:, None]
+    return (same.logical_or_((segments == 0)[:, None, :]).logical_and_(before))[:, None]
 
 
 @torch.inference_mode()
 def _agree(model: PreTrainedModel, group: Sequence[_Sample], others: dict[str, Any]) -> bool:
     """Whether the decoder computes for samples in one row what it does for each of them alone."""
-    together = hidden_at(model, _batch([_row(group)], others))
-    alone = torch.cat([hidden_at(model, _alone(sample, others)) for sample in group])
-    difference = (together - alone).float().norm() / alone.float().norm()
-    return bool(difference < CLOSE.get(alone.dtype, 3e-2))
+    together = hidden_at(model, _batch([_row(group)], others, _takes_booleans(model)))
+    return _same(together, torch.cat([hidden_at(model, _alone(one, others)) for one in group]))
+
+
+def _same(found: Tensor, expected: Tensor) -> bool:
+    """Whether hidden states are the same but for rounding."""
+    difference = (found - expected).float().norm() / expected.float().norm()
+    return bool(difference < CLOSE.get(expected.dtype, 3e-2))
 
 
 def _alone(sample: _Sample, others: dict[str, Any]) -> Captured:

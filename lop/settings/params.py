@@ -260,7 +260,9 @@ class Search(Judging):
         "at most so far apart; 0 for none of this",
     )
     runner: Runner = Field("processes", description="`processes`, `threads`, `dask` or `ray`")
-    workers: Count = Field(2, description="searches at once")
+    workers: Count = Field(
+        2, description="searches at once; at most one a GPU where there are GPUs"
+    )
     address: Text | None = Field(
         None, description="of a Dask scheduler or Ray head; `null` starts workers here"
     )
@@ -347,6 +349,12 @@ class Prune(Section):
     elsewhere: bool = Field(
         False, description="whether that is of another machine, where checkpoints are to run"
     )
+    keep: Literal["all", "none"] | Several[Text | Ratio] = Field(
+        "all",
+        description="checkpoints that stay in data/pruned: `all`, `none`, or a list of methods, "
+        "ratios and names such as `lop-0.5`; the others are cut when they are evaluated, once for "
+        "the answers and once for size and speed, and deleted",
+    )
     format: Format = Field(
         "per_layer",
         description="`per_layer`: every site its own size; `padded`: zeros up to the largest, "
@@ -383,7 +391,11 @@ class Evaluate(Section):
         512,
         description="larger checkpoints are not copied there; their versions name the path",
     )
-    workers: Count = Field(2, description="models at once, each in a process of its own")
+    workers: Count = Field(
+        2,
+        description="models at once, each in a process of its own; at most one a GPU where there "
+        "are GPUs",
+    )
 
 
 class Promote(Section):

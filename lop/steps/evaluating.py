@@ -7,11 +7,12 @@ import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lop.errors import LopError
+from lop.evaluation.dropped import Dropped, of_grid
 from lop.evaluation.tasks.benchmarks import HEADLINE, TEXT, Spec, locate
 from lop.files import (
     check_file,
@@ -22,6 +23,9 @@ from lop.files import (
 )
 from lop.models.fingerprints import digest
 from lop.workers import Each, in_processes
+
+if TYPE_CHECKING:
+    from lop.evaluation.answers import Evaluation
 
 MODULES = ["lop.evaluation.answers", "lop.evaluation.lm"]  # what a process that evaluates imports
 
@@ -34,15 +38,18 @@ def evaluate(
     batch_size: int = 64,
     latency_samples: int = 20,
     workers: int = 1,
-    each: Each[dict[str, Any]] | None = None,
+    each: Each[tuple[str, dict[str, Any]]] | None = None,
     alone: Each[dict[str, Any]] | None = None,
     tasks: Sequence[Spec] = (HEADLINE,),
     recovered: Path | None = None,
+    scores_dir: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Evaluate and measure the dense model and all in `pruned_dir`: a folder a model in `out`, and
     metrics.json of all. What is finished there is kept.
 
-    The whole model after recovery is one of them, where it is given.
+    The whole model after recovery is one of them, where it is given. What plans.json there says was
+    not kept is cut by the scores in `scores_dir`, asked, and deleted; it is cut once more to be
+    measured.
 
     `tasks` are names, or {name: data}; see `lop.evaluation.tasks.benchmarks.locate`.
 
@@ -50,18 +57,21 @@ def evaluate(
     process of its own, `workers` at a time, unless `each` sees to that. Memory and speed are
     measured last, on this machine, one model at a time, unless `alone` sees to that.
     """
-    places = locate(tasks, samples_path)
-    models = {"dense": Path(model_path)} | ({"recovered": recovered} if recovered else {})
-    models |= {path.name: path for path in sorted(pruned_dir.iterdir()) if path.is_dir()}
+    from lop.evaluation.answers import content_of
+
+    places, whole = locate(tasks, samples_path), {"dense": Path(model_path)}
+    whole |= {"recovered": recovered} if recovered else {}
+    known = {name: content_of(path) for name, path in whole.items()}
+    models: dict[str, Path | Dropped] = {**whole, **of_grid(pruned_dir, whole, known, scores_dir)}
     each = each or in_processes(workers, "models", MODULES, fresh=True)
     alone = alone or in_processes(1, "timing", ["lop.evaluation.footprint"], fresh=True)
-    ask = partial(_answers_of, out, models, samples_path, batch_size, places)
-    dense = Path(model_path)
-    weigh = partial(_footprint, dense, samples_path=samples_path, latency_samples=latency_samples)
+    ask = partial(_answers_of, out, models, samples_path, batch_size, places, known)
     asked = each(ask, [(name,) for name in models])  # a task is named by its key
-    costs = alone(weigh, [(path, out / name) for name, path in models.items()])
+    contents = {name: of for name, (of, _) in zip(models, asked, strict=True)}
+    weigh = partial(_footprint_of, out, models, contents, samples_path, latency_samples)
+    costs = alone(weigh, [(name,) for name in models])
     found = zip(models, asked, costs, strict=True)
-    metrics = {name: answers | cost for name, answers, cost in found}
+    metrics = {name: answers | cost for name, (_, answers), cost in found}
     for name in models:  # what killed runs and workers left; none is writing now
         clear_leftovers(out / name)
     with replacing(out / "metrics.json") as tmp:
@@ -71,13 +81,47 @@ def evaluate(
 
 def _answers_of(
     out: Path,
-    models: Mapping[str, Path],
+    models: Mapping[str, Path | Dropped],
     samples_path: Path,
     batch_size: int,
     places: Mapping[str, str],
+    known: Mapping[str, str],
+    name: str,
+) -> tuple[str, dict[str, Any]]:
+    """The digest of a model's files, which is taken once: here, or it is `known`; its figures."""
+    from lop.evaluation.answers import content_of, evaluate_all, finished
+
+    model, place = models[name], out / name
+    if isinstance(model, Path):
+        content = known.get(name) or content_of(model)
+        return content, _answers(place, model, samples_path, batch_size, places, content)
+    _check_place(place, (model.source, samples_path), places)
+    if before := model.content(place):
+        shards = finished(place, before, places)
+        if len(shards) == len(places):
+            return before, _figures(shards)
+    with model.at_hand(place) as (path, content):
+        return content, _figures(evaluate_all(place, path, places, batch_size, content=content))
+
+
+def _footprint_of(
+    out: Path,
+    models: Mapping[str, Path | Dropped],
+    contents: Mapping[str, str],
+    samples_path: Path,
+    latency_samples: int,
     name: str,
 ) -> dict[str, Any]:
-    return _answers(out / name, models[name], samples_path, batch_size, places)
+    model, place = models[name], out / name
+    dense = None if name == "dense" else models["dense"]
+    assert not isinstance(dense, Dropped)
+    known = [contents[each] for each in dict.fromkeys([name, "dense"])]
+    if isinstance(model, Path):
+        return _footprint(dense, model, place, samples_path, latency_samples, known)
+    if cost := _measured(place, _footprint_mark(known, samples_path, latency_samples)):
+        return cost
+    with model.at_hand(place) as (path, _):
+        return _footprint(dense, path, place, samples_path, latency_samples, known)
 
 
 def evaluate_one(
@@ -93,10 +137,13 @@ def evaluate_one(
     Everything is kept in `out`, and what is there and current is not done again. Size, latency and
     memory are measured on samples, and not without.
     """
-    answers = _answers(out, model_path, samples_path, batch_size, places)
+    from lop.evaluation.answers import content_of
+
+    content = content_of(model_path)
+    answers = _answers(out, model_path, samples_path, batch_size, places, content)
     if samples_path is None:
         return answers
-    return answers | _footprint(None, model_path, out, samples_path, latency_samples)
+    return answers | _footprint(None, model_path, out, samples_path, latency_samples, [content])
 
 
 def _answers(
@@ -105,16 +152,24 @@ def _answers(
     samples_path: Path | None,
     batch_size: int,
     places: Mapping[str, str],
+    content: str,
 ) -> dict[str, Any]:
     """Every task's figures, and those of the one that methods are compared by."""
     from lop.evaluation.answers import evaluate_all
 
-    if out and out.is_file():
-        raise LopError(f"{out}: is a file; expected a directory for answers and figures")
     if out:
-        for name in places:
-            check_file(out / f"{name}.parquet", (model_path, samples_path, *places.values()))
-    found = evaluate_all(out, model_path, places, batch_size)
+        _check_place(out, (model_path, samples_path), places)
+    return _figures(evaluate_all(out, model_path, places, batch_size, content=content))
+
+
+def _check_place(out: Path, inputs: Sequence[str | Path | None], places: Mapping[str, str]) -> None:
+    if out.is_file():
+        raise LopError(f"{out}: is a file; expected a directory for answers and figures")
+    for name in places:
+        check_file(out / f"{name}.parquet", (*inputs, *places.values()))
+
+
+def _figures(found: Mapping[str, Evaluation]) -> dict[str, Any]:
     headline = next((found[name].headline() for name in (HEADLINE, TEXT) if name in found), {})
     return headline | {"tasks": {name: shard.summary() for name, shard in found.items()}}
 
@@ -125,23 +180,36 @@ def _footprint(
     out: Path | None,
     samples_path: Path,
     latency_samples: int,
+    contents: Sequence[str],
 ) -> dict[str, Any]:
     """What a checkpoint costs, measured once on a machine and kept in `out`/footprint.json.
 
-    It is timed in turn with the dense model, where that is given and another.
+    It is timed in turn with the dense model, where that is given. `contents` are the digests of
+    both models' files.
     """
-    from lop.evaluation.answers import NOT_ASKED
-    from lop.evaluation.footprint import VERSION, measure
+    from lop.evaluation.footprint import measure
 
-    place = None if out is None else out / "footprint.json"
-    other = None if dense is None or Path(model_path) == dense else dense
-    content = [content_digest(model_path, NOT_ASKED), content_digest(samples_path)]
-    content += [content_digest(other, NOT_ASKED)] if other else []
-    mark = digest(VERSION, *content, latency_samples, platform.node(), torch.get_num_threads())
-    if place and place.exists() and (known := read_json(place)).get("fingerprint") == mark:
-        return known["footprint"]
-    cost = measure(model_path, samples_path, latency_samples, dense_dir=other).summary()
-    if place:
-        with replacing(place) as tmp:
+    mark = _footprint_mark(contents, samples_path, latency_samples)
+    if out and (known := _measured(out, mark)):
+        return known
+    cost = measure(model_path, samples_path, latency_samples, dense_dir=dense).summary()
+    if out:
+        with replacing(out / "footprint.json") as tmp:
             tmp.write_text(json.dumps({"fingerprint": mark, "footprint": cost}, indent=2) + "\n")
     return cost
+
+
+def _footprint_mark(contents: Sequence[str], samples_path: Path, latency_samples: int) -> str:
+    """Twelve hex digits over all that decides a footprint on this machine."""
+    from lop.evaluation.footprint import VERSION
+
+    model, *dense = contents
+    parts = [model, content_digest(samples_path), *dense]
+    return digest(VERSION, *parts, latency_samples, platform.node(), torch.get_num_threads())
+
+
+def _measured(out: Path, mark: str) -> dict[str, Any] | None:
+    """The footprint in `out`, if there is one of that fingerprint."""
+    place = out / "footprint.json"
+    known = read_json(place) if place.exists() else {}
+    return known["footprint"] if known.get("fingerprint") == mark else None

@@ -23,13 +23,14 @@ from lop.models.stored import Stored
 from lop.plan import Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
 from lop.profile import Profile, solve_within
-from lop.pruning import PRUNED, checkpoint_files, filled, prune_checkpoint
+from lop.pruning import CUT_AS, PRUNED, checkpoint_files, filled, prune_checkpoint
 from lop.recovery.files import check_recovered
 from lop.reward.choice import AUTO, Candidate, chosen
 
 GRID = Kind("a grid of pruned checkpoints", ("plans.json",), each=PRUNED)
 Cut = Callable[..., Plan]  # of a method's name, a ratio, a directory, and maybe a plan
 FORMATS = ("per_layer", "padded")
+KEEP = "all"
 BOUNDS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # of the widest FFN, that padding is shown for
 
 
@@ -40,12 +41,18 @@ def prune_one(out: Path, name: str, ratio: float, cutter: Cutter, plan: Plan | N
 
 
 def prune_grid(
-    out: Path, methods: Sequence[str], ratios: Sequence[float | str], cutter: Cutter
+    out: Path,
+    methods: Sequence[str],
+    ratios: Sequence[float | str],
+    cutter: Cutter,
+    keep: str | Sequence[str | float] = KEEP,
 ) -> list[float]:
     """Write a checkpoint a (method, ratio), `<method>-<ratio>/`, and plans.json.
 
-    Ratios may be targets, as `Cutter.ratios` takes them; returns what they are. Raises LopError,
-    before anything is cut, where a method or a ratio is named twice.
+    Ratios may be targets, as `Cutter.ratios` takes them; returns what they are. `keep` names the
+    checkpoints that are written: `all`, `none`, or a list of methods, ratios and names such as
+    lop-0.5; plans.json says how the others are cut (`lop.evaluation.dropped`). Raises LopError,
+    before anything is cut, where a method or a ratio is named twice, or nothing has a name to keep.
     """
     check_once("method", methods)
     check_once("ratio", ratios)
@@ -53,14 +60,33 @@ def prune_grid(
     cut = cutter.ready(methods)
     found = cutter.ratios(ratios, methods)
     check_once("ratio", found)
+    kept = _kept(keep, methods, found)
     plans = []
     with replacing_dir(out, GRID) as tmp:
         for name, ratio in product(methods, found):
-            plan = cut(name, ratio, tmp / checkpoint_name(name, ratio))
+            place = checkpoint_name(name, ratio)
+            plan = cut(name, ratio, tmp / place) if place in kept else cutter.planner(name)(ratio)
             said = {"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios}
-            plans.append(said | {"kinds": plan.space.kinds, "layers": plan.space.layers})
+            said |= {"kinds": plan.space.kinds, "layers": plan.space.layers}
+            plans.append(said if place in kept else said | {CUT_AS: cutter.cut_as(name)})
         (tmp / "plans.json").write_text(json.dumps(plans, indent=2) + "\n")
     return found
+
+
+def _kept(
+    keep: str | Sequence[str | float], methods: Sequence[str], ratios: Sequence[float]
+) -> set[str]:
+    """The names of the checkpoints of a grid that `keep` is about."""
+    known: dict[str | float, set[str]] = {"all": set(), "none": set()}
+    for name, ratio in product(methods, ratios):
+        place = checkpoint_name(name, ratio)
+        for label in ("all", name, ratio, place):
+            known.setdefault(label, set()).add(place)
+    asked = [keep] if isinstance(keep, str) else keep
+    for label in asked:
+        if label not in known:
+            raise LopError(f"keep {label}: expected all, none, or methods and ratios of the grid")
+    return set().union(*(known[label] for label in asked))
 
 
 @dataclass(frozen=True)
@@ -259,6 +285,13 @@ class Cutter:
     def _rule(self, name: str) -> Method:
         """A method with what its plans are made from."""
         return method(name, self.plan_inputs([name]))
+
+    def cut_as(self, name: str) -> dict[str, Any]:
+        """By which score, with what compensation, in what format and of which weights a method's
+        plans are cut."""
+        rule = self._rule(name)
+        how = {"score": rule.score, "compensate": rule.compensate, "format": self.format}
+        return how | {"of": "recovered" if rule.recovered else "dense"}
 
     @cached_property
     def predictor(self) -> Predictor | None:

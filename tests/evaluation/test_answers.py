@@ -310,18 +310,21 @@ def test_a_killed_evaluation_keeps_its_finished_shards(few, tmp_path, monkeypatc
 
 
 def test_a_shard_is_known_by_all_that_decides_it(few, model_dir, tmp_path, samples):
+    def fingerprint(model, task, data):
+        return evaluation.shard_fingerprint(evaluation.content_of(model), task, data)
+
     name, data = next(iter(few.items()))
-    mark = evaluation.shard_fingerprint(model_dir, name, data)
+    mark = fingerprint(model_dir, name, data)
     (model_dir / "README.md").write_text("says nothing about answers")
-    assert evaluation.shard_fingerprint(model_dir, name, data) == mark
+    assert fingerprint(model_dir, name, data) == mark
     other = shutil.copytree(model_dir, tmp_path / "other")
-    assert evaluation.shard_fingerprint(other, name, data) == mark
-    assert evaluation.shard_fingerprint(model_dir, "easyvqa_mme", data) != mark
-    assert evaluation.shard_fingerprint(model_dir, name, "on/hub") != mark
+    assert fingerprint(other, name, data) == mark
+    assert fingerprint(model_dir, "easyvqa_mme", data) != mark
+    assert fingerprint(model_dir, name, "on/hub") != mark
     weights = bytearray((other / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (other / "model.safetensors").write_bytes(weights)
-    assert evaluation.shard_fingerprint(other, name, data) != mark
+    assert fingerprint(other, name, data) != mark
 
 
 def test_a_broken_or_stale_shard_is_asked_again(model_dir, few, tmp_path):

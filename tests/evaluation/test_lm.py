@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.models.hf_vlms import HFMultimodalLM
+from short import memory_for
 
 from lop.data.encoding import prompt
 from lop.data.samples import decode_images
-from lop.evaluation.lm import LikelihoodLM, seeing_once
+from lop.evaluation.lm import LikelihoodLM
+from lop.models.vision import seeing_once
 
 REFERENCE = "data/reference"
 
@@ -93,9 +96,29 @@ def test_memory_of_pictures_is_bounded(lm, reference_model, reference_samples, m
     model, processor = reference_model
     requests = requests_of(reference_samples.head(20), processor, ["yes"])
     expected = lm.loglikelihood(requests)
-    monkeypatch.setattr("lop.evaluation.lm.FEATURE_BYTES", 3 * 16 * 128 * 4)  # three pictures
+    monkeypatch.setattr("lop.models.vision.FEATURE_BYTES", 3 * 16 * 128 * 4)  # three pictures
     with seeing_once(model):
         remembered = model.model.get_image_features
         found = lm.loglikelihood(requests)
         assert len(remembered.known) == 3
     np.testing.assert_allclose([f[0] for f in found], [e[0] for e in expected], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood", "generate_until"])
+def test_smaller_batches_where_memory_is_short(lm, reference_model, reference_samples, kind):
+    model, processor = reference_model
+    requests = requests_of(reference_samples.head(9), processor, ["yes", "gray"])
+    if kind == "generate_until":
+        for request in requests:
+            options = {"until": ["\n"], "max_gen_toks": 4}
+            request.arguments = (request.args[0], options, request.args[2])
+    expected = getattr(lm, kind)(requests)
+    short = LikelihoodLM(pretrained=model, batch_size=7)
+    with memory_for(model.get_input_embeddings(), 3) as seen:
+        found = getattr(short, kind)(requests)
+        assert seen.count(7) == 1, "what was too large is not tried again"
+    if kind == "loglikelihood":
+        np.testing.assert_allclose([f[0] for f in found], [e[0] for e in expected], atol=1e-5)
+    else:
+        assert found == expected
+        assert found == HFMultimodalLM.generate_until(lm, requests), "as upstream by itself"

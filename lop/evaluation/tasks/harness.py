@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedModel
 
+from lop.data.batching import restarting
 from lop.data.chat import Processor, tokenizer_of
 from lop.errors import LopError, first_line
 
@@ -32,10 +33,14 @@ def ask(
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
-    loaded = _load(name, place)
-    lm = HFLM(pretrained=model, tokenizer=tokenizer_of(processor), batch_size=batch_size)  # type: ignore[arg-type]
+    loaded, tokenizer = _load(name, place), tokenizer_of(processor)
+
+    def answered(size: int) -> Any:
+        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size)  # type: ignore[arg-type]
+        return evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)
+
     try:
-        found = evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)
+        found = restarting(batch_size, answered)
     except ValueError as error:  # a task that is about pictures
         raise LopError(f"{PREFIX}{name}: {first_line(error)}") from error
     rows = [_row(task, doc) for task, docs in found["samples"].items() for doc in docs]
