@@ -53,14 +53,12 @@ class Lessons:
     ) -> None:
         check_logits(model, processor, samples)
         dealt = progress(_dealt(samples["image_id"], size, seed), "reading samples", unit="batch")
-        captures = [
-            capture(model, processor, samples.iloc[part], size, everywhere=True) for part in dealt
-        ]
         self.parts: list[list[Lesson]] = []
         with student.dense():
-            shared = share(model, captures, size)
-            for part in progress(shared, "unpruned model", unit="batch"):
-                self.parts.append([_taught(student, batch, layered) for batch in part])
+            for part in dealt:
+                captures = capture(model, processor, samples.iloc[part], size, everywhere=True)
+                (shared,) = share(model, [captures], size)
+                self.parts.append([_taught(student, batch, layered) for batch in shared])
 
     def at(self, number: int, seed: int) -> list[Lesson]:
         """The part that is read as the `number`-th: all of them in turn, by chance, again and
