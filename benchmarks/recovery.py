@@ -117,9 +117,10 @@ class Yardstick:
         found = pd.read_parquet(self.folder / f"{name}-{method}.parquet")
         return found[np.isclose(found["ratio"], ratio)]
 
-    def judged(self) -> bool:
-        """Whether all of it is there."""
-        return all((self.folder / f"{r.name}-{r.method}.parquet").exists() for r in self.runs)
+    def judged(self) -> list[Run]:
+        """The runs whose answers are there."""
+        each = ((run, self.folder / f"{run.name}-{run.method}.parquet") for run in self.runs)
+        return [run for run, path in each if path.exists()]
 
 
 class Questions(Yardstick):
@@ -204,9 +205,12 @@ def yardsticks(name: str, draws: int, count: int) -> list[Yardstick]:
 
 
 def values(found: list[Yardstick]) -> pd.DataFrame:
-    """A row a run and ratio: what the model is worth before and after, over all draws."""
+    """A row a run and ratio: what the model is worth before and after, over all draws.
+
+    Of the runs that all of these draws have.
+    """
     rows, first = [], found[0]
-    for run in first.runs:
+    for run in [run for run in first.runs if all(run in draw.judged() for draw in found)]:
         for ratio in (0.0, *run.ratios):
             before, after, dense = (
                 [draw.answers(*of) for draw in found]

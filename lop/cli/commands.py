@@ -108,7 +108,8 @@ def recover(o: given.Recover) -> None:
     from lop.settings import Recovery
     from lop.steps import pruning, recovering
 
-    cutter = pruning.Cutter(o.model, o.scores, o.score, o.compensate, o.predictor, o.profile)
+    places: Any = {"predictor_path": o.predictor, "profile_path": o.profile}
+    cutter = pruning.cutter_of(o.model, o.kit, o.scores, o.score, o.compensate, **places)
     settings = Recovery(**o.model_dump(include=set(Recovery.model_fields)))
     curve = Path(f"{o.out}-training")
     found = recovering.recover(o.out, curve, o.samples, cutter, settings, o.apart)
@@ -170,7 +171,7 @@ def predict(o: given.Predict) -> None:
 
 def prune(o: given.Prune) -> None:
     from lop.files import read_json
-    from lop.steps import pruning
+    from lop.steps import padding, pruning
 
     cutter, ratio, plan = _cutter(o), o.ratio or 0.0, None
     for kind in ("params", "size", "flops_per_token", "latency"):
@@ -182,7 +183,7 @@ def prune(o: given.Prune) -> None:
         before, after = timed.of(cutter.space.dense), timed.of(plan)
         print(f"latency {before:.1f} -> {after:.1f} ms predicted, on {timed.machine}")
     if o.format == "padded":
-        _say_what_padding_saves(pruning.padded_offers(cutter, o.method, ratio))
+        _say_what_padding_saves(padding.padded_offers(cutter, o.method, ratio))
     pruning.prune_one(o.out, o.method, ratio, cutter, plan)
     record = read_json(o.out / "pruning.json")
     dense, small, stored = (

@@ -239,13 +239,10 @@ class Train(Section):
     seed: Seed = same(settings.Train, "seed")
 
 
-class Recover(OfScores, settings.Recovery):
+class Recover(Kitted, settings.Recovery):
     """train a model such that it is good at every budget, with the unpruned one as the teacher"""
 
     samples: File = Field(description="samples to train on (Parquet)")
-    predictor: Text | None = Field(
-        None, description="directory or models:/NAME@ALIAS, for method lop"
-    )
     profile: File | None = Field(None, description="profile, for method knapsack")
     apart: list[File] = Field(
         [], description="tables that share no picture with the samples, such as the benchmark's"

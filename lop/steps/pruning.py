@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
@@ -17,13 +16,13 @@ from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
 from lop.kit import Kit
 from lop.methods import TRAINED, Method, PlanInputs, Scores, method, plans_of
-from lop.models.costs import COSTS, PlanAt, amount, next_ratio, parameters, smallest_ratio
+from lop.models.costs import COSTS, PlanAt, amount, next_ratio, smallest_ratio
 from lop.models.cutting import CutFile
 from lop.models.stored import Stored
 from lop.plan import Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
 from lop.profile import Profile, solve_within
-from lop.pruning import CUT_AS, PRUNED, checkpoint_files, filled, prune_checkpoint
+from lop.pruning import CUT_AS, PRUNED, checkpoint_files, prune_checkpoint
 from lop.recovery.files import check_recovered
 from lop.reward.choice import AUTO, Candidate, chosen
 
@@ -31,7 +30,6 @@ GRID = Kind("a grid of pruned checkpoints", ("plans.json",), each=PRUNED)
 Cut = Callable[..., Plan]  # of a method's name, a ratio, a directory, and maybe a plan
 FORMATS = ("per_layer", "padded")
 KEEP = "all"
-BOUNDS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # of the widest FFN, that padding is shown for
 
 
 def prune_one(out: Path, name: str, ratio: float, cutter: Cutter, plan: Plan | None = None) -> Plan:
@@ -363,49 +361,6 @@ def cutter_of(
     if scores_dir is None:
         raise LopError("expected a kit, or scores")
     return Cutter(model_path, scores_dir, score, compensate, **given)
-
-
-@dataclass(frozen=True)
-class Padded:
-    """What the padded format makes of a plan: `stored` parameters of `dense`, where `kept` would
-    do. `loss` is the reward that bounding the widest FFN costs more, by the profile if there is
-    one."""
-
-    widest: float  # share of its neurons that an FFN keeps at most
-    dense: int
-    kept: int
-    stored: int
-    loss: float | None
-
-    @property
-    def saves(self) -> float:
-        """Share of the whole model."""
-        return 1 - self.stored / self.dense
-
-
-def padded_offers(cutter: Cutter, name: str, ratio: float) -> list[Padded]:
-    """What padding stores at a ratio, first as asked for, then with the widest FFN bounded.
-
-    At a plan whose sites differ in size it saves little: the less they may differ the more, at a
-    cost in quality.
-    """
-    asked = cutter.planner(name)(ratio)
-    share = _widest(asked)
-    cost, plans = parameters(cutter.source, cutter.space), {share: asked}
-    for bound in (bound for bound in BOUNDS if bound < share):
-        with suppress(LopError):  # a bound at which the budget cannot be met, or below the floor
-            plans[bound] = cutter.planner(name, cutter.space.bounded(bound))(ratio)
-    profile, found = cutter.profile, []
-    for bound, plan in plans.items():
-        loss = profile.predicted(plan) - profile.predicted(asked) if profile else None
-        sizes = cost.dense, cost.of(plan), cost.of_units(filled(plan))
-        found.append(Padded(bound, *sizes, loss))
-    return found
-
-
-def _widest(plan: Plan) -> float:
-    each = zip(plan.kept, plan.space.units, plan.space.kinds, strict=True)
-    return max(k / d for k, d, kind in each if kind == "ffn")
 
 
 def on_disk(predictor: str | Path) -> Path:
