@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from lop.settings import params as settings
+from lop.settings.pruning import Budget
 from lop.settings.types import (
     Count,
     Format,
@@ -336,7 +337,7 @@ class Compare(Cutting):
     """cut and evaluate several methods at several ratios, and write the table"""
 
     methods: Several[Method] = Field(description=same(settings.Prune, "methods").description)
-    ratios: Several[settings.Budget] = Field(
+    ratios: Several[Budget] = Field(
         description="pruning ratios, in [0, 1), or targets such as 'size 9GB'"
     )
     samples: File = Field(description="benchmark samples (Parquet)")
