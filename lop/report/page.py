@@ -188,7 +188,8 @@ def _recovery(compared: Comparison) -> str:
     for a, b, before, now, ratio in pairs:
         found, error = compared.difference(b, a, by.task, by.metric)
         cell = f"{by.scale * found:+.{by.digits}f} ± {by.scale * error:.{by.digits}f}"
-        fast = [_times(now, of) if now.get(of) else "–" for of in ("speedup", "batch_speedup")]
+        speeds = ("speedup", "batch_speedup")
+        fast = [_times(now, of) if ratio and now.get(of) else "–" for of in speeds]
         shown = [compared.shown(before), compared.shown(now)]
         size = f"{_mb(now['disk_bytes'])} MB"
         lines.append([per_cent(ratio), size, *fast, *shown, bold(cell, abs(found) > 2 * error)])
