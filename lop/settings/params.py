@@ -71,7 +71,7 @@ class Prepare(Section):
         500, description="how many samples choices between methods are made on"
     )
     train: Samples | None = Field(
-        4000, description="how many samples recovery learns from; `null` draws none"
+        3000, description="how many samples recovery learns from; `null` draws none"
     )
     benchmark: Samples | None = Field(
         2000, description="how many test questions the final numbers are from; `null` takes all"

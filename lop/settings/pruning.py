@@ -36,7 +36,7 @@ class Prune(Section):
         "out of the weights that recovery has trained",
     )
     ratios: Several[Budget] = Field(
-        [0.2, 0.3, 0.5, 0.6, 0.7, 0.8],
+        [0.2, 0.3, 0.5, 0.7, 0.8],
         description="a checkpoint a method and ratio; the predictor's range holds all of them. "
         "`size 9GB`, `params 5.2B`, `flops_per_token 9G` or `latency 0.7x` stands for the ratio at "
         "which all methods meet it",

@@ -31,7 +31,7 @@ class Recovery(Section):
     whole: Part = Field(
         0.2, description="share of the steps at the whole model, so that it stays what it is"
     )
-    steps: Count = Field(300, description="of the optimizer, AdamW; the rate rises and falls")
+    steps: Count = Field(200, description="of the optimizer, AdamW; the rate rises and falls")
     batch_size: Count = Field(64, description="samples at once")
     accumulation: Count = Field(1, description="batches a step")
     lr: Positive = Field(0.0005, description="peak learning rate")
