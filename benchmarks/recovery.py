@@ -315,8 +315,8 @@ def page(sections: list[str]) -> str:
 {origin()}
 
 One training run over all budgets, with the unpruned model as the teacher; before and after it the
-same units are kept. Judged in memory, on questions and text that nothing else saw. Runs that are not
-done in every draw are left out.
+same units are kept. Judged in memory, on questions and text that nothing else saw. Runs that are
+not done in every draw are left out.
 
 {chr(10).join(f"{each}{chr(10)}" for each in sections)}
 [recovery.csv](recovery.csv)
