@@ -42,7 +42,7 @@ class Recovery(Section):
         "`null` trains all of the decoder but its embeddings",
     )
     right: NotNegative = Field(
-        1.0, description="weight of the right answers' cross-entropy, where samples have answers …"
+        0.0, description="weight of the right answers' cross-entropy, where samples have answers …"
     )
     text: NotNegative = Field(
         0.2,
