@@ -22,7 +22,7 @@ from lop.reward.captured import capture, hidden_at
 from lop.settings import Recovery
 
 BOTH = "ffn+attention"
-QUICK = Recovery(steps=30, batch_size=6, lr=0.003, low=0.5, high=0.8)
+QUICK = Recovery(steps=30, batch_size=6, lr=0.003, low=0.5, high=0.8, right=1.0)
 
 
 def uniform(model):
