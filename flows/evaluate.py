@@ -17,6 +17,7 @@ from flows.common import (
 )
 from flows.tasks import as_tasks
 from lop import tracking
+from lop.plan import RECOVERED as SUFFIX
 from lop.steps import evaluating
 from lop.tracking import checkpoints
 
@@ -28,10 +29,12 @@ def evaluate() -> None:
     settings = chosen.evaluate.model_dump(include={"tasks", "batch_size", "latency_samples"})
     model, copied_mb = chosen.model.path, chosen.evaluate.register_copied_mb
     each = as_tasks(evaluations(), evaluating.MODULES, fresh=True)
-    trained = any(name.endswith("_recovered") for name in chosen.prune.methods)
+    trained = any(name.endswith(SUFFIX) for name in chosen.prune.methods)
     places = (EVALUATION, model, PRUNED, benchmark)
-    settings["recovered"] = RECOVERED if trained else None
-    results = evaluating.evaluate(*places, each=each, scores_dir=IMPORTANCE, **settings)
+    whole = RECOVERED if trained else None
+    results = evaluating.evaluate(
+        *places, each=each, recovered=whole, scores_dir=IMPORTANCE, **settings
+    )
     marks, versions = origin(), data_versions()
     with tracking.run("evaluate", settings, marks) as stage:
         stage.inputs(hashes(benchmark, PRUNED))

@@ -1,12 +1,15 @@
 """Tiny models of text with random weights, and a byte-level tokenizer trained on a few lines."""
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from lop.models.checkpoint import model_class
+from lop.models.checkpoint import model_class, save
 from lop.models.space import find_ffns
 
 LINES = [
@@ -60,3 +63,15 @@ def model(kind: str = "Llama", **more: Any) -> Any:
             for linear in ffn.maps:
                 linear.weight.normal_(std=0.3)
     return built
+
+
+def write_model_and_texts(folder: Path, purposes: Iterable[str]) -> None:
+    """A model in `folder`/model, and in `folder`/text six documents a purpose."""
+    save(model(), tokenizer(), folder / "model")
+    (folder / "text").mkdir()
+    for purpose in purposes:
+        lines = [
+            json.dumps({"id": f"{purpose}-{i}", "text": f"{i} times " + " ".join(LINES)})
+            for i in range(6)
+        ]
+        (folder / "text" / f"{purpose}.jsonl").write_text("\n".join(lines))

@@ -9,8 +9,8 @@ from benchmarks.seven_b.rates import Rates
 from benchmarks.seven_b.shape import BYTES, TOKENS, Shape
 from lop.evaluation.footprint import BATCH
 from lop.plan import RECOVERED
+from lop.reward.captured import LOGITS
 from lop.reward.choice import CANDIDATES
-from lop.reward.kinds import LOGITS
 from lop.search import FINALISTS
 from lop.search.carried import budgets
 from lop.settings import Params

@@ -11,9 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from lop.recovery.lessons import Lesson
-from lop.reward.captured import logits_of
-
-LOGITS = 2**26  # at most so many at once: 256 MB in float32
+from lop.reward.captured import at_once, logits_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ def loss_of(
     KL(unpruned ‖ student) over the whole vocabulary (Hinton et al., arXiv:1503.02531, at
     temperature 1).
     """
-    size = max(1, LOGITS // model.config.get_text_config().vocab_size)
+    size = at_once(model)
     parts = [part.split(size) for part in (hidden, lesson.hidden.to(hidden), lesson.batch.tokens)]
     judged = []
     for part in zip(*parts, strict=True):

@@ -19,6 +19,7 @@ from lop.data.samples import letters, pixels
 from lop.errors import LopError
 from lop.models.vision import seeing_once
 
+LOGITS = 2**26  # at most so many at once: 256 MB in float32
 CLOSE = {torch.float32: 1e-4}  # relative difference taken for rounding; other types are coarser
 
 
@@ -112,6 +113,11 @@ def logits_of(model: PreTrainedModel, hidden: Tensor) -> Tensor:
         if own is not None:
             inner.forward = own
     return logits[0].float()
+
+
+def at_once(model: PreTrainedModel) -> int:
+    """How many places' logits are held at once."""
+    return max(1, LOGITS // model.config.get_text_config().vocab_size)
 
 
 @dataclass

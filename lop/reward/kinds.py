@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lop.reward.captured import CLOSE, Captured, hidden_at, logits_of
+from lop.reward.captured import CLOSE, Captured, at_once, hidden_at, logits_of
 
 # loglik, accuracy and kl are about the answers' tokens, kl_text is about all tokens of text
 KINDS = ("loglik", "accuracy", "kl", "kl_text")
 LABELLED = ("loglik", "accuracy")  # those that need right answers
-LOGITS = 2**26  # at most so many at once: 256 MB in float32
 ROWS = 16  # whose softmax is taken at once, so that it stays in a processor's cache
 LARGE = 8192  # vocabularies of more tokens are compared on the likely ones
 LIKELIEST = 32  # tokens of each place that are likely ones, …
@@ -62,7 +61,7 @@ def expect(model: PreTrainedModel, batch: Captured) -> list[Expected]:
     found, hidden = [], hidden_at(model, batch)
     for start in range(0, len(hidden), PLACES):
         states = hidden[start : start + PLACES]
-        parts = [logits_of(model, some) for some in states.split(_at_once(model))]
+        parts = [logits_of(model, some) for some in states.split(at_once(model))]
         end = start + len(states)
         if parts[0].shape[1] <= LARGE:
             found.append(Expected(start, end, None, torch.cat(parts).log_softmax(1)))
@@ -87,7 +86,7 @@ def likelihood(model: PreTrainedModel, batch: Captured) -> Tensor:
     """At each place of a batch: log-likelihood of the token, and 1 for a mistake; (2, P)."""
     judged = []
     for hidden, tokens in zip(
-        (states := hidden_at(model, batch)).split(size := _at_once(model)),
+        (states := hidden_at(model, batch)).split(size := at_once(model)),
         batch.tokens.to(states.device).split(size),
         strict=True,
     ):
@@ -96,11 +95,6 @@ def likelihood(model: PreTrainedModel, batch: Captured) -> Tensor:
         loglik = logits.gather(1, tokens[:, None])[:, 0] - _total(logits)
         judged.append(torch.stack([loglik, (logits.argmax(1) != tokens).float()]))
     return torch.cat(judged, 1)
-
-
-def _at_once(model: PreTrainedModel) -> int:
-    """How many places' logits are held at once."""
-    return max(1, LOGITS // model.config.get_text_config().vocab_size)
 
 
 def _total(logits: Tensor) -> Tensor:

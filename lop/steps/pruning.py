@@ -10,6 +10,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lop.errors import LopError
 from lop.evaluation.latency import LatencyProfile
 from lop.files import Kind, check_dir, replacing_dir
@@ -312,15 +314,18 @@ class Cutter:
         profile = self.profile if "knapsack" in plans else None
         return PlanInputs(*self.scored, predictor, profile)
 
+    def _cut_from(self, rule: Method) -> tuple[Stored, Sequence[Tensor], Sequence[Tensor] | None]:
+        """The weights that a method cuts, the score that it goes by, and what it restores."""
+        scores, source = self.scores, self.recovered if rule.recovered else self.source
+        return source, scores[rule.score], scores["mean_activation"] if rule.compensate else None
+
     def files(self, name: str, ratio: float) -> list[CutFile]:
         """The files of the checkpoint that method `name` cuts at `ratio`, made as they are read."""
         rule, scores = self._rule(name), self.scores
         plan = rule.plan(ratio, self.space, scores)
-        means = scores["mean_activation"] if rule.compensate else None
+        source, ranking, means = self._cut_from(rule)
         by = {"method": name, "ratio": ratio, "score": rule.score}
-        padded = self.format == "padded"
-        source = self.recovered if rule.recovered else self.source
-        return checkpoint_files(source, plan, scores[rule.score], means, padded, **by)
+        return checkpoint_files(source, plan, ranking, means, self.format == "padded", **by)
 
     def ready(self, methods: Sequence[str]) -> Cut:
         """Read all of it; returns what cuts by method and ratio to a directory.
@@ -331,16 +336,15 @@ class Cutter:
             raise LopError(f"format {self.format!r}: expected {' or '.join(FORMATS)}")
         inputs = self.plan_inputs(methods)
         chosen: Mapping[str, Method] = {name: method(name, inputs) for name in methods}
-        scores, padded = self.scores, self.format == "padded"
+        scores = self.scores
         if any(rule.recovered for rule in chosen.values()):
             assert self.recovered  # what is wrong with it is told before anything is cut
 
         def cut(name: str, ratio: float, out: Path, plan: Plan | None = None) -> Plan:
             rule = chosen[name]
             plan = plan or rule.plan(ratio, self.space, scores)
-            means = scores["mean_activation"] if rule.compensate else None
-            which = (scores[rule.score], out, means, padded)
-            source = self.recovered if rule.recovered else self.source
+            source, ranking, means = self._cut_from(rule)
+            which = (ranking, out, means, self.format == "padded")
             prune_checkpoint(source, plan, *which, name, ratio, rule.score)
             return plan
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from lop.data.samples import check_apart, read_samples
-from lop.files import Kind, check_dir, replacing
+from lop.files import check_dir, replacing
 from lop.models.checkpoint import SAVED, load, load_processor
 from lop.recovery.files import save_recovered
 from lop.recovery.state import STATE
@@ -19,7 +19,6 @@ from lop.settings import Recovery, check
 from lop.steps.pruning import Cutter
 
 LOW, HIGH = 0.1, 0.8  # ratios that are drawn, where no predictor says what it knows
-CURVE = Kind("a recovery's curve", ("curve.csv", "metrics.json"))
 
 
 def recover(

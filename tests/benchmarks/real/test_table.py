@@ -1,6 +1,5 @@
 """The whole table, of a tiny model of text: from documents to a page."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,6 @@ from benchmarks.grid.draw import Draw
 from benchmarks.grid.scale import PURPOSES, Ranking, Row
 from benchmarks.real import __main__ as real
 from benchmarks.real.scale import Texts
-from lop.models.checkpoint import save
 from lop.profile import solve
 
 RIVAL = Ranking("flap", True)
@@ -22,14 +20,7 @@ RIVAL = Ranking("flap", True)
 @pytest.fixture(scope="module")
 def scale(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
-    save(texts.model(), texts.tokenizer(), folder / "model")
-    (folder / "text").mkdir()
-    for purpose in PURPOSES:
-        lines = [
-            json.dumps({"id": f"{purpose}-{i}", "text": f"{i} times " + " ".join(texts.LINES)})
-            for i in range(6)
-        ]
-        (folder / "text" / f"{purpose}.jsonl").write_text("\n".join(lines))
+    texts.write_model_and_texts(folder, PURPOSES)
     return Texts(
         model=folder / "model", text=folder / "text", runs=folder / "runs", draws=2, window=12,
         calibration=6, reward=4, test=6, ratios=(0.2, 0.5), targets=(0.2, 0.5), shares=(0.5,),

@@ -1,6 +1,5 @@
 """Both scopes of a tiny model of text, at equal parameters and at equal latency."""
 
-import json
 import sys
 
 import numpy as np
@@ -20,7 +19,6 @@ from benchmarks.scopes import latency
 from benchmarks.scopes.compared import JOINT, Compared
 from benchmarks.scopes.latency import Timed
 from lop.evaluation.latency import COLUMNS, REST, LatencyProfile, Machine
-from lop.models.checkpoint import save
 from lop.plan import Plan
 
 
@@ -28,14 +26,7 @@ from lop.plan import Plan
 def place(tmp_path_factory):
     """A model and its texts, of which the draws are judged at equal parameters."""
     folder = tmp_path_factory.mktemp("scopes")
-    save(texts.model(), texts.tokenizer(), folder / "model")
-    (folder / "text").mkdir()
-    for purpose in PURPOSES:
-        lines = [
-            json.dumps({"id": f"{purpose}-{i}", "text": f"{i} times " + " ".join(texts.LINES)})
-            for i in range(6)
-        ]
-        (folder / "text" / f"{purpose}.jsonl").write_text("\n".join(lines))
+    texts.write_model_and_texts(folder, PURPOSES)
     return folder
 
 
