@@ -19,6 +19,22 @@ from PIL import Image
 from lop.models.space import find_ffns
 from lop.reference import model as reference
 
+# Fixtures that take minutes, built once in all: their tests run in one process, and begin first.
+SHARED = ("clone", "service")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests share a process under `pytest -n`: those of a file, or of a long fixture."""
+
+    def group(item: pytest.Item) -> str:
+        used = [name for name in SHARED if name in item.fixturenames]
+        return used[0] if used else item.nodeid.partition("::")[0]
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: "clone" not in item.fixturenames)  # stable: files stay together
+
+
 SHAPE = reference.Shape(
     layers=3, hidden=32, ffn=40, vocab=300, vision_layers=1, vision_hidden=32, vision_ffn=32
 )
