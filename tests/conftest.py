@@ -23,6 +23,7 @@ from lop.reference import model as reference
 SHARED = ("clone", "service")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say which tests share a process under `pytest -n`: those of a file, or of a long fixture."""
 
