@@ -22,7 +22,7 @@ repro: $(VENV)/.installed
 	python -m flows.server dvc repro
 
 test: $(VENV)/.installed
-	python -m pytest -n logical --dist loadgroup --no-loadscope-reorder
+	python -m pytest -n logical --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	ruff check
