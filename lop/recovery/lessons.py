@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from lop.progress import progress
 from lop.recovery.student import Student
 from lop.reward.captured import Captured, capture, check_logits
-from lop.reward.sharing import share
+from lop.reward.sharing import Decoder, share
 
 
 @dataclass
@@ -54,10 +54,11 @@ class Lessons:
         check_logits(model, processor, samples)
         dealt = progress(_dealt(samples["image_id"], size, seed), "reading samples", unit="batch")
         self.parts: list[list[Lesson]] = []
+        decoder = Decoder()
         with student.dense():
             for part in dealt:
                 captures = capture(model, processor, samples.iloc[part], size, everywhere=True)
-                (shared,) = share(model, [captures], size)
+                (shared,) = share(model, [captures], size, decoder)
                 self.parts.append([_taught(student, batch, layered) for batch in shared])
 
     def at(self, number: int, seed: int) -> list[Lesson]:

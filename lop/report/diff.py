@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import pandas as pd
@@ -68,9 +66,9 @@ _FLOW = ("right → wrong", "wrong → right")
 
 def mcnemar(lost: int, won: int) -> float:
     """Exact two-sided p-value that `lost` and `won` come from a fair coin (McNemar 1947)."""
-    count = lost + won
-    tail = sum(math.comb(count, k) for k in range(min(lost, won) + 1))
-    return min(1.0, float(Fraction(2 * tail, 2**count)))
+    from scipy.stats import binomtest
+
+    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
 def page(found: Diff, samples: Path, limit: int) -> str:

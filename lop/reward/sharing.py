@@ -75,8 +75,19 @@ class Shared(Captured):
         return self.decoder_inputs | {"attention_mask": mask}
 
 
+@dataclass
+class Decoder:
+    """What a decoder turned out to take, once samples have shown it; None until then."""
+
+    unmasked: bool | None = None  # padding without a mask
+    rows: bool | None = None  # samples with a common beginning in one row
+
+
 def share(
-    model: PreTrainedModel, parts: list[list[Capture]], batch_size: int
+    model: PreTrainedModel,
+    parts: list[list[Capture]],
+    batch_size: int,
+    decoder: Decoder | None = None,
 ) -> list[list[Captured]]:
     """By part, its captured samples with common beginnings shared, `batch_size` in a batch.
 
@@ -84,15 +95,21 @@ def share(
     than those of full attention or is given more than embeddings, padding and positions, and where
     its hidden states show that it does not take the mask for what it is. Rows that share nothing
     are read without a mask, which is faster, where the decoder has full attention alone.
+    Whoever calls it many times gives the same `decoder`, so that it is tried only once.
     """
+    decoder = decoder or Decoder()
     as_captured = [[capture.batch for capture in captures] for captures in parts]
     if not _understood(model, [capture for captures in parts for capture in captures]):
         return as_captured
-    as_captured = _unmasked(model, as_captured)
+    as_captured = _unmasked(model, as_captured, decoder)
     groups = [_groups(_samples(captures)) for captures in parts]
     largest = [max(of, key=len) for of in groups]
     others = {k: v for k, v in as_captured[0][0].decoder_inputs.items() if isinstance(v, SETTINGS)}
-    if len(fullest := max(largest, key=len)) == 1 or not _agree(model, fullest, others):
+    if len(fullest := max(largest, key=len)) == 1:
+        return as_captured
+    if decoder.rows is None:
+        decoder.rows = _agree(model, fullest, others)
+    if not decoder.rows:
         return as_captured
     boolean = _takes_booleans(model)
     return [
@@ -113,7 +130,9 @@ def _batches(
 
 
 @torch.inference_mode()
-def _unmasked(model: PreTrainedModel, parts: list[list[Captured]]) -> list[list[Captured]]:
+def _unmasked(
+    model: PreTrainedModel, parts: list[list[Captured]], decoder: Decoder
+) -> list[list[Captured]]:
     """Captured batches with their padding read like any token: as it is on the right, causal
     attention shows it to no other, and needs no mask (B, 1, T, T).
 
@@ -122,7 +141,9 @@ def _unmasked(model: PreTrainedModel, parts: list[list[Captured]]) -> list[list[
     free = [[_free(batch) for batch in batches] for batches in parts]
     both = [pair for pairs in zip(parts, free, strict=True) for pair in zip(*pairs, strict=True)]
     padded = next((pair for pair in both if _is_padded(pair[0])), None)
-    return free if padded is None or _same(*(hidden_at(model, of) for of in padded)) else parts
+    if decoder.unmasked is None and padded is not None:
+        decoder.unmasked = _same(*(hidden_at(model, of) for of in padded))
+    return parts if decoder.unmasked is False else free
 
 
 def _free(batch: Captured) -> Captured:
