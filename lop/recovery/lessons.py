@@ -17,6 +17,8 @@ from lop.recovery.student import Student
 from lop.reward.captured import Captured, capture, check_logits
 from lop.reward.sharing import Decoder, share
 
+PLACES = ("rows", "columns", "tokens", "owners", "answers")  # what a batch has one of a place
+
 
 @dataclass
 class Lesson:
@@ -26,6 +28,15 @@ class Lesson:
     batch: Captured
     hidden: Tensor
     layers: dict[int, Tensor]
+
+    def some(self, count: int, rng: np.random.Generator) -> Lesson:
+        """The same with so many of its places, drawn by chance; all where it has no more."""
+        if len(self.hidden) <= count:
+            return self
+        chosen = torch.from_numpy(np.sort(rng.choice(len(self.hidden), count, replace=False)))
+        at = {name: getattr(self.batch, name)[chosen] for name in PLACES}
+        layers = {i: state[chosen] for i, state in self.layers.items()}
+        return Lesson(replace(self.batch, **at), self.hidden[chosen], layers)
 
     def to(self, device: torch.device) -> Lesson:
         """The same on a device."""

@@ -155,6 +155,9 @@ class _Run:
         rows, rank = [], self.accelerator.process_index
         for i in range(chosen.accumulation):
             part = self.lessons.at((number * chosen.accumulation + i) * world + rank, chosen.seed)
+            if chosen.places is not None:
+                own = np.random.default_rng((chosen.seed, number, i, rank))
+                part = [lesson.some(chosen.places, own) for lesson in part]
             rows += [self._learn(lesson, len(part)) for lesson in part]
         figures = dict(zip(FIGURES, np.mean(rows, 0), strict=True))
         said = {name: float(value) for name, value in figures.items()}

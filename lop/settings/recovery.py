@@ -33,6 +33,11 @@ class Recovery(Section):
     )
     steps: Count = Field(200, description="of the optimizer, AdamW; the rate rises and falls")
     batch_size: Count = Field(64, description="samples at once")
+    places: Count | None = Field(
+        None,
+        description="tokens of a batch whose loss is computed, drawn by chance, where a large "
+        "vocabulary costs more than the decoder; `null`: all",
+    )
     accumulation: Count = Field(1, description="batches a step")
     lr: Positive = Field(0.0005, description="peak learning rate")
     weight_decay: NotNegative = Field(0.01, description="of AdamW")

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import SHAPE
 
 from lop.errors import LopError
 from lop.models.checkpoint import load, save
@@ -209,3 +210,20 @@ def test_what_is_written_says_what_it_was(model, processor, tmp_path):
     save(model, processor, tmp_path / "other")
     with pytest.raises(LopError, match="no recovery.json; expected a model that"):
         check_recovered(tmp_path / "other", "abc")
+
+
+def test_the_loss_of_some_places_is_that_of_the_whole_batch_on_average(model, processor, samples):
+    with Student(model, [torch.ones(SHAPE.ffn)] * SHAPE.layers) as student:
+        lessons = Lessons(student, model, processor, samples, 12, 0)
+        (whole,) = lessons.at(0, 0)
+        rng = np.random.default_rng(0)
+        student.show(Plan.uniform(student.space, 0.5))
+        with torch.no_grad():
+            expected = loss_of(model, whole, *student(whole.batch)).text
+            drawn = [whole.some(20, rng) for _ in range(60)]
+            found = [loss_of(model, some, *student(some.batch)).text for some in drawn]
+    assert (
+        {len(some.hidden) for some in drawn} == {20} == {len(some.batch.tokens) for some in drawn}
+    )
+    assert torch.stack(found).mean() == pytest.approx(float(expected), rel=0.1)
+    assert whole.some(len(whole.hidden), rng) is whole
