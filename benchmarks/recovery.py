@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +123,11 @@ class Yardstick:
         return [run for run, path in each if path.exists()]
 
 
+@dataclass(frozen=True)
 class Questions(Yardstick):
-    """The reference model, with what `make repro` found of it."""
+    """The reference model, with what `make repro` found of it, and so many training samples."""
+
+    train: int = 4000
 
     def cutter(self) -> Cutter:
         """The pipeline's."""
@@ -135,7 +138,8 @@ class Questions(Yardstick):
 
     def prepare(self) -> None:
         """Pictures that the model was trained on, and questions of the test splits."""
-        sizes = {"calibration": 2, "reward": 2, "validation": 2, "train": 4000, "benchmark": 2000}
+        sizes = dict.fromkeys(("calibration", "reward", "validation"), 2)  # not used
+        sizes |= {"train": self.train, "benchmark": 2000}
         tables = prepare_samples("reference", 1000 + self.seed, sizes)
         write_samples(tables["train"], self.folder / "train.parquet")
         write_samples(tables["benchmark"], self.folder / "test.parquet")
@@ -194,14 +198,12 @@ def real_runs(count: int) -> tuple[Run, ...]:
     return (Run("lora", "low-rank adapters, the knapsack's plans", "knapsack", settings, ratios),)
 
 
-def yardsticks(name: str, draws: int, count: int) -> list[Yardstick]:
-    """A model's draws."""
-    kind: type[Yardstick]
+def yardsticks(name: str, draws: int, count: int, train: int = 4000) -> list[Yardstick]:
+    """A model's draws; `train` are the reference model's samples, where they are not drawn yet."""
+    label = f"{name}-{count}"
     if name == "reference":
-        kind, runs = Questions, reference_runs(count)
-    else:
-        kind, runs = Windows, real_runs(count)
-    return [kind(f"{name}-{count}", seed, runs) for seed in range(draws)]
+        return [Questions(label, seed, reference_runs(count), train) for seed in range(draws)]
+    return [Windows(label, seed, real_runs(count)) for seed in range(draws)]
 
 
 def values(found: list[Yardstick]) -> pd.DataFrame:
@@ -281,20 +283,20 @@ def main() -> None:
     parser.add_argument("--model", choices=("reference", "real"), default="reference")
     parser.add_argument("--draws", type=int, default=3, help="of samples and seeds")
     parser.add_argument("--steps", type=int, default=600, help="of an elastic run")
+    parser.add_argument("--runs", nargs="+", help="only these, as lop or alone-0.5")
+    parser.add_argument("--train", type=int, default=4000, help="the reference's training samples")
     parser.add_argument("--page", action="store_true", help="only the page, of what is there")
     args = parser.parse_args()
     try:
         if not args.page:
-            for yardstick in yardsticks(args.model, args.draws, args.steps):
-                for label, _ in yardstick.steps():
+            for yardstick in yardsticks(args.model, args.draws, args.steps, args.train):
+                for label, _ in _only(yardstick, args.runs).steps():
                     print(label, flush=True)
         sections, tables = [], []
         for name in sorted(PLACE.iterdir()):
             kind, _, count = name.name.rpartition("-")
-            draws = [
-                y for y in yardsticks(kind, len(list(name.iterdir())), int(count)) if y.judged()
-            ]
-            if draws:
+            begun = yardsticks(kind, len(list(name.glob("draw-*"))), int(count))
+            if draws := [draw for draw in begun if draw.judged()]:
                 tables.append(values(draws))
                 sections.append(section(draws, tables[-1]))
         if not sections:
@@ -306,6 +308,16 @@ def main() -> None:
         print(RESULTS / "recovery.md")
     except LopError as error:
         sys.exit(f"recovery: {error}")
+
+
+def _only(yardstick: Yardstick, names: list[str] | None) -> Yardstick:
+    """The same with the runs of these names."""
+    if names is None:
+        return yardstick
+    known = {run.name: run for run in yardstick.runs}
+    if unknown := set(names) - set(known):
+        raise LopError(f"no run {min(unknown)!r}; expected some of {', '.join(known)}")
+    return replace(yardstick, runs=tuple(known[name] for name in names))
 
 
 def page(sections: list[str]) -> str:
