@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import socket
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 import uvicorn
 from fastapi import FastAPI
+from filelock import FileLock, Timeout
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from lop.errors import LopError
@@ -195,12 +195,10 @@ def owned(out: Path) -> Iterator[None]:
             if (out / name).is_symlink():
                 raise LopError(f"{out / name}: is a link; expected a directory of lop serve")
             (out / name).mkdir(exist_ok=True)
-        lock = (out / ".lock").open("w")
+        held = FileLock(out / ".lock").acquire(blocking=False)
+    except Timeout as error:
+        raise LopError(f"{out}: another lop serve writes there") from error
     except OSError as error:
         raise LopError(f"{out}: cannot write there: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LopError(f"{out}: another lop serve writes there") from error
+    with held:
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lop.errors import LopError
 from lop.files import Kind, remove_dir, replacing, replacing_dir
@@ -92,11 +93,11 @@ def _alone() -> Iterator[None]:
 
     The system gives the lock back when its holder ends, however that ends.
     """
-    with (folder() / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LopError(f"{folder()}: another `lop track` is logging it") from error
+    try:
+        held = FileLock(folder() / LOCK).acquire(blocking=False)
+    except Timeout as error:
+        raise LopError(f"{folder()}: another `lop track` is logging it") from error
+    with held:
         yield
 
 
