@@ -122,10 +122,10 @@ def page(found: pd.DataFrame, steps: int) -> str:
 
 {origin()}
 
-On the reference model, at the knapsack's plans: one run of {2 * steps:,} steps, against {steps:,} steps,
-scores and profile found anew on the recovered weights, and {steps:,} steps more. Accuracy in per cent
-on questions that nothing else saw; draws of samples and seeds: {found["draws"].iloc[0]}. Standard
-errors are by picture, and bold is beyond two of them.
+On the reference model, at the knapsack's plans: one run of {2 * steps:,} steps, against
+{steps:,} steps, scores and profile found anew on the recovered weights, and {steps:,} steps more.
+Accuracy in per cent on questions that nothing else saw; draws of samples and seeds:
+{found["draws"].iloc[0]}. Standard errors are by picture, and bold is beyond two of them.
 
 {markdown(lines)}
 
