@@ -148,11 +148,10 @@ def fit(
 def bias_like(linear: Any) -> Any:
     """Room for a bias of a RowParallelLinear that was built without one."""
     import torch
-    from vllm.model_executor.utils import set_weight_attrs
 
-    like = linear.weight
-    bias = torch.nn.Parameter(like.new_zeros(linear.output_size), requires_grad=False)
-    set_weight_attrs(bias, {"output_dim": 0, "weight_loader": linear.weight_loader})
+    room = linear.weight.new_zeros(linear.output_size)
+    bias: Any = torch.nn.Parameter(room, requires_grad=False)
+    bias.output_dim, bias.weight_loader = 0, linear.weight_loader
     return bias
 
 
