@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,14 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import RESULTS
-from benchmarks.engines import checkpoints, page
+from benchmarks.engines import checkpoints, llama_cpp, page
+from lop.engines.gguf import export
 from lop.errors import LopError
 from lop.evaluation.timing import Paired
 from lop.files import replacing
 
 SCRIPT = Path(__file__).with_name("served.py")
+FOUND = checkpoints.DATA / "found"
 PYTHON = Path(".venv-vllm/bin/python")
 COLUMNS = [
     "engine", "version", "model", "format", "same_tokens", "size_ratio", "memory_ratio",
@@ -31,14 +32,19 @@ COLUMNS = [
 
 
 def ask(python: Path, what: str, *paths: Path) -> Any:
-    """What served.py finds out with another interpreter. Raises LopError when it fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
+    """What served.py finds out with another interpreter; asked once, and kept.
+
+    Raises LopError when it fails.
+    """
+    name = "-".join([what, *(path.as_posix().replace("/", "_") for path in paths)])
+    out = (FOUND / f"{name}.json").absolute()
+    if not out.exists():
+        FOUND.mkdir(parents=True, exist_ok=True)
         command = [str(python), str(SCRIPT), what, str(out), *map(str, paths)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise LopError(f"{' '.join(command)}: {done.stderr[-2000:]}")
-        return json.loads(out.read_text())
+    return json.loads(out.read_text())
 
 
 def version(python: Path) -> str:
@@ -64,7 +70,24 @@ def rows(python: Path, case: checkpoints.Case) -> Iterator[tuple[Any, ...]]:
         yield *of, way, agrees, size, memory, whole.ratio, whole.low, whole.high, prompt.ratio
 
 
+def as_gguf(case: checkpoints.Case) -> Iterator[tuple[Any, ...]]:
+    """Of each checkpoint as a GGUF file in llama.cpp, the same; its memory is the file's."""
+    files = {}
+    named = {"dense": case.dense, **{w: p for w, p in case.pruned.items() if "padded" not in w}}
+    for way, path in named.items():
+        files[way] = checkpoints.DATA / "gguf" / f"{case.dense.name}-{path.name}.gguf"
+        files[way].parent.mkdir(parents=True, exist_ok=True)
+        told = export(path, files[way], "f32")
+        size = told["bytes"] / files["dense"].stat().st_size
+        whole, prompt = llama_cpp.speed(files["dense"], files[way]) if path != case.dense else TWO
+        agrees = llama_cpp.same(files[way], path)
+        label = f"{way}, {told['architecture']}" + ", padded" * told["padded"]
+        speeds = whole.ratio, whole.low, whole.high, prompt.ratio
+        yield "llama.cpp", llama_cpp.version(), case.model, label, agrees, size, np.nan, *speeds
+
+
 ONE = Paired(1.0, 1.0, 1.0)
+TWO = [ONE, ONE]
 
 
 def _same(found: dict[str, Any]) -> bool:
@@ -89,7 +112,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", type=Path, default=PYTHON, help="interpreter that has vLLM")
     python = parser.parse_args().python.absolute()
-    found = [row for case in checkpoints.make() for row in rows(python, case)]
+    cases = checkpoints.make()
+    found = [row for case in cases for row in rows(python, case)]
+    found += [row for case in cases if case.timed for row in as_gguf(case)]
     table = pd.DataFrame(found, columns=COLUMNS)
     with replacing(RESULTS / "engines.csv") as tmp:
         table.to_csv(tmp, index=False, float_format="%.4f")

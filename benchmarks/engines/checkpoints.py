@@ -18,6 +18,7 @@ from lop.methods import random_plan
 from lop.models.stored import Stored
 from lop.plan import Plan, Space
 from lop.pruning import prune_checkpoint
+from lop.reference.model import build_tokenizer
 from lop.steps import scoring
 
 DATA = Path("data/engines")
@@ -67,6 +68,7 @@ def of_shape() -> Path:
                 linear.weight.normal_(std=linear.in_features**-0.5)
             model.get_output_embeddings().weight.normal_(std=0.1)
         model.save_pretrained(out)
+        build_tokenizer(["a", "b"], SHAPE.vocab_size).save_pretrained(out)  # GGUF files want one
     return out
 
 

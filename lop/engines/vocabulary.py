@@ -37,6 +37,9 @@ def add_vocabulary(writer: Any, folder: Path, size: int) -> None:
     if model["type"] != "BPE":
         raise LopError(f"{file}: a tokenizer of type {model['type']}; expected BPE")
     merges = [each if isinstance(each, str) else " ".join(each) for each in model["merges"]]
+    most = max([*model["vocab"].values(), *(each["id"] for each in read["added_tokens"])])
+    if most >= size:
+        raise LopError(f"{file}: has a token {most}, the model has {size} tokens")
     tokens, kinds = _tokens(read, size)
     if model.get("byte_fallback"):
         rank = {merge.replace(" ", ""): i for i, merge in reversed(list(enumerate(merges)))}
@@ -60,7 +63,7 @@ def _tokens(read: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
     for token, i in read["model"]["vocab"].items():
         byte = fallback and len(token) == 6 and token.startswith("<0x")
         tokens[i], kinds[i] = token, int(gguf.TokenType.BYTE if byte else gguf.TokenType.NORMAL)
-    for added in read.get("added_tokens") or ():
+    for added in read["added_tokens"]:
         kind = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
         tokens[added["id"]], kinds[added["id"]] = added["content"], int(kind)
     if unknown in tokens:

@@ -1,8 +1,9 @@
 """Tiny random text models as the engines want them: heads of sizes that they know."""
 
+import tiny
 import torch
 import transformers as tf
-from tiny import TEXT, build, text_ids
+from tiny import TEXT, text_ids
 
 from lop.models.space import find_sites, space_of
 from lop.models.stored import Stored
@@ -20,7 +21,7 @@ CASES = {
 
 
 def config(kind, **more):
-    shape = {"num_hidden_layers": 4, "head_dim": 32, "hidden_size": 64}
+    shape = {"num_hidden_layers": 4, "head_dim": 32, "hidden_size": 64, "vocab_size": 300}
     return getattr(tf, f"{kind}Config")(**TEXT | shape | more), {"input_ids": text_ids()}
 
 
@@ -38,15 +39,16 @@ SHAPES = {
 }
 
 
-def write(folder, config_and_inputs, cases=tuple(CASES), name="it"):
+def write(folder, config_and_inputs, cases=tuple(CASES)):
     """A dense checkpoint, and its pruned ones by case."""
-    import tiny
-
-    tiny.ARCHITECTURES[name] = config_and_inputs
+    tiny.ARCHITECTURES["it"] = config_and_inputs
     try:
-        model, _ = build(name)
+        model, _ = tiny.build("it")
     finally:
-        del tiny.ARCHITECTURES[name]
+        del tiny.ARCHITECTURES["it"]
+    for name, weight in model.named_parameters():  # else a tied token says itself again
+        if "post_feedforward" in name:
+            weight.data.fill_(5.0)
     model.save_pretrained(folder / "dense")
     source = Stored(folder / "dense")
     for case in cases:

@@ -175,7 +175,7 @@ def test_biases_are_refused_where_the_architecture_has_none(tmp_path):
 
 
 def test_a_tokenizer_goes_along(tmp_path, processor):
-    shapes.write(tmp_path, lambda: shapes.config("Llama", vocab_size=300), ["neurons"])
+    shapes.write(tmp_path, shapes.SHAPES["Llama"], ["neurons"])
     processor.tokenizer.save_pretrained(tmp_path / "neurons")
     command = ["export", "--model", str(tmp_path / "neurons"), "--out", str(tmp_path / "m.gguf")]
     assert main(command) == 0
