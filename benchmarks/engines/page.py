@@ -32,9 +32,9 @@ named.
 *Same tokens*: the engine generates greedily what transformers does, {ANSWER} tokens each after
 {len(LENGTHS)} prompts of {LENGTHS[0]} to {LENGTHS[-1]} tokens, or after a picture and a question.
 *Weights* are bytes on disk, *memory* is what vLLM's process grows by until the engine is ready, a
-KV cache of 64 MiB included; both are shares of the dense checkpoint's. *Answering* is how many times
-as fast {BATCH} prompts (llama.cpp: one) of {PROMPT} tokens are answered with {LONG} tokens each,
-*reading* with one; dense and pruned take turns, {PAIRS} pairs, and given is the median of the
+KV cache of 64 MiB included; both are shares of the dense checkpoint's. *Answering* is how many
+times as fast {BATCH} prompts (llama.cpp: one) of {PROMPT} tokens are answered with {LONG} tokens
+each, *reading* with one; dense and pruned take turns, {PAIRS} pairs, and given is the median of the
 pairs' ratios, with the middle half of them.
 
 {markdown(lines)}
