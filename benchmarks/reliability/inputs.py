@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.clone import ROOT
 from lop.data.samples import write_samples
@@ -28,6 +29,10 @@ from lop.tracking.queue import Record, keep
 SHAPE = reference.Shape(
     layers=3, hidden=32, ffn=40, vocab=300, vision_layers=1, vision_hidden=32, vision_ffn=32
 )
+TEXT_SHAPE: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "vocab_size": SHAPE.vocab,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
 QUESTIONS = ("what is it?", "is there a red shape in it?")
 ANSWERS = ("yes", "no", "circle")
 PURPOSES = ("calibration", "reward", "validation", "train", "benchmark")
@@ -62,6 +67,7 @@ VALID: dict[str, dict[str, str]] = {
     "pack": _MODEL | {"--kit": "data/kit"} | _OUT,
     "predict": {"--predictor": "data/predictor", "--ratio": "0.3"} | _MODEL,
     "prune": _CUTTER | {"--ratio": "0.3"} | _OUT,
+    "export": {"--model": "text-model", "--out": "out.gguf"},
     "evaluate": _MODEL | _SAMPLES | {"--tasks": f"{_TASKS} pope=data/pope.parquet"} | _OUT,
     "compare": _CUTTER | _SAMPLES | {"--methods": "knapsack uniform", "--ratios": "0.3"} | _OUT,
     "report": _OUT,
@@ -200,7 +206,7 @@ def _write_benchmarks(data: Path, samples: pd.DataFrame) -> None:
 
 
 def _write_models(root: Path) -> None:
-    """The model as one file, and sharded with an index."""
+    """The model as one file, and sharded with an index; and a model of text."""
     tokenizer = reference.build_tokenizer([*QUESTIONS, *ANSWERS], SHAPE.vocab)
     processor = reference.build_processor(tokenizer)
     model = reference.build_model(tokenizer, SHAPE, seed=0).eval()
@@ -211,5 +217,7 @@ def _write_models(root: Path) -> None:
     save(model, processor, root / "model")
     model.save_pretrained(root / "sharded", max_shard_size="60KB")
     processor.save_pretrained(root / "sharded")
+    LlamaForCausalLM(LlamaConfig(**TEXT_SHAPE)).save_pretrained(root / "text-model")
+    tokenizer.save_pretrained(root / "text-model")
     if not (root / "sharded" / f"{WEIGHTS}.index.json").exists():
         raise RuntimeError(f"one shard: {json.dumps(sorted(p.name for p in root.iterdir()))}")

@@ -214,6 +214,15 @@ def _smaller(dense: int, small: int) -> str:
     return f"{dense:,} -> {small:,} parameters ({1 - small / dense:.1%} of the whole model)"
 
 
+def export(o: given.Export) -> None:
+    from lop.engines import gguf
+
+    told = gguf.export(o.model, o.out, o.dtype)
+    padded = ", filled up with zeros to the widest site" if told["padded"] else ""
+    size = told["bytes"] / 1e6
+    print(f"{o.out}: {size:,.2f} MB, llama.cpp's architecture {told['architecture']}{padded}")
+
+
 def evaluate(o: given.Evaluate) -> None:
     from lop.evaluation.tasks.benchmarks import locate
     from lop.steps import evaluating

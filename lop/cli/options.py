@@ -316,6 +316,16 @@ class Prune(Cutting):
         return self
 
 
+class Export(OfModel):
+    """write a text decoder, dense or pruned, in the format of another engine"""
+
+    format: Literal["gguf"] = Field("gguf", description="`gguf`: what llama.cpp reads")
+    dtype: Literal["f32", "f16", "bf16", "q8_0"] = Field(
+        "f16", description="of matrices; with `q8_0`, those that it does not fit are f16"
+    )
+    out: NewFile = Field(description="file to write")
+
+
 class Evaluate(OfModel):
     """ask a dense or pruned model benchmarks, and measure it"""
 
@@ -413,6 +423,6 @@ COMMANDS: dict[str, type[Section]] = {
     each.__name__.lower(): each
     for each in (
         Prepare, Importance, Profile, Latency, Search, Samples, Train, Recover, Kit, Pack, Predict,
-        Prune, Evaluate, Compare, Report, Serve, Diff, Track, Rollback,
+        Prune, Export, Evaluate, Compare, Report, Serve, Diff, Track, Rollback,
     )
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Pruned models in the engines that people serve them with."""
