@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lop.models.modeling_lop import skip
 from lop.models.site import Site, keep_units, lost_output
 from lop.models.space import check_in_memory, find_sites, space_of
 from lop.models.stored import Stored
-from lop.plan import Plan
+from lop.plan import WHOLE, Plan
 
 PRUNED = Kind(
     "a pruned checkpoint", ("pruning.json",), frozenset({"method", "ratio", "kept", "source"})
@@ -35,12 +36,16 @@ CUT_AS = "cut_as"  # how plans.json says score, compensation and format of what 
 
 
 def kept_units(scores: Sequence[Tensor], plan: Plan) -> list[Tensor]:
-    """Indices of the units each site keeps, (k_i,) ascending: its k_i highest scores.
+    """Indices of the units each site keeps, (k_i,): its k_i highest scores.
 
-    Ties go to the lower index. Raises LopError when scores and plan do not fit.
+    Ascending, but the highest first where a site is quantized: neighbours share a scale, and the
+    reward that chose the plan has them in this order. Ties go to the lower index. Raises LopError
+    when scores and plan do not fit.
     """
     check_scores(scores, plan.space.units, "pruning")
-    return [o[:k].sort().values for o, k in zip(ranked(scores), plan.kept, strict=True)]
+    bits = plan.bits.sites if plan.bits else (WHOLE,) * len(plan.kept)
+    each = zip(ranked(scores), plan.kept, bits, strict=True)
+    return [order[:k].sort().values if n == WHOLE else order[:k] for order, k, n in each]
 
 
 @torch.no_grad()
@@ -138,8 +143,10 @@ def checkpoint_files(
     """
     space = plan.space
     _check_plan(source.sites(space.scope), plan)
+    if padded and plan.bits:
+        raise LopError("the padded format is not quantized: cut it as per_layer, or whole")
     kept, units = kept_units(scores, plan), filled(plan) if padded else None
-    small, files = cut(source, kept, mean_activation, units, space.scope)
+    small, files = cut(source, kept, mean_activation, units, space.scope, plan.bits)
     cost = parameters(source, source.space(space.scope), mean_activation is not None)
     stored = sum(parameter.numel() for parameter in small.parameters())
     weights = {file.name: file.size for file in files if file.name.endswith(".safetensors")}
@@ -161,6 +168,8 @@ def checkpoint_files(
         "dense_bytes": sum(file.stat().st_size for file in source.files),
         "bytes": sum(weights.values()),
     }
+    if plan.bits:
+        record["bits"] = asdict(plan.bits)
     about = text_file(PRUNED.files[0], json.dumps(record, indent=2) + "\n")
     return [about, text_file("README.md", model_card(record)), *files]
 

@@ -1,0 +1,233 @@
+"""Weights of 4 and 8 bits, in the format that `compressed-tensors` packs and stock loaders read.
+
+A group of neighbours in a row shares a scale s = max|w| / (2^(bits-1) - ½), and a weight is stored
+as round(w / s), from -2^(bits-1) to 2^(bits-1) - 1 (symmetric rounding to nearest). What the model
+then computes with are the products with the scale, at its own dtype: `dequantized`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lop.errors import LopError
+from lop.models.site import Site
+from lop.models.space import decoder_layers, find_sites
+from lop.models.weights import Entry
+from lop.plan import WHOLE, Bits
+
+METHOD, FORMAT = "compressed-tensors", "pack-quantized"
+SUFFIXES = ("_packed", "_scale", "_shape")  # behind the name of a weight: what is stored of it
+WORD = 4  # bytes, of what weights are packed into
+SHAPE = 16  # bytes: two int64
+PARTS = ("embeddings", "head", "attention", "vision", "projector")
+
+
+def quantize(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
+    """The whole numbers that stand for a weight (rows, columns), int8, and their scales (rows,
+    columns / group) at the weight's dtype."""
+    groups = weight.unflatten(1, (-1, group))
+    most = 2 ** (bits - 1)
+    scale = (groups.abs().amax(2).float() / (most - 0.5)).to(weight.dtype)
+    scale = torch.where(scale == 0, torch.finfo(weight.dtype).eps, scale)
+    numbers = (groups.float() / scale.float()[..., None]).round_().clamp_(-most, most - 1)
+    return numbers.to(torch.int8).flatten(1), scale
+
+
+def multiplied(numbers: Tensor, scale: Tensor) -> Tensor:
+    """What quantized weights stand for, (rows, columns) at the scale's dtype."""
+    groups = numbers.unflatten(1, (scale.shape[1], -1))
+    return (groups.to(scale.dtype) * scale[..., None]).flatten(1)
+
+
+def dequantized(weight: Tensor, bits: int, group: int) -> Tensor:
+    """A weight as a model computes with it that stores it in so many bits; `WHOLE` leaves it."""
+    return weight if bits == WHOLE else multiplied(*quantize(weight, bits, group))
+
+
+def packed_size(rows: int, columns: int, itemsize: int, bits: int, group: int) -> int:
+    """Bytes of a stored weight of so many bits, with its scales of `itemsize` and its shape."""
+    if bits == WHOLE:
+        return rows * columns * itemsize
+    return rows * (-(-columns * bits // 32) * WORD + columns // group * itemsize) + SHAPE
+
+
+@cache
+def _packing() -> Any:
+    try:
+        from compressed_tensors.compressors.pack_quantized import helpers
+    except ImportError as error:
+        raise LopError(
+            "weights of 4 and 8 bits need compressed-tensors: pip install 'lop[bits]'"
+        ) from error
+    return helpers
+
+
+def pack(weight: Tensor, bits: int, group: int) -> dict[str, Tensor]:
+    """What is stored of a weight, by what goes behind its name."""
+    numbers, scale = quantize(weight, bits, group)
+    stored = (_packing().pack_to_int32(numbers, bits), scale, torch.tensor(weight.shape))
+    return dict(zip(SUFFIXES, stored, strict=True))
+
+
+@dataclass(frozen=True)
+class Packed(Entry):
+    """A quantized weight in a file, which is read as what it stands for.
+
+    It has the dtype of its scales; `start` is that of the packed numbers, `size` that of all.
+    """
+
+    packed: Entry
+    scale: Entry
+
+    def read(self, whole: np.ndarray | None = None) -> Tensor:
+        """The dequantized weight (rows, columns)."""
+        words = self.packed.read(whole)
+        bits = 32 * words.shape[1] // self.shape[1]
+        numbers = _packing().unpack_from_int32(words, bits, torch.Size(self.shape))
+        return multiplied(numbers, self.scale.read(whole))
+
+    def front(self, columns: int) -> Tensor:
+        """Its first columns, (rows, columns)."""
+        return self.read()[:, :columns].contiguous()
+
+    def values(self, places: Tensor) -> Tensor:
+        """Single values of the flattened weight, (n,) -> (n,)."""
+        return self.read().flatten()[places]
+
+
+def unpacked(entries: Sequence[Entry]) -> list[Entry]:
+    """A checkpoint's tensors, quantized ones as the weights that they stand for.
+
+    Raises LopError where what is stored of a weight does not fit together.
+    """
+    by_key, found = {entry.key: entry for entry in entries}, []
+    for entry in entries:
+        name = entry.key.removesuffix(SUFFIXES[0])
+        if name != entry.key:
+            found.append(_packed(entry, name, by_key))
+        elif not any(
+            f"{entry.key.removesuffix(end)}{SUFFIXES[0]}" in by_key
+            for end in SUFFIXES[1:]
+            if entry.key.endswith(end)
+        ):
+            found.append(entry)
+    return found
+
+
+def _packed(packed: Entry, name: str, by_key: Mapping[str, Entry]) -> Packed:
+    """The weight whose packed numbers are given."""
+    scale, shape = (by_key.get(f"{name}{end}") for end in SUFFIXES[1:])
+    if scale is None or shape is None or shape.shape != (2,):
+        raise LopError(f"{packed.file}: {packed.key} without its scales and its shape")
+    rows, columns = shape.read().tolist()
+    groups, words = scale.shape[1], packed.shape[1]
+    fits = packed.shape[0] == scale.shape[0] == rows and packed.dtype == "I32"
+    fits = fits and columns > 0 == columns % groups and 32 * words // columns in (4, 8)
+    if not fits or words != -(-columns * (32 * words // columns) // 32):
+        raise LopError(
+            f"{packed.file}: {name}: {packed.shape} packed and {scale.shape} scales make no "
+            f"({rows}, {columns}) of 4 or 8 bits"
+        )
+    size = packed.size + scale.size + shape.size
+    place = (name, packed.file, scale.dtype, (rows, columns), packed.start, size)
+    return Packed(*place, packed, scale)
+
+
+def understood(how: Mapping[str, Any]) -> bool:
+    """Whether a config's `quantization_config` is of weights that `unpacked` reads."""
+    groups = (how.get("config_groups") or {}).values()
+    return bool(groups) and how.get("format") == FORMAT and all(map(_weights_alone, groups))
+
+
+def _weights_alone(group: Mapping[str, Any]) -> bool:
+    weights = group.get("weights") or {}
+    ours = (weights.get("type"), weights.get("strategy"), weights.get("symmetric"))
+    others = [group.get(f"{side}_activations") for side in ("input", "output")]
+    return ours == ("int", "group", True) and weights.get("num_bits") in (4, 8) and not any(others)
+
+
+def quantization_config(
+    bits: Mapping[str, int], others: Sequence[str], group: int
+) -> dict[str, Any]:
+    """What a config says of linear maps and embeddings that have so many bits each, and of
+    `others` that are whole."""
+    groups = {
+        f"bits_{n}": {
+            "targets": sorted(name for name, of in bits.items() if of == n),
+            "weights": {
+                "num_bits": n, "type": "int", "symmetric": True, "strategy": "group",
+                "group_size": group,
+            },
+            "input_activations": None, "output_activations": None, "format": FORMAT,
+        }
+        for n in sorted(set(bits.values()))
+    }  # fmt: skip
+    how = {"quant_method": METHOD, "format": FORMAT, "quantization_status": "compressed"}
+    return how | {"config_groups": groups, "ignore": sorted(others)}
+
+
+def parts_of(model: PreTrainedModel, scope: str) -> dict[str, list[str]]:
+    """Names of the linear maps and embeddings that belong to no site of a scope, by part.
+
+    `embeddings`, and `head` where the output's are its own; of `attention` those of the decoder's
+    layers; `vision` are those of layers in front of the decoder, `projector` others in front.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    found: dict[str, list[str]] = {"embeddings": [names[embeddings]]}
+    if head is not None and head.weight is not embeddings.weight:
+        found["head"] = [names[head]]
+    of_sites = {id(linear) for site in find_sites(model, scope) for linear in site.maps}
+    decoder = {id(module) for module in model.get_decoder().modules()}
+    within = {id(m) for module in decoder_layers(model) for m in module.modules()}
+    repeated = {
+        id(m) for each in model.modules() if isinstance(each, nn.ModuleList) for m in each.modules()
+    }
+    for module, name in names.items():
+        if not isinstance(module, nn.Linear) or id(module) in of_sites or module is head:
+            continue
+        if id(module) in within:
+            found.setdefault("attention", []).append(name)
+        elif id(module) not in decoder:
+            part = "vision" if id(module) in repeated else "projector"
+            found.setdefault(part, []).append(name)
+    return found
+
+
+def fits(shape: Sequence[int], group: int) -> bool:
+    """Whether a tensor of this shape is quantized in such groups; others stay whole."""
+    return len(shape) == 2 and shape[1] > 0 == shape[1] % group
+
+
+def weights_of(site: Site) -> list[str]:
+    """The tensors of a site that are weights of its linear maps, `<map>.weight`."""
+    return [name for name, tensor in site.tensors().items() if tensor.ndim == 2]
+
+
+def bits_by_name(
+    model: PreTrainedModel, sites: Sequence[Site], bits: Bits, scope: str
+) -> dict[str, int]:
+    """Bits of each weight that a plan quantizes, by its name in the model, whatever its shape.
+
+    Raises LopError for a part that the model does not have.
+    """
+    found = {
+        f"{site.name}.{name}": n
+        for site, n in zip(sites, bits.sites, strict=True)
+        for name in weights_of(site)
+        if n != WHOLE
+    }
+    parts = parts_of(model, scope) if bits.parts else {}
+    for part, n in bits.parts:
+        if part not in parts:
+            raise LopError(f"part {part!r}: this model has {', '.join(parts)} besides its sites")
+        found |= {f"{name}.weight": n for name in parts[part] if n != WHOLE}
+    return found
