@@ -30,6 +30,7 @@ from lop.models.modeling_lop import (
     is_ours,
     is_pruned,
     layer_sizes,
+    pruned_class,
     resize,
 )
 from lop.models.quantized import SUFFIXES, bits_by_name, fits, pack, quantization_config
@@ -368,7 +369,7 @@ def _config_files(
     if packed and len(groups) == 1:  # stock loaders unpack embeddings where all have as many bits
         quantization = {**quantization, "dequantize": True}
     if is_pruned(after) or (packed and len(groups) > 1):
-        cls: Any = type(small)
+        cls: Any = type(small) if is_pruned(after) else pruned_class(type(small))
         module = Path(modeling_lop.__file__)
         auto_map = {cls._auto_class: f"{module.stem}.{cls.__name__}"}
         yield _copied(module, module.name)
