@@ -178,13 +178,13 @@ class Space:
 
 @dataclass(frozen=True)
 class Bits:
-    """Bits a weight: of each site (S,), and of other parts of the model by name, if not `WHOLE`.
+    """Bits a weight: of each site (S,), and by name of other weights that are quantized.
 
     `group` weights that follow each other in a row share a scale.
     """
 
     sites: tuple[int, ...]
-    parts: tuple[tuple[str, int], ...] = ()
+    others: tuple[tuple[str, int], ...] = ()
     group: int = 32
 
 

@@ -21,6 +21,7 @@ from lop.models.checkpoint import record_sizes
 from lop.models.costs import parameters
 from lop.models.cutting import CutFile, cut, text_file, write_files
 from lop.models.modeling_lop import skip
+from lop.models.quantized import Others, show_quantized
 from lop.models.site import Site, keep_units, lost_output
 from lop.models.space import check_in_memory, find_sites, space_of
 from lop.models.stored import Stored
@@ -58,9 +59,10 @@ def prune(
 ) -> PreTrainedModel:
     """Cut the sites of a scope in place down to `plan`, keeping the units that score highest.
 
-    A site that keeps none is skipped. With `mean_activation`, a value for each column of a site's
-    output map, that gets a bias which restores the pruned units' mean output (FLAP's
-    compensation): W_down[:, pruned] · mean[pruned].
+    Where the plan has bits, weights become what they stand for once they are stored. A site that
+    keeps none is skipped. With `mean_activation`, a value for each column of a site's output map,
+    that gets a bias which restores the pruned units' mean output (FLAP's compensation):
+    W_down[:, pruned] · mean[pruned].
 
     Raises LopError when plan or scores do not fit the model.
     """
@@ -74,8 +76,11 @@ def prune(
         if mean_activation is not None:
             bias = lost_output(site.out.weight, site.columns(kept), mean_activation[i])
         keep_units(site, kept.to(site.out.weight.device), bias)
+        if plan.bits:
+            show_quantized(site, plan.bits.sites[i], plan.bits.group)
         if not len(kept):
             skip(model, site.kind, site.name, site.output)
+    Others(model, scope).show(plan.bits)
     record_sizes(model)
     return model
 

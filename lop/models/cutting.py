@@ -142,7 +142,9 @@ def cut(
         index = {"metadata": {"total_size": total}, "weight_map": where}
         files.insert(0, text_file(source.index, json.dumps(index, indent=2) + "\n"))
     how = _quantization(small, widths, bits.group) if widths and bits else {}
-    return small, [*_config_files(source, small, how), *_the_rest(source.folder, small), *files]
+    beyond = any(place not in ("attention", "head") for place, _ in bits.others) if bits else False
+    config = _config_files(source, small, how, beyond)
+    return small, [*config, *_the_rest(source.folder, small), *files]
 
 
 def _gone(source: Stored, skipped: Sequence[Site]) -> set[str]:
@@ -338,10 +340,11 @@ def _finite(tensor: Tensor, entry: Entry) -> Tensor:
 
 
 def _config_files(
-    source: Stored, small: PreTrainedModel, quantization: Mapping[str, Any]
+    source: Stored, small: PreTrainedModel, quantization: Mapping[str, Any], beyond: bool
 ) -> Iterator[CutFile]:
     """The source's config.json with what pruning changes in it, and the modelling file where
-    stock classes will not do.
+    stock classes will not do: those for what is quantized `beyond` the decoder's linear maps load
+    weights of one number of bits.
 
     Nothing else is touched: written by this transformers it would have other keys, which older
     ones and other loaders do not read.
@@ -362,13 +365,10 @@ def _config_files(
         elif becomes[key] != was.get(key):
             values[key if key in values else named.get(key, key)] = becomes[key]
     auto_map = {k: v for k, v in (config.get("auto_map") or {}).items() if not is_ours(v)}
-    embeddings = small.get_input_embeddings()
-    named = next(name for name, module in small.named_modules() if module is embeddings)
-    groups = [group["targets"] for group in quantization.get("config_groups", {}).values()]
-    packed = any(named in targets for targets in groups)
-    if packed and len(groups) == 1:  # stock loaders unpack embeddings where all have as many bits
+    schemes = len(quantization.get("config_groups", ()))
+    if beyond and schemes == 1:  # stock loaders unpack all of it where all has as many bits
         quantization = {**quantization, "dequantize": True}
-    if is_pruned(after) or (packed and len(groups) > 1):
+    if is_pruned(after) or (beyond and schemes > 1):
         cls: Any = type(small) if is_pruned(after) else pruned_class(type(small))
         module = Path(modeling_lop.__file__)
         auto_map = {cls._auto_class: f"{module.stem}.{cls.__name__}"}

@@ -27,7 +27,7 @@ METHOD, FORMAT = "compressed-tensors", "pack-quantized"
 SUFFIXES = ("_packed", "_scale", "_shape")  # behind the name of a weight: what is stored of it
 WORD = 4  # bytes, of what weights are packed into
 SHAPE = 16  # bytes: two int64
-PARTS = ("embeddings", "head", "attention", "vision", "projector")
+OTHERS = ("embeddings", "head", "attention", "vision", "projector")
 
 
 def quantize(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
@@ -174,8 +174,8 @@ def quantization_config(
     return how | {"config_groups": groups, "ignore": sorted(others)}
 
 
-def parts_of(model: PreTrainedModel, scope: str) -> dict[str, list[str]]:
-    """Names of the linear maps and embeddings that belong to no site of a scope, by part.
+def others_of(model: PreTrainedModel, scope: str) -> dict[str, list[str]]:
+    """Names of linear maps and embeddings that belong to no site of a scope, by where they are.
 
     `embeddings`, and `head` where the output's are its own; of `attention` those of the decoder's
     layers; `vision` are those of layers in front of the decoder, `projector` others in front.
@@ -217,7 +217,7 @@ def bits_by_name(
 ) -> dict[str, int]:
     """Bits of each weight that a plan quantizes, by its name in the model, whatever its shape.
 
-    Raises LopError for a part that the model does not have.
+    Raises LopError for others that the model does not have.
     """
     found = {
         f"{site.name}.{name}": n
@@ -225,9 +225,43 @@ def bits_by_name(
         for name in weights_of(site)
         if n != WHOLE
     }
-    parts = parts_of(model, scope) if bits.parts else {}
-    for part, n in bits.parts:
-        if part not in parts:
-            raise LopError(f"part {part!r}: this model has {', '.join(parts)} besides its sites")
-        found |= {f"{name}.weight": n for name in parts[part] if n != WHOLE}
+    others = others_of(model, scope) if bits.others else {}
+    for place, n in bits.others:
+        if place not in others:
+            raise LopError(f"{place!r}: this model has {', '.join(others)} besides its sites")
+        found |= {f"{name}.weight": n for name in others[place] if n != WHOLE}
     return found
+
+
+def show_quantized(site: Site, bits: int, group: int) -> None:
+    """Have a site compute with its weights, as they are now, at so many bits."""
+    for name in weights_of(site) if bits != WHOLE else ():
+        owner, _, kind = name.rpartition(".")
+        weight = site.tensor(name)
+        if fits(weight.shape, group):
+            small = nn.Parameter(dequantized(weight, bits, group), requires_grad=False)
+            setattr(site.map(owner), kind, small)
+
+
+class Others:
+    """The weights of a model that belong to no site of a scope, whole or at a plan's bits."""
+
+    def __init__(self, model: PreTrainedModel, scope: str) -> None:
+        self.model, self.scope = model, scope
+        self._shown: Bits | None = None
+        self._whole: dict[str, Tensor] = {}
+
+    def show(self, bits: Bits | None) -> bool:
+        """Have them at a plan's bits; whether that changes any of them."""
+        wanted = Bits((), bits.others, bits.group) if bits and bits.others else None
+        if wanted == self._shown:
+            return False
+        for name, weight in self._whole.items():
+            self.model.get_parameter(name).data = weight
+        self._whole, self._shown = {}, wanted
+        for name, n in bits_by_name(self.model, [], wanted, self.scope).items() if wanted else ():
+            parameter = self.model.get_parameter(name)  # tied ones stay tied
+            if wanted and fits(parameter.shape, wanted.group):
+                self._whole[name] = parameter.data
+                parameter.data = dequantized(parameter.data, n, wanted.group)
+        return True
