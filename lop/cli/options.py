@@ -104,6 +104,7 @@ File = Annotated[Named, AfterValidator(_file)]
 Folder = Annotated[Named, AfterValidator(_folder)]
 NewFile = Annotated[Named, AfterValidator(_new_file)]
 NewFolder = Annotated[Named, AfterValidator(_new_folder)]
+Bits = Annotated[Literal[4, 8, 16], BeforeValidator(lambda n: int(n) if str(n).isdigit() else n)]
 POSITIONAL: Any = {"positional": True}
 
 
@@ -291,7 +292,7 @@ class Pack(OfModel):
     out: NewFolder = Field(description="directory for the elastic checkpoint")
 
 
-class Prune(Cutting):
+class Prune(Cutting, settings.Quantizing):
     """cut a checkpoint of a given pruning ratio out of a model"""
 
     ratio: Ratio | None = Field(None, description="share of its scope to remove, in [0, 1)")
@@ -308,6 +309,11 @@ class Prune(Cutting):
         None, description="instead: what --latency-profile's request takes, such as 0.7x, 120ms"
     )
     method: Method = Field("lop", description=same(settings.Prune, "methods").description)
+    bits: list[Bits] = Field(
+        [],
+        description="one of 4, 8: quantize all; several of 4, 8, 16: --size is met by units and "
+        "bits together, with method knapsack and a profile at these bits",
+    )
     out: NewFolder = Field(description="directory for the smaller checkpoint")
 
     @model_validator(mode="after")

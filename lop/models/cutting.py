@@ -211,13 +211,10 @@ def _cut_site(
 ) -> Iterator[tuple[str, _New]]:
     """The tensors of a site that change, each with the key of the one whose place it takes, or
     which it follows; the site gets so many `units`, those beyond `kept` zero."""
-    for name, parts in site.parts.items():
-        entry, dim = source.tensors[f"{site.name}.{name}"], parts[0].dim
-        others = entry.shape[dim] - site.units * sum(part.block for part in parts)
-        shape = list(entry.shape)
-        shape[dim] = others + units * sum(part.block for part in parts)
+    for name in site.parts:
+        entry = source.tensors[f"{site.name}.{name}"]
         make = partial(_part, entry, site, name, kept, units)
-        yield entry.key, _New(entry.key, entry.dtype, tuple(shape), make)
+        yield entry.key, _New(entry.key, entry.dtype, site.shape(name, units), make)
     if mean is not None:
         out = source.tensors[f"{site.name}.{site.output}.weight"]
         bias = source.tensors.get(f"{site.name}.{site.output}.bias")

@@ -53,7 +53,10 @@ def dequantized(weight: Tensor, bits: int, group: int) -> Tensor:
 
 
 def packed_size(rows: int, columns: int, itemsize: int, bits: int, group: int) -> int:
-    """Bytes of a stored weight of so many bits, with its scales of `itemsize` and its shape."""
+    """Bytes of a stored weight of so many bits, with its scales of `itemsize` and its shape.
+
+    Whole, it has `itemsize` a value.
+    """
     if bits == WHOLE:
         return rows * columns * itemsize
     return rows * (-(-columns * bits // 32) * WORD + columns // group * itemsize) + SHAPE

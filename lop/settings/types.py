@@ -58,6 +58,8 @@ Method = Literal[
     "uniform_recovered",
 ]
 Format = Literal["per_layer", "padded"]
+Fewer = Literal[4, 8]  # bits
+Other = Literal["embeddings", "head", "attention", "vision", "projector"]
 SearcherName = Literal["surrogate", "local", "mcts", "evolution", "random", "uniform", "knapsack"]
 Kind = Literal["transformer", "bilstm", "mlp"]
 Move = Literal["shake", "transfer", "mixed"]
@@ -77,7 +79,7 @@ OwnTask = Literal[
 Task = OwnTask | Annotated[str, Field(pattern=r"^lm_eval\.[\w-]+$")]  # any of lm-eval's own
 
 
-def _distinct(values: list[T]) -> list[T]:
+def distinct(values: list[T]) -> list[T]:
     """Values that differ also in the six digits that name files."""
     names = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -97,7 +99,7 @@ def text_like(pattern: str, expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Several = Annotated[list[T], Field(min_length=1), AfterValidator(_distinct)]
+Several = Annotated[list[T], Field(min_length=1), AfterValidator(distinct)]
 
 
 class Section(BaseModel):
