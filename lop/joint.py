@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -73,6 +74,26 @@ def solve_size(
     chosen = least_loss([of.loss for of in options], costs, room, spend=False)
     chosen = _filled(options, chosen, int(amount) - fixed)
     return _plan(options, chosen, space, names, sizes.group)
+
+
+def candidates(
+    measured: Profile, sizes: Sizes, amount: float, bits: Sequence[int], space: Space | None = None
+) -> list[Plan]:
+    """The plans within `amount` bytes that `solve_size` finds with all of `bits`, or fewer of them.
+
+    Losses do not quite add up: a reward may find one better that has less to choose from. Raises
+    LopError where there is none.
+    """
+    found, told = [], None
+    for count in range(len(bits), 0, -1):
+        for some in combinations(bits, count):
+            try:
+                found.append(solve_size(measured, sizes, amount, some, space))
+            except LopError as error:
+                told = told or error
+    if told and not found:
+        raise told
+    return list(dict.fromkeys(found))
 
 
 def _check(measured: Profile, sizes: Sizes, bits: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from lop.settings import params as settings
 from lop.settings.pruning import Budget
 from lop.settings.types import (
+    Bits,
     Count,
     Format,
     Kind,
@@ -104,7 +105,6 @@ File = Annotated[Named, AfterValidator(_file)]
 Folder = Annotated[Named, AfterValidator(_folder)]
 NewFile = Annotated[Named, AfterValidator(_new_file)]
 NewFolder = Annotated[Named, AfterValidator(_new_folder)]
-Bits = Annotated[Literal[4, 8, 16], BeforeValidator(lambda n: int(n) if str(n).isdigit() else n)]
 POSITIONAL: Any = {"positional": True}
 
 

@@ -39,6 +39,11 @@ def _flag(value: Any) -> Any:
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
+def _number(value: Any) -> Any:
+    """The text of a command line as a whole number, if it is one; all else as it is."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 Compensate = Annotated[bool | Literal["auto"], BeforeValidator(_flag)]
 Score = Literal["auto", "flap", "activation_l2", "magnitude", "wanda_sp"]
 RewardKind = Literal["loglik", "accuracy", "kl", "kl_text"]
@@ -58,7 +63,8 @@ Method = Literal[
     "uniform_recovered",
 ]
 Format = Literal["per_layer", "padded"]
-Fewer = Literal[4, 8]  # bits
+Fewer = Annotated[Literal[4, 8], BeforeValidator(_number)]  # bits
+Bits = Annotated[Literal[4, 8, 16], BeforeValidator(_number)]
 Other = Literal["embeddings", "head", "attention", "vision", "projector"]
 SearcherName = Literal["surrogate", "local", "mcts", "evolution", "random", "uniform", "knapsack"]
 Kind = Literal["transformer", "bilstm", "mlp"]
