@@ -242,12 +242,13 @@ def measure_bits(
 def whole_groups(space: Space, site: int, kept: int, group: int) -> int:
     """So many units of a site or fewer, such that its output map is quantized in whole groups.
 
-    All units stay as they are, and so does attention, whose heads are as wide as a group or not.
+    All units stay as they are, what is close to a floor too, and attention, whose heads are as wide
+    as a group or not.
     """
     if space.kinds[site] != "ffn" or kept == space.units[site]:
         return kept
-    low = -(-space.floors[site] // group) * group
-    return max(kept // group * group, min(low, space.units[site]))
+    fewer = kept // group * group
+    return fewer if fewer >= max(1, space.floors[site]) else kept
 
 
 def solve(measured: Profile, target: float, space: Space | None = None) -> Plan:

@@ -80,7 +80,7 @@ def prune(
             show_quantized(site, plan.bits.sites[i], plan.bits.group)
         if not len(kept):
             skip(model, site.kind, site.name, site.output)
-    Others(model, scope).show(plan.bits)
+    Others(model, sites).show(plan.bits)
     record_sizes(model)
     return model
 
@@ -211,12 +211,17 @@ dense model, in anything that loads that one. The zeros cost room and time and c
 }
 
 
+QUANTIZED = """Weights are quantized: `pruning.json` says to how many bits. All but `lop.load` needs
+`compressed-tensors` to load them."""
+
+
 def model_card(record: Mapping[str, Any]) -> str:
     """README.md of a pruned checkpoint: what was cut, what is left, how to load it."""
     dense, small, stored = (
         record[key] for key in ("dense_parameters", "parameters", "stored_parameters")
     )
     padding = f" With the padding it holds {stored:,}." if stored != small else ""
+    quantized = f"\n\n{QUANTIZED}" if "bits" in record else ""
     rows = zip(record["layers"], record["kinds"], record["units"], record["kept"], strict=True)
     sites = "\n".join(f"| {i} | {kind} | {d} | {k} | {1 - k / d:.1%} |" for i, kind, d, k in rows)
     what = "attention and FFN weights" if "attention" in record["kinds"] else "FFN neurons"
@@ -229,7 +234,7 @@ tags: [pruned, lop]
 Cut by lop (method `{record["method"]}`, score `{record["score"]}`) from `{record["source"]}`,
 weights {record["model_fingerprint"]}. The whole model went from {dense:,} to {small:,} parameters
 ({1 - small / dense:.1%} smaller).{padding} What it cost in accuracy is in the report of the run
-that cut it.
+that cut it.{quantized}
 
 {LOADING[record["format"]]}
 

@@ -33,7 +33,14 @@ from lop.models.modeling_lop import (
     pruned_class,
     resize,
 )
-from lop.models.quantized import SUFFIXES, bits_by_name, fits, pack, quantization_config
+from lop.models.quantized import (
+    SUFFIXES,
+    bits_by_name,
+    fits,
+    others_of,
+    pack,
+    quantization_config,
+)  # fmt: skip
 from lop.models.site import Site, join, lost_output
 from lop.models.space import describe
 from lop.models.stored import Stored
@@ -125,7 +132,7 @@ def cut(
         for key, tensor in _cut_site(source, site, kept[i], units[i], mean):
             new.setdefault(key, []).append(tensor)
     gone = _gone(source, [site for site, n in zip(sites, units, strict=True) if not n])
-    widths = bits_by_name(source.model, sites, bits, scope) if bits else {}
+    widths = bits_by_name(sites, others_of(source.model, sites), bits) if bits else {}
     by_key = {source.tensors[name].key: n for name, n in widths.items()}
     files: list[CutFile] = []
     where: dict[str, str] = {}

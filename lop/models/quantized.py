@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from lop.errors import LopError
 from lop.models.site import Site
-from lop.models.space import decoder_layers, find_sites
+from lop.models.space import decoder_layers
 from lop.models.weights import Entry
 from lop.plan import WHOLE, Bits
 
@@ -177,8 +177,8 @@ def quantization_config(
     return how | {"config_groups": groups, "ignore": sorted(others)}
 
 
-def others_of(model: PreTrainedModel, scope: str) -> dict[str, list[str]]:
-    """Names of linear maps and embeddings that belong to no site of a scope, by where they are.
+def others_of(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, list[str]]:
+    """Names of linear maps and embeddings that belong to none of these sites, by where they are.
 
     `embeddings`, and `head` where the output's are its own; of `attention` those of the decoder's
     layers; `vision` are those of layers in front of the decoder, `projector` others in front.
@@ -188,7 +188,7 @@ def others_of(model: PreTrainedModel, scope: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"embeddings": [names[embeddings]]}
     if head is not None and head.weight is not embeddings.weight:
         found["head"] = [names[head]]
-    of_sites = {id(linear) for site in find_sites(model, scope) for linear in site.maps}
+    of_sites = {id(linear) for site in sites for linear in site.maps}
     decoder = {id(module) for module in model.get_decoder().modules()}
     within = {id(m) for module in decoder_layers(model) for m in module.modules()}
     repeated = {
@@ -216,11 +216,11 @@ def weights_of(site: Site) -> list[str]:
 
 
 def bits_by_name(
-    model: PreTrainedModel, sites: Sequence[Site], bits: Bits, scope: str
+    sites: Sequence[Site], others: Mapping[str, Sequence[str]], bits: Bits
 ) -> dict[str, int]:
     """Bits of each weight that a plan quantizes, by its name in the model, whatever its shape.
 
-    Raises LopError for others that the model does not have.
+    `others` are a model's, as `others_of` names them. Raises LopError for one that it has not.
     """
     found = {
         f"{site.name}.{name}": n
@@ -228,7 +228,6 @@ def bits_by_name(
         for name in weights_of(site)
         if n != WHOLE
     }
-    others = others_of(model, scope) if bits.others else {}
     for place, n in bits.others:
         if place not in others:
             raise LopError(f"{place!r}: this model has {', '.join(others)} besides its sites")
@@ -247,10 +246,10 @@ def show_quantized(site: Site, bits: int, group: int) -> None:
 
 
 class Others:
-    """The weights of a model that belong to no site of a scope, whole or at a plan's bits."""
+    """The weights of a model that belong to none of its sites, whole or at a plan's bits."""
 
-    def __init__(self, model: PreTrainedModel, scope: str) -> None:
-        self.model, self.scope = model, scope
+    def __init__(self, model: PreTrainedModel, sites: Sequence[Site]) -> None:
+        self.model, self._names = model, others_of(model, sites)
         self._shown: Bits | None = None
         self._whole: dict[str, Tensor] = {}
 
@@ -262,9 +261,11 @@ class Others:
         for name, weight in self._whole.items():
             self.model.get_parameter(name).data = weight
         self._whole, self._shown = {}, wanted
-        for name, n in bits_by_name(self.model, [], wanted, self.scope).items() if wanted else ():
+        if wanted is None:
+            return True
+        for name, n in bits_by_name([], self._names, wanted).items():
             parameter = self.model.get_parameter(name)  # tied ones stay tied
-            if wanted and fits(parameter.shape, wanted.group):
+            if fits(parameter.shape, wanted.group):
                 self._whole[name] = parameter.data
                 parameter.data = dequantized(parameter.data, n, wanted.group)
         return True

@@ -19,7 +19,7 @@ class Sizes:
     def __init__(self, model: Stored, space: Space, group: int, compensate: bool = False) -> None:
         self.model, self.space, self.group = model, space, group
         self.sites = model.sites(space.scope)
-        self.others = others_of(model.model, space.scope)
+        self.others = others_of(model.model, self.sites)
         self._whole = size(model, space, compensate)
         units = enumerate(space.units)
         self.fixed = self._whole.dense - sum(self.site(i, n, WHOLE) for i, n in units)

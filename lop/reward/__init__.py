@@ -96,7 +96,7 @@ class Reward:
         self.sites = find_sites(model, scope)
         check_in_memory(self.sites)
         self.space = space_of(self.sites)
-        self._others = Others(model, scope)
+        self._others = Others(model, self.sites)
         self._output_biases = [site.out.bias for site in self.sites]
         self._before = [attributes(site) for site in self.sites]
         self.model_fingerprint = fingerprints.fingerprint(model)

@@ -301,7 +301,7 @@ class Cutter:
             raise LopError("several bits: expected a --size to choose them by, or one of them")
         if not self.bits or self.bits[0] == WHOLE:
             return plan
-        there = others_of(self.source.model, self.space.scope)
+        there = others_of(self.source.model, self.source.sites(self.space.scope))
         return at_bits(plan, self.bits[0], [n for n in self.others if n in there], self.group)
 
     @cached_property

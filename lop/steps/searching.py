@@ -61,8 +61,11 @@ def profile(
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     space, _ = made_for(scores_dir)
     layers = dict.fromkeys(space.layers)
-    there = others_of(Stored(model_path).model, space.scope) if bits else {}
-    quantizing = tuple(bits), group, tuple(name for name in others if name in there)
+    if bits:
+        model = Stored(model_path)
+        there = others_of(model.model, model.sites(space.scope))
+        others = [name for name in others if name in there]
+    quantizing = tuple(bits), group, tuple(others)
     work = partial(_profile_one, place, tuple(shares), quantizing)
     parts = (each or in_processes(workers, "profile", MODULES))(work, [(i,) for i in layers])
     table = pd.concat([part.table for part in parts], ignore_index=True)

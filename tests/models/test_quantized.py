@@ -59,7 +59,7 @@ def case(name, tmp_path):
     )
     kept = (*kept[:-1], 16)  # layers differ
     sites = tuple(4 if kind == "ffn" else 8 for kind in space.kinds)
-    others = tuple((place, 8) for place in others_of(source.model, space.scope))
+    others = tuple((place, 8) for place in others_of(source.model, source.sites(space.scope)))
     torch.manual_seed(1)
     scores = [torch.rand(units) for units in space.units]
     return source, inputs, Plan(space, kept, Bits((*sites[:-1], 16), others, GROUP)), scores
