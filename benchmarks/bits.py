@@ -38,7 +38,7 @@ from lop.data.samples import read_samples, write_samples
 from lop.errors import LopError
 from lop.evaluation.comparison import bold, markdown
 from lop.files import replacing
-from lop.joint import candidates, solve_size
+from lop.joint import Choices, candidates, search, solve_size
 from lop.models.checkpoint import load, load_processor, save
 from lop.models.sizes import Sizes
 from lop.plan import RECOVERED, WHOLE, Plan
@@ -87,7 +87,8 @@ def scale_of(name: str, quick: bool) -> Scale:
     processors without bf16 compute with ten times as fast.
     """
     here = {"model": PLACE / name / "float32", "runs": PLACE / name, "scope": "ffn+attention"}
-    small = {"calibration": 40, "reward": 40, "chosen_on": 20, "test": 60, "shares": (0.5,)}
+    small = {"calibration": 40, "reward": 40, "chosen_on": 20, "test": 60, "simulations": 3}
+    small |= {"shares": (0.5,)}
     found: Scale = Questions() if name == "reference" else Texts(test=96)
     if quick and name == "real":
         small |= {"calibration": 4, "reward": 4, "chosen_on": 2, "test": 8}
@@ -179,12 +180,20 @@ class Compared:
                         elif kind == "knapsack":
                             plan = solve_size(profile, self.sizes, amount, bits, space)
                         else:
-                            plan = max(
-                                candidates(profile, self.sizes, amount, bits, space), key=reward
-                            )
+                            plan = self._searched(profile, amount, bits, reward)
                     except LopError:  # it cannot be met
                         continue
                     yield method, budget, plan
+
+    def _searched(
+        self, profile: Profile, amount: float, bits: tuple[int, ...], reward: Reward
+    ) -> Plan:
+        """The best on the reward samples of the knapsack's plans, and of what a search finds."""
+        found = candidates(profile, self.sizes, amount, bits, self.cutter.space)
+        choices = Choices(profile, self.sizes, bits, self.cutter.space)
+        rng = np.random.default_rng(self.seed)
+        *_, (last, _) = search(reward, choices, amount, self.scale.simulations, rng)
+        return max([*found, last], key=reward)
 
     def _uniform(self, bits: tuple[int, ...], amount: float) -> Plan:
         cutter = replace(self.cutter, bits=bits)
@@ -353,9 +362,9 @@ def page(sections: list[str]) -> str:
 Checkpoints of at most these shares of the dense one's bytes in bf16: of all weights, scales
 included. Weights are quantized in groups of 32, and embeddings, vision tower and projector too. A
 dash: the method cannot be that small. *Uniform widths* are as many units at every site; *knapsack*
-chooses units by what each site loses at that number of bits; *joint* chooses units and bits, and of
-the plans that the knapsack finds with fewer choices of bits the one that is best on the reward
-samples. Recovery comes before quantizing.
+chooses units by what each site loses at that number of bits; *joint* chooses units and bits: of the
+knapsack's plans with all choices of bits and with fewer, and of what a search goes on to, the one that
+is best on the reward samples. Recovery comes before quantizing.
 
 {chr(10).join(sections)}
 [bits.csv](bits.csv)

@@ -8,7 +8,7 @@ import torch
 from tiny import build
 
 from lop.errors import LopError
-from lop.joint import at_bits, solve_size
+from lop.joint import Choices, at_bits, search, solve_size
 from lop.models.sizes import Sizes
 from lop.models.stored import Stored
 from lop.models.weights import read_header
@@ -143,3 +143,22 @@ def test_a_uniform_plan_keeps_whole_groups_at_one_number_of_bits(source):
     plan = at_bits(Plan(source.space(), (48, 40, 5)), 4, OTHERS, GROUP)
     assert plan.kept == (48, 32, 5)
     assert plan.bits == Bits((4, 4, 4), (("embeddings", 4), ("head", 4)), GROUP)
+
+
+def test_a_search_finds_what_losses_of_single_sites_do_not_tell(source):
+    """Two sites that lose much if both are quantized, and nothing if one is."""
+    space = source.space()
+
+    def reward(plan):
+        bits = plan.bits.sites if plan.bits else (WHOLE,) * 3
+        return additive(plan) - (2.0 if bits[0] < 8 and bits[1] < 8 else 0.0)
+
+    choices = Choices(measured(space), Sizes(source, space, GROUP), (4, 8, WHOLE))
+    amount = 0.5 * choices.sizes.of(space.dense)
+    found = list(search(reward, choices, amount, 60, np.random.default_rng(0)))
+    rewards = [value for _, value in found]
+    assert rewards == sorted(rewards)
+    assert all(choices.sizes.of(plan) <= amount for plan, _ in found)
+    others = {plan.bits.others for plan, _ in found}
+    assert len(others) == 1
+    assert rewards[-1] > rewards[0]

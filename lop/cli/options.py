@@ -31,6 +31,7 @@ from lop.settings.types import (
     Seed,
     Several,
     Text,
+    distinct,
     text_like,
 )
 
@@ -309,7 +310,7 @@ class Prune(Cutting, settings.Quantizing):
         None, description="instead: what --latency-profile's request takes, such as 0.7x, 120ms"
     )
     method: Method = Field("lop", description=same(settings.Prune, "methods").description)
-    bits: list[Bits] = Field(
+    bits: Annotated[list[Bits], AfterValidator(distinct)] = Field(
         [],
         description="one of 4, 8: quantize all; several of 4, 8, 16: --size is met by units and "
         "bits together, with method knapsack and a profile at these bits",
