@@ -59,7 +59,7 @@ def packed_size(rows: int, columns: int, itemsize: int, bits: int, group: int) -
     """
     if bits == WHOLE:
         return rows * columns * itemsize
-    return rows * (-(-columns * bits // 32) * WORD + columns // group * itemsize) + SHAPE
+    return rows * (columns * bits // 32 * WORD + columns // group * itemsize) + SHAPE
 
 
 @cache
@@ -111,30 +111,33 @@ def unpacked(entries: Sequence[Entry]) -> list[Entry]:
 
     Raises LopError where what is stored of a weight does not fit together.
     """
-    by_key, found = {entry.key: entry for entry in entries}, []
-    for entry in entries:
-        name = entry.key.removesuffix(SUFFIXES[0])
-        if name != entry.key:
-            found.append(_packed(entry, name, by_key))
-        elif not any(
-            f"{entry.key.removesuffix(end)}{SUFFIXES[0]}" in by_key
-            for end in SUFFIXES[1:]
-            if entry.key.endswith(end)
-        ):
-            found.append(entry)
-    return found
+    by_key = {entry.key: entry for entry in entries}
+    packed = {
+        entry.key.removesuffix(SUFFIXES[0]): entry
+        for entry in entries
+        if entry.key.endswith(f".weight{SUFFIXES[0]}")
+    }
+    stored = {f"{name}{end}" for name in packed for end in SUFFIXES}
+    whole = [entry for entry in entries if entry.key not in stored]
+    return [*whole, *(_packed(entry, name, by_key) for name, entry in packed.items())]
 
 
 def _packed(packed: Entry, name: str, by_key: Mapping[str, Entry]) -> Packed:
     """The weight whose packed numbers are given."""
     scale, shape = (by_key.get(f"{name}{end}") for end in SUFFIXES[1:])
-    if scale is None or shape is None or shape.shape != (2,):
+    if scale is None or shape is None:
         raise LopError(f"{packed.file}: {packed.key} without its scales and its shape")
+    if (shape.shape, shape.dtype, packed.dtype) != ((2,), "I64", "I32"):
+        raise LopError(f"{packed.file}: {name}: expected packed I32 and a shape of two I64")
     rows, columns = shape.read().tolist()
-    groups, words = scale.shape[1], packed.shape[1]
-    fits = packed.shape[0] == scale.shape[0] == rows and packed.dtype == "I32"
-    fits = fits and columns > 0 == columns % groups and 32 * words // columns in (4, 8)
-    if not fits or words != -(-columns * (32 * words // columns) // 32):
+    words = [(rows, columns * n // 32) for n in (4, 8)]
+    groups = scale.shape[1] if len(scale.shape) == 2 else 0
+    if (
+        packed.shape not in words
+        or scale.shape != (rows, groups)
+        or not 1 <= groups <= columns
+        or not fits((rows, columns), columns // groups)
+    ):
         raise LopError(
             f"{packed.file}: {name}: {packed.shape} packed and {scale.shape} scales make no "
             f"({rows}, {columns}) of 4 or 8 bits"
@@ -206,8 +209,11 @@ def others_of(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, list[s
 
 
 def fits(shape: Sequence[int], group: int) -> bool:
-    """Whether a tensor of this shape is quantized in such groups; others stay whole."""
-    return len(shape) == 2 and shape[1] > 0 == shape[1] % group
+    """Whether a tensor of this shape is quantized in such groups; others stay whole.
+
+    Its rows are packed into whole words at any number of bits.
+    """
+    return len(shape) == 2 and shape[1] > 0 == shape[1] % group == shape[1] % 8
 
 
 def weights_of(site: Site) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import build
 from transformers import AutoModelForImageTextToText
 
@@ -98,6 +99,18 @@ def test_stock_classes_load_what_has_one_width(tmp_path):
             assert torch.equal(stock(**inputs).logits, load(path)(**inputs).logits)
 
 
+def test_mixed_bits_of_embeddings_load_with_the_class_that_travels_along(tmp_path):
+    """transformers alone would miss the embeddings' weight while it loads."""
+    source, inputs, plan, scores = case("Qwen2.5-VL", tmp_path)
+    bits = Bits((4,) * len(plan.kept), (("embeddings", 8), ("projector", 8)), GROUP)
+    prune_checkpoint(source, Plan(plan.space, plan.space.units, bits), scores, tmp_path / "small")
+    assert (tmp_path / "small" / "modeling_lop.py").is_file()
+    found = AutoModelForImageTextToText.from_pretrained(tmp_path / "small")
+    assert type(found).__module__ == "lop.models.modeling_lop"
+    with torch.inference_mode():
+        assert torch.equal(found(**inputs).logits, load(tmp_path / "small")(**inputs).logits)
+
+
 def test_tied_embeddings_are_stored_once_and_stay_tied(tmp_path):
     source, _, plan, scores = case("Gemma 2", tmp_path)
     prune_checkpoint(source, plan, scores, tmp_path / "small")
@@ -131,3 +144,23 @@ def test_a_quantized_checkpoint_is_not_cut_again(tmp_path):
     missing = Plan(plan.space, plan.kept, Bits((8,) * len(plan.kept), (("vision", 8),), GROUP))
     with pytest.raises(LopError, match="'vision': this model has embeddings, head besides"):
         prune_checkpoint(source, missing, scores, tmp_path / "x")
+
+
+def test_what_does_not_fit_together_is_refused(tmp_path):
+    source, _, plan, scores = case("Llama", tmp_path)
+    prune_checkpoint(source, plan, scores, tmp_path / "small")
+    file = tmp_path / "small" / "model.safetensors"
+    tensors, key = load_file(file), "model.layers.0.mlp.up_proj.weight"
+    broken = {
+        "without its scales": {f"{key}_scale": None},
+        "expected packed I32": {f"{key}_shape": torch.tensor([32.0, 32.0])},
+        "make no": {f"{key}_shape": torch.tensor([32, 0])},
+        "scales make no": {f"{key}_scale": torch.ones(32, 3)},
+        r"\(32,\) scales": {f"{key}_scale": torch.ones(32)},
+    }
+    for told, change in broken.items():
+        kept = {name: value for name, value in (tensors | change).items() if value is not None}
+        save_file(kept, file, {"format": "pt"})
+        for read in (Stored, load):
+            with pytest.raises(LopError, match=told):
+                read(tmp_path / "small")
