@@ -1,19 +1,7 @@
-"""Units and bits by a budget of bytes, against either alone: `python -m benchmarks.bits`.
-
-For each model, stored in bf16, over draws of samples and seeds: prune only, all weights at 8 or 4
-bits beside as much pruning as the budget asks for, and plans of units and bits together; then the
-same of weights that recovery has trained. Plans are judged in memory at dequantized weights, on
-samples that nothing else saw; a checkpoint is cut, loaded and asked the same, and how far apart its
-answers are stands on the page.
-
-It can be stopped and goes on from where it was; `--steps 0` leaves recovery out, `--quick` is a
-smoke run.
-"""
+"""What is compared: a model in a draw of samples, its plans by bytes, and what they answer."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -25,22 +13,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.common import RESULTS, origin
 from benchmarks.full.scale import Questions
 from benchmarks.grid import progress, steps
 from benchmarks.grid.draw import Draw
-from benchmarks.grid.figures import difference, perplexity, rate
 from benchmarks.grid.scale import Scale
 from benchmarks.real import windows
 from benchmarks.real.scale import Texts
 from lop.data.prepare import prepare_samples
 from lop.data.samples import read_samples, write_samples
 from lop.errors import LopError
-from lop.evaluation.comparison import bold, markdown
 from lop.files import replacing
 from lop.joint import Choices, candidates, search, solve_size
 from lop.models.checkpoint import load, load_processor, save
 from lop.models.sizes import Sizes
+from lop.models.space import find_space
 from lop.plan import RECOVERED, WHOLE, Plan
 from lop.profile import Profile
 from lop.reward import Reward
@@ -66,17 +52,6 @@ METHODS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "int4": ("knapsack", (4,)),
     "joint_added": ("knapsack", (*BITS, WHOLE)),
     JOINT: ("judged", (*BITS, WHOLE)),
-}
-TITLES = {
-    "dense": "not pruned, bf16",
-    "prune_uniform": "prune only, uniform",
-    "int8_uniform": "8 bits, uniform widths",
-    "int4_uniform": "4 bits, uniform widths",
-    "prune": "prune only, knapsack",
-    "int8": "8 bits, knapsack",
-    "int4": "4 bits, knapsack",
-    "joint_added": "joint, by the profile alone",
-    JOINT: "joint",
 }
 
 
@@ -235,7 +210,7 @@ class Compared:
             out = Path(folder) / "small"
             cutter.ready([name])(name, plan.ratio, out, plan)
             small, processor = load(out, dtype=torch.float32), load_processor(out)
-        scores = [torch.arange(n, 0, -1.0) for n in _units(small, self.scale.scope)]
+        scores = [torch.arange(n, 0, -1.0) for n in find_space(small, self.scale.scope).units]
         how = {"batch_size": self.scale.batch_size, "scope": self.scale.scope}
         with Reward(small, processor, samples, scores, **how) as reward:  # type: ignore[arg-type]
             return reward.per_sample(reward.space.dense)
@@ -261,12 +236,6 @@ class Compared:
         return windows.draw(documents, tokenizer, Texts().window, 1600, self.seed)
 
 
-def _units(model: torch.nn.Module, scope: str) -> tuple[int, ...]:
-    from lop.models.space import find_space
-
-    return find_space(model, scope).units  # type: ignore[arg-type]
-
-
 def ready(name: str, scale: Scale) -> None:
     """Put the model there."""
     if not (scale.model / "config.json").exists():
@@ -275,153 +244,3 @@ def ready(name: str, scale: Scale) -> None:
         model, processor = load(given.model, dtype=torch.bfloat16), load_processor(given.model)
         save(model, processor, scale.model.with_name("bf16"))
         save(model.float(), processor, scale.model)
-
-
-def figure(name: str, of: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """What is summed and by how much it is divided: right answers, or nats of text; (N,) both."""
-    if name == "reference":
-        return of["correct"].to_numpy(float), np.ones(len(of))
-    return -of["loglik"].to_numpy(float), np.full(len(of), float(Texts().window))
-
-
-def values(name: str, draws: list[pd.DataFrame], suffix: str = "") -> pd.DataFrame:
-    """A row a method and budget over all draws: accuracy or perplexity, and how far behind
-    `JOINT` it is."""
-    rows = []
-    for (method, budget), first in draws[0].groupby(["method", "budget"], sort=False):
-        each = [_at(draw, str(method), budget) for draw in draws]
-        if not all(len(of) for of in each):
-            continue
-        parts = [(*figure(name, of), of["of"].to_numpy(str)) for of in each]
-        mean = rate if name == "reference" else perplexity
-        value, error = mean(*map(np.concatenate, zip(*parts, strict=True)))
-        joint = [_at(draw, JOINT, budget) for draw in draws]
-        gap = (np.nan, np.nan)
-        if all(len(of) for of in joint):
-            ours = [figure(name, of)[0] for of in joint]
-            clusters = [of for _, _, of in parts]
-            gap = difference(ours, [v for v, _, _ in parts], [n for _, n, _ in parts], clusters)
-        share = float(np.mean([of["bytes_fraction"].iloc[0] for of in each]))
-        rows.append((name, f"{method}{suffix}", budget, share, value, error, *gap))
-        del first
-    columns = ["model", "method", "budget", "bytes_fraction", "value", "stderr"]
-    return pd.DataFrame(rows, columns=[*columns, "joint_ahead", "joint_ahead_error"])
-
-
-def _at(draw: pd.DataFrame, method: str, budget: float) -> pd.DataFrame:
-    return draw[(draw["method"] == method) & np.isclose(draw["budget"], budget)]
-
-
-def section(name: str, found: pd.DataFrame, draws: int, apart: float) -> str:
-    """One model: a row a method, a column a budget."""
-    questions = name == "reference"
-    unit, shared = ("Accuracy in per cent", "picture") if questions else ("Perplexity", "document")
-    scale = 100 if questions else 1
-    lines = [["method", *map(str, BUDGETS)], ["---"] * (1 + len(BUDGETS))]
-    ahead = [["joint against", *map(str, BUDGETS)], lines[1]]
-    dense = found[found["method"] == "dense"].iloc[0]
-    for method, of in found[found["method"] != "dense"].groupby("method", sort=False):
-        cells, gaps = [], []
-        for budget in BUDGETS:
-            at = of[np.isclose(of["budget"], float(budget))]
-            if at.empty:
-                cells.append("–"), gaps.append("–")
-                continue
-            row = at.iloc[0]
-            cells.append(f"{scale * row['value']:.1f} ± {scale * row['stderr']:.1f}")
-            mean, error = scale * row["joint_ahead"], scale * row["joint_ahead_error"]
-            gaps.append(bold(f"{mean:+.2f} ± {error:.2f}", abs(mean) > 2 * error))
-        base = str(method).removesuffix(RECOVERED)
-        title = TITLES[base] + (", recovered" if base != method else "")
-        lines.append([title, *cells])
-        if base != JOINT:
-            ahead.append([title, *gaps])
-    points = "points, more is better" if questions else "nats a token, less is better"
-    return f"""## The {"reference model" if questions else "real decoder"}
-
-{unit}; the dense model in bf16: {scale * dense["value"]:.1f} ± {scale * dense["stderr"]:.1f}. Draws
-of samples and seeds: {draws}. Standard errors are by {shared}.
-
-{markdown(lines)}
-
-Joint plans minus the others, in {points}; bold is beyond two standard errors.
-
-{markdown(ahead)}
-
-The joint plan's checkpoint at the smallest budget, saved and loaded again: no test sample's
-log-likelihood is further than {apart:.1g} from what dequantized weights gave in memory.
-"""
-
-
-def page(sections: list[str]) -> str:
-    """The page as Markdown."""
-    return f"""# Units and bits
-
-{origin()}
-
-Checkpoints of at most these shares of the dense one's bytes in bf16: of all weights, scales
-included. Weights are quantized in groups of 32, and embeddings, vision tower and projector too. A
-dash: the method cannot be that small. *Uniform widths* are as many units at every site; *knapsack*
-chooses units by what each site loses at that number of bits; *joint* chooses units and bits: of the
-knapsack's plans with all choices of bits and with fewer, and of what a search goes on to, the one
-that is best on the reward samples. Recovery comes before quantizing.
-
-{chr(10).join(sections)}
-[bits.csv](bits.csv)
-"""
-
-
-def written(models: list[str], draws: int, recovery: int, quick: bool) -> Path:
-    """The page and its figures, of what is there; LopError where nothing is."""
-    tables, sections = [], []
-    for name in models:
-        scale = scale_of(name, quick)
-        if not (scale.model / "config.json").exists():
-            continue
-        every = [Compared(name, scale, seed, recovery) for seed in range(draws)]
-        parts = []
-        for after in (False, True):
-            there = [path for of in every if (path := of.answers(after)).exists()]
-            if there:
-                read = [pd.read_parquet(path) for path in there]
-                parts.append((values(name, read, RECOVERED if after else ""), read))
-        if parts:
-            found = pd.concat([table for table, _ in parts], ignore_index=True)
-            apart = max(float(of["stored_apart"].max()) for _, read in parts for of in read)
-            tables.append(found)
-            sections.append(section(name, found, len(parts[0][1]), apart))
-    if not tables:
-        raise LopError("no draw has been judged yet")
-    out = PLACE / "page" if quick else RESULTS
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "bits.csv") as tmp:
-        pd.concat(tables).to_csv(tmp, index=False, float_format="%.5f")
-    with replacing(out / "bits.md") as tmp:
-        tmp.write_text(page(sections))
-    return out / "bits.md"
-
-
-def main() -> None:
-    """Compute what is not there yet, and write page and CSV."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=list(OTHERS), action="append", help="only this one")
-    parser.add_argument("--draws", type=int, default=3, help="of samples and seeds")
-    parser.add_argument("--steps", type=int, default=200, help="of recovery; 0 for none")
-    parser.add_argument("--quick", action="store_true", help="a smoke run, with few samples")
-    parser.add_argument("--page", action="store_true", help="only the page, of what is there")
-    args = parser.parse_args()
-    try:
-        for name in (args.model or list(OTHERS)) if not args.page else []:
-            scale = scale_of(name, args.quick)
-            ready(name, scale)
-            for seed in range(args.draws):
-                compared = Compared(name, scale, seed, args.steps)
-                for step in compared.steps():
-                    progress.run([step])
-        print(written(list(OTHERS), args.draws, args.steps, args.quick))
-    except LopError as error:
-        sys.exit(f"bits: {error}")
-
-
-if __name__ == "__main__":
-    main()
