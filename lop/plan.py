@@ -23,6 +23,7 @@ Kind = Literal["ffn", "attention"]
 SCOPES: Mapping[str, tuple[Kind, ...]] = {"ffn": ("ffn",), "ffn+attention": ("attention", "ffn")}
 FLOORS: Mapping[Kind, float] = {"ffn": 0.1, "attention": 0.1}  # the paper clips ratios to [0, 0.9]
 MAX_SITES = 8192
+WHOLE = 16  # bits of weights that are not quantized: they stay at the checkpoint's dtype
 Units = Annotated[int, Field(gt=0, le=2**32)]
 
 
@@ -176,14 +177,30 @@ class Space:
 
 
 @dataclass(frozen=True)
+class Bits:
+    """Bits a weight: of each site (S,), and by name of other weights that are quantized.
+
+    `group` weights that follow each other in a row share a scale.
+    """
+
+    sites: tuple[int, ...]
+    others: tuple[tuple[str, int], ...] = ()
+    group: int = 32
+
+
+@dataclass(frozen=True)
 class Plan:
-    """How many units each site of a space keeps: `kept[i]`, (S,)."""
+    """How many units each site of a space keeps, `kept[i]`, (S,), and at how many bits, if any are
+    quantized."""
 
     space: Space
     kept: tuple[int, ...]
+    bits: Bits | None = None
 
     def __post_init__(self) -> None:
         units = self.space.units
+        if self.bits and len(self.bits.sites) != len(units):
+            raise LopError(f"plan has bits of {len(self.bits.sites)} sites, not of {len(units)}")
         if len(units) != len(self.kept):
             raise LopError(f"plan has {len(self.kept)} sites, the model has {len(units)}")
         if any(not 0 <= k <= d for k, d in zip(self.kept, units, strict=True)):

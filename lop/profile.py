@@ -11,50 +11,96 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from itertools import groupby, product
 from operator import itemgetter
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype, is_numeric_dtype
+from pydantic import ConfigDict, SkipValidation
 
 from lop.errors import LopError
 from lop.files import reading, replacing
-from lop.plan import Plan, Space
+from lop.plan import WHOLE, Bits, Plan, Space
 from lop.progress import progress
 from lop.typed import as_typed
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of a site, removed alone
 COLUMNS = ("site", "kept", "reward")
+QUANTIZED = ("site", "kept", "bits", "reward")
 STEPS = 8000  # of what a plan costs, where that is not counted in neurons
 UNITS = 128  # at least so many steps has the widest FFN when a plan is solved
+
+
+@dataclass(frozen=True)
+class AtBits:
+    """Rewards with one site at fewer bits and all else whole; `table` has site, kept, bits, reward.
+
+    `others` are measured likewise, numbered behind the sites; each keeps its one unit. `group`
+    weights share a scale.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True
+    )
+
+    table: Annotated[pd.DataFrame, SkipValidation]
+    others: tuple[str, ...]
+    group: int
 
 
 @dataclass(frozen=True)
 class Profile:
     """Rewards with one site cut and all others whole; `table` has site, kept, reward.
 
-    `fingerprint` names the reward they were measured with.
+    `fingerprint` names the reward they were measured with; `at_bits` are rewards of quantized
+    sites, where they were measured.
     """
 
     space: Space
     table: pd.DataFrame
     fingerprint: str = ""
+    at_bits: AtBits | None = None
 
-    def loss(self, site: int, kept: np.ndarray) -> np.ndarray:
-        """Reward lost when `site` alone keeps so many units; linear between those measured."""
+    def loss(self, site: int, kept: np.ndarray, bits: int = WHOLE) -> np.ndarray:
+        """Reward lost when `site` alone keeps so many units at so many bits; linear between those
+        measured."""
         rows = self.table[self.table["site"] == site].sort_values("kept")
         rewards = rows["reward"].to_numpy()
-        return rewards[-1] - np.interp(kept, rows["kept"], rewards)
+        if bits == WHOLE:
+            return rewards[-1] - np.interp(kept, rows["kept"], rewards)
+        assert self.at_bits
+        dense, table = self.dense, self.at_bits.table
+        rows = table[(table["site"] == site) & (table["bits"] == bits)].sort_values("kept")
+        return dense - np.interp(kept, rows["kept"], rows["reward"])
+
+    @property
+    def dense(self) -> float:
+        """The reward of the unpruned model."""
+        first = self.table[self.table["site"] == 0]
+        return float(first.loc[first["kept"].idxmax(), "reward"])
 
     def predicted(self, plan: Plan) -> float:
         """Reward that a plan loses if the losses of its sites add up."""
-        return float(sum(self.loss(site, np.array(kept)) for site, kept in enumerate(plan.kept)))
+        bits = plan.bits or Bits((WHOLE,) * len(plan.kept))
+        each = enumerate(zip(plan.kept, bits.sites, strict=True))
+        lost = [self.loss(site, np.array(kept), n) for site, (kept, n) in each]
+        names = self.at_bits.others if self.at_bits else ()
+        lost += [
+            self.loss(len(plan.kept) + names.index(name), np.array(1), n) for name, n in bits.others
+        ]
+        return float(sum(lost))
 
     def save(self, path: Path) -> None:
         """Write the table as Parquet, whole, with the fingerprint as a column."""
         table = self.table.assign(fingerprint=self.fingerprint)
+        if self.at_bits:
+            found = self.at_bits.table.assign(fingerprint=self.fingerprint)
+            table = pd.concat([table.assign(bits=WHOLE), found], ignore_index=True)
+            table.attrs["others"] = list(self.at_bits.others)
+            table.attrs["group"] = self.at_bits.group
         table.attrs["space"] = asdict(self.space)  # goes into the file's metadata
         with replacing(path) as tmp:
             table.to_parquet(tmp, index=False)
@@ -63,9 +109,10 @@ class Profile:
     def load(cls, path: Path) -> Profile:
         """Read what `save` wrote; LopError, naming file and column, when it cannot be one."""
         with reading(path, "a profile"):
-            table = pd.read_parquet(path)
+            table, quantized = _by_bits(pd.read_parquet(path))
             space = _check_table(table)
-        return cls(space, table[list(COLUMNS)], table["fingerprint"].iloc[0])
+            at_bits = None if quantized is None else _at_bits(quantized, len(space.units))
+        return cls(space, table[list(COLUMNS)], table["fingerprint"].iloc[0], at_bits)
 
     def check_fits(self, space: Space) -> None:
         """Raise LopError unless it was measured on a model of this space."""
@@ -74,6 +121,30 @@ class Profile:
                 f"profile of a model with units {list(self.space.units)} at its sites, this one "
                 f"has {list(space.units)}, or other floors: measure it again"
             )
+
+
+def _by_bits(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The rows of whole weights, and those of quantized ones, if there may be any."""
+    if "bits" not in table:
+        return table, None
+    whole = table["bits"] == WHOLE
+    return table[whole].drop(columns="bits"), table[~whole]
+
+
+def _at_bits(table: pd.DataFrame, sites: int) -> AtBits:
+    """What a profile's rows of quantized weights are; LopError for rows that are none."""
+    attrs = {"others": table.attrs.get("others"), "group": table.attrs.get("group")}
+    found = as_typed(AtBits, attrs | {"table": table[list(QUANTIZED)]}, "its bits")
+    for name in ("site", "kept", "bits"):
+        if not is_integer_dtype(table[name]) or not table[name].ge(0).all():
+            raise LopError(f"column {name!r}: expected whole numbers from 0 on")
+    if not is_numeric_dtype(table["reward"]) or not np.isfinite(table["reward"]).all():
+        raise LopError("column 'reward': expected finite numbers")
+    wanted = sites + len(found.others)
+    there = set(zip(table["site"], table["bits"], strict=True))
+    if there != {(site, n) for site in range(wanted) for n in set(table["bits"])}:
+        raise LopError(f"column 'bits': expected the same of each of {wanted} sites and others")
+    return found
 
 
 def _check_table(table: pd.DataFrame) -> Space:
@@ -136,6 +207,50 @@ def _grid(units: int, low: int, shares: Sequence[float]) -> list[int]:
     return sorted({low, units, *(max(low, units - round(share * units)) for share in shares)})
 
 
+def measure_bits(
+    reward: Callable[[Plan], float],
+    space: Space,
+    bits: Sequence[int],
+    group: int,
+    shares: Sequence[float] = SHARES,
+    layers: Sequence[int] | None = None,
+    others: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Measure every site (or only those of `layers`) at so many bits and with each of `shares`
+    removed, and each of the `others` at so many bits: a table as `AtBits` has it.
+
+    FFNs keep whole groups of neurons, or all of them.
+    """
+    whole, rows = (WHOLE,) * len(space.units), []
+    below = getattr(reward, "dense_below", lambda layer: nullcontext())
+    for site, layer in enumerate(space.layers):
+        if layers is not None and layer not in layers:
+            continue
+        counts = _grid(space.units[site], space.floors[site], shares)
+        of_groups = dict.fromkeys(whole_groups(space, site, count, group) for count in counts)
+        with below(layer):
+            for n, kept in product(bits, of_groups):
+                units = (*space.units[:site], kept, *space.units[site + 1 :])
+                at = Bits((*whole[:site], n, *whole[site + 1 :]), (), group)
+                rows.append((site, kept, n, reward(Plan(space, units, at))))
+    for (number, place), n in product(enumerate(others, len(whole)), bits):
+        plan = Plan(space, space.units, Bits(whole, ((place, n),), group))
+        rows.append((number, 1, n, reward(plan)))
+    return pd.DataFrame(rows, columns=list(QUANTIZED))
+
+
+def whole_groups(space: Space, site: int, kept: int, group: int) -> int:
+    """So many units of a site or fewer, such that its output map is quantized in whole groups.
+
+    All units stay as they are, what is close to a floor too, and attention, whose heads are as wide
+    as a group or not.
+    """
+    if space.kinds[site] != "ffn" or kept == space.units[site]:
+        return kept
+    fewer = kept // group * group
+    return fewer if fewer >= max(1, space.floors[site]) else kept
+
+
 def solve(measured: Profile, target: float, space: Space | None = None) -> Plan:
     """The plan at pruning ratio `target` whose sites' losses have the least sum.
 
@@ -156,13 +271,15 @@ def solve_budget(measured: Profile, budget: int, space: Space) -> Plan:
     widest = max(n for n, kind in zip(space.units, space.kinds, strict=True) if kind == "ffn")
     step = space.multiple * max(1, widest // (UNITS * space.multiple))  # neurons
     price = step * space.grain
-    options = _options(space, step)
+    options = options_of(space, step)
     costs = [  # in steps of FFN neurons
         -(-(counts - counts[0]) * cost // price)
         for counts, cost in zip(options, space.costs, strict=True)
     ]
     room = (budget - space.cost(space.floors)) // price
-    kept = _least_loss(measured, options, costs, room)
+    losses = [measured.loss(site, counts) for site, counts in enumerate(options)]
+    chosen = least_loss(losses, costs, room)
+    kept = [counts[i] for counts, i in zip(options, chosen, strict=True)]
     ratios = [1 - k / d for k, d in zip(kept, space.units, strict=True)]
     return Plan.within(space, ratios, budget)
 
@@ -179,7 +296,9 @@ def solve_within(
     fall with it. Raises LopError where even the floors cost more.
     """
     space = space or measured.space
-    options = _options(space, space.multiple * max(1, max(space.units) // (UNITS * space.multiple)))
+    options = options_of(
+        space, space.multiple * max(1, max(space.units) // (UNITS * space.multiple))
+    )
     real = [np.maximum.accumulate(cost(site, counts)) for site, counts in enumerate(options)]
     least, most = (sum(float(of[end]) for of in real) for end in (0, -1))
     if amount < least:
@@ -187,10 +306,12 @@ def solve_within(
     quantum = max(most - least, 1e-9) / STEPS
     costs = [np.ceil((of - of[0]) / quantum - 1e-9).astype(int) for of in real]
     room = int(min(amount - least, most - least) / quantum + 1e-9)
-    return Plan(space, tuple(_least_loss(measured, options, costs, room)))
+    losses = [measured.loss(site, counts) for site, counts in enumerate(options)]
+    chosen = least_loss(losses, costs, room)
+    return Plan(space, tuple(int(of[i]) for of, i in zip(options, chosen, strict=True)))
 
 
-def _options(space: Space, step: int) -> list[np.ndarray]:
+def options_of(space: Space, step: int) -> list[np.ndarray]:
     """The numbers of units that each site may keep, FFNs in steps of so many neurons."""
     bounds = zip(space.floors, space.high, space.kinds, strict=True)
     found = []
@@ -201,21 +322,23 @@ def _options(space: Space, step: int) -> list[np.ndarray]:
     return found
 
 
-def _least_loss(
-    measured: Profile, options: Sequence[np.ndarray], costs: Sequence[np.ndarray], room: int
+def least_loss(
+    losses: Sequence[np.ndarray], costs: Sequence[np.ndarray], room: int, spend: bool = True
 ) -> list[int]:
-    """The option of each site whose losses have the least sum, at a sum of `costs` up to `room`."""
+    """The number of each site's option whose losses have the least sum, at a sum of `costs` up to
+    `room`, or as near to it as there is one (`spend`); options are listed by cost, from 0 on."""
     best = np.zeros(1)  # best[u]: least loss of the sites so far for u steps above their floors
     choices = []
-    for site, counts in enumerate(options):
-        best, choice = _add_site(best, costs[site], measured.loss(site, counts), room)
+    for of_site, lost in zip(costs, losses, strict=True):
+        best, choice = _add_site(best, of_site, lost, room)
         choices.append(choice)
-    kept, left = [], int(np.flatnonzero(np.isfinite(best))[-1])
-    for site in reversed(range(len(options))):
-        option = choices[site][left]
-        kept.append(int(options[site][option]))
-        left -= int(costs[site][option])
-    return kept[::-1]
+    reached = np.flatnonzero(np.isfinite(best))
+    chosen, left = [], int(reached[-1] if spend else np.argmin(best))
+    for of_site, choice in zip(reversed(costs), reversed(choices), strict=True):
+        option = int(choice[left])
+        chosen.append(option)
+        left -= int(of_site[option])
+    return chosen[::-1]
 
 
 def _add_site(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from lop.models.checkpoint import record_sizes
 from lop.models.costs import parameters
 from lop.models.cutting import CutFile, cut, text_file, write_files
 from lop.models.modeling_lop import skip
+from lop.models.quantized import Others, show_quantized
 from lop.models.site import Site, keep_units, lost_output
 from lop.models.space import check_in_memory, find_sites, space_of
 from lop.models.stored import Stored
-from lop.plan import Plan
+from lop.plan import WHOLE, Plan
 
 PRUNED = Kind(
     "a pruned checkpoint", ("pruning.json",), frozenset({"method", "ratio", "kept", "source"})
@@ -35,12 +37,16 @@ CUT_AS = "cut_as"  # how plans.json says score, compensation and format of what 
 
 
 def kept_units(scores: Sequence[Tensor], plan: Plan) -> list[Tensor]:
-    """Indices of the units each site keeps, (k_i,) ascending: its k_i highest scores.
+    """Indices of the units each site keeps, (k_i,): its k_i highest scores.
 
-    Ties go to the lower index. Raises LopError when scores and plan do not fit.
+    Ascending, but the highest first where a site is quantized: neighbours share a scale, and the
+    reward that chose the plan has them in this order. Ties go to the lower index. Raises LopError
+    when scores and plan do not fit.
     """
     check_scores(scores, plan.space.units, "pruning")
-    return [o[:k].sort().values for o, k in zip(ranked(scores), plan.kept, strict=True)]
+    bits = plan.bits.sites if plan.bits else (WHOLE,) * len(plan.kept)
+    each = zip(ranked(scores), plan.kept, bits, strict=True)
+    return [order[:k].sort().values if n == WHOLE else order[:k] for order, k, n in each]
 
 
 @torch.no_grad()
@@ -53,9 +59,10 @@ def prune(
 ) -> PreTrainedModel:
     """Cut the sites of a scope in place down to `plan`, keeping the units that score highest.
 
-    A site that keeps none is skipped. With `mean_activation`, a value for each column of a site's
-    output map, that gets a bias which restores the pruned units' mean output (FLAP's
-    compensation): W_down[:, pruned] · mean[pruned].
+    Where the plan has bits, weights become what they stand for once they are stored. A site that
+    keeps none is skipped. With `mean_activation`, a value for each column of a site's output map,
+    that gets a bias which restores the pruned units' mean output (FLAP's compensation):
+    W_down[:, pruned] · mean[pruned].
 
     Raises LopError when plan or scores do not fit the model.
     """
@@ -69,8 +76,11 @@ def prune(
         if mean_activation is not None:
             bias = lost_output(site.out.weight, site.columns(kept), mean_activation[i])
         keep_units(site, kept.to(site.out.weight.device), bias)
+        if plan.bits:
+            show_quantized(site, plan.bits.sites[i], plan.bits.group)
         if not len(kept):
             skip(model, site.kind, site.name, site.output)
+    Others(model, sites).show(plan.bits)
     record_sizes(model)
     return model
 
@@ -138,8 +148,10 @@ def checkpoint_files(
     """
     space = plan.space
     _check_plan(source.sites(space.scope), plan)
+    if padded and plan.bits:
+        raise LopError("the padded format is not quantized: cut it as per_layer, or whole")
     kept, units = kept_units(scores, plan), filled(plan) if padded else None
-    small, files = cut(source, kept, mean_activation, units, space.scope)
+    small, files = cut(source, kept, mean_activation, units, space.scope, plan.bits)
     cost = parameters(source, source.space(space.scope), mean_activation is not None)
     stored = sum(parameter.numel() for parameter in small.parameters())
     weights = {file.name: file.size for file in files if file.name.endswith(".safetensors")}
@@ -161,6 +173,8 @@ def checkpoint_files(
         "dense_bytes": sum(file.stat().st_size for file in source.files),
         "bytes": sum(weights.values()),
     }
+    if plan.bits:
+        record["bits"] = asdict(plan.bits)
     about = text_file(PRUNED.files[0], json.dumps(record, indent=2) + "\n")
     return [about, text_file("README.md", model_card(record)), *files]
 
@@ -197,12 +211,17 @@ dense model, in anything that loads that one. The zeros cost room and time and c
 }
 
 
+QUANTIZED = """Weights are quantized: `pruning.json` says to how many bits. All but `lop.load` needs
+`compressed-tensors` to load them."""
+
+
 def model_card(record: Mapping[str, Any]) -> str:
     """README.md of a pruned checkpoint: what was cut, what is left, how to load it."""
     dense, small, stored = (
         record[key] for key in ("dense_parameters", "parameters", "stored_parameters")
     )
     padding = f" With the padding it holds {stored:,}." if stored != small else ""
+    quantized = f"\n\n{QUANTIZED}" if "bits" in record else ""
     rows = zip(record["layers"], record["kinds"], record["units"], record["kept"], strict=True)
     sites = "\n".join(f"| {i} | {kind} | {d} | {k} | {1 - k / d:.1%} |" for i, kind, d, k in rows)
     what = "attention and FFN weights" if "attention" in record["kinds"] else "FFN neurons"
@@ -215,7 +234,7 @@ tags: [pruned, lop]
 Cut by lop (method `{record["method"]}`, score `{record["score"]}`) from `{record["source"]}`,
 weights {record["model_fingerprint"]}. The whole model went from {dense:,} to {small:,} parameters
 ({1 - small / dense:.1%} smaller).{padding} What it cost in accuracy is in the report of the run
-that cut it.
+that cut it.{quantized}
 
 {LOADING[record["format"]]}
 

@@ -18,11 +18,15 @@ INTEGERS = {
     "seed", "calibration", "validation", "train", "benchmark", "batch_size", "simulations", "top",
     "smooth", "epochs", "multiple_of", "workers", "port", "queue", "keep", "limit", "prompt",
     "batch", "generated", "repeats", "steps", "accumulation", "rank",
+    "group",
 }  # fmt: skip
 RATIOS = {"target", "ratio", "ratios", "low", "high"}
 NUMBERS = INTEGERS | RATIOS | {"poll"}
 AMOUNTS = {"params", "size", "flops_per_token", "latency"}
-NAMES = {"score", "reward", "searcher", "weight", "kind", "format", "method", "methods", "tasks"}
+NAMES = {
+    "score", "reward", "searcher", "weight", "kind", "format", "method", "methods", "tasks",
+    "others",
+}  # fmt: skip
 INPUTS = {
     "model", "samples", "scores", "profile", "predictor", "search", "source", "token_file",
     "latency_profile", "kit",

@@ -6,6 +6,8 @@ Steps are imported inside: torch takes seconds to import, and `lop --help` shoul
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ def importance(o: given.Importance) -> None:
 def profile(o: given.Profile) -> None:
     from lop.steps import searching
 
-    searching.profile(o.out, *_judging(o), o.shares, o.compensate, o.reward, o.batch_size)
+    how = (o.shares, o.compensate, o.reward, o.batch_size, o.bits, o.group, o.others)
+    searching.profile(o.out, *_judging(o), *how)
     print(o.out)
 
 
@@ -173,7 +176,8 @@ def prune(o: given.Prune) -> None:
     from lop.files import read_json
     from lop.steps import padding, pruning
 
-    cutter, ratio, plan = _cutter(o), o.ratio or 0.0, None
+    quantizing = o.model_dump(include={"bits", "group", "others"})
+    cutter, ratio, plan = replace(_cutter(o), **quantizing), o.ratio or 0.0, None
     for kind in ("params", "size", "flops_per_token", "latency"):
         if (target := getattr(o, kind)) is not None:
             ratio, plan = cutter.meeting(kind, target, o.method)
@@ -194,8 +198,17 @@ def prune(o: given.Prune) -> None:
         f"{_smaller(dense, small)}, "
         f"{record['dense_bytes'] / 1e6:,.2f} -> {record['bytes'] / 1e6:,.2f} MB"
     )
+    if bits := record.get("bits"):
+        print(f"bits a weight: {_bits_of(cutter.space, bits)}")
     if stored != small:
         print(f"padded with zeros to {stored:,} parameters ({1 - stored / dense:.1%} smaller)")
+
+
+def _bits_of(space: Any, bits: dict[str, Any]) -> str:
+    """What a plan's bits are, in a line: of how many sites of a kind, and of others."""
+    counted = Counter(zip(space.kinds, bits["sites"], strict=True))
+    each = [f"{n} in {count} {kind}" for (kind, n), count in sorted(counted.items())]
+    return ", ".join([*each, *(f"{n} in {name}" for name, n in bits["others"])])
 
 
 def _say_what_padding_saves(offers: list[Any]) -> None:

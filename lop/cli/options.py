@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from lop.settings import params as settings
 from lop.settings.pruning import Budget
 from lop.settings.types import (
+    Bits,
     Count,
     Format,
     Kind,
@@ -30,6 +31,7 @@ from lop.settings.types import (
     Seed,
     Several,
     Text,
+    distinct,
     text_like,
 )
 
@@ -291,7 +293,7 @@ class Pack(OfModel):
     out: NewFolder = Field(description="directory for the elastic checkpoint")
 
 
-class Prune(Cutting):
+class Prune(Cutting, settings.Quantizing):
     """cut a checkpoint of a given pruning ratio out of a model"""
 
     ratio: Ratio | None = Field(None, description="share of its scope to remove, in [0, 1)")
@@ -308,6 +310,11 @@ class Prune(Cutting):
         None, description="instead: what --latency-profile's request takes, such as 0.7x, 120ms"
     )
     method: Method = Field("lop", description=same(settings.Prune, "methods").description)
+    bits: Annotated[list[Bits], AfterValidator(distinct)] = Field(
+        [],
+        description="one of 4, 8: quantize all; several of 4, 8, 16: --size is met by units and "
+        "bits together, with method knapsack and a profile at these bits",
+    )
     out: NewFolder = Field(description="directory for the smaller checkpoint")
 
     @model_validator(mode="after")

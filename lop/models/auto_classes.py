@@ -42,7 +42,8 @@ class _WhenImported(MetaPathFinder):
 
 
 def _teach(auto_factory: Any) -> None:
-    """Have the Auto classes choose the pruned variant for the config of a model that lop pruned.
+    """Have the Auto classes choose the pruned variant for the config of a model that lop pruned, or
+    quantized such that the stock class does not load it.
 
     They all ask `_get_model_class` which class a config is of, and no other place knows the config.
     """
@@ -52,7 +53,9 @@ def _teach(auto_factory: Any) -> None:
 
     def choose(config: Any, mapping: Any) -> Any:
         stock = ask(config, mapping)
-        if not any(getattr(part, key, None) for part in _parts(config) for key in KEYS):
+        pruned = any(getattr(part, key, None) for part in _parts(config) for key in KEYS)
+        named = getattr(config, "auto_map", None) or {}
+        if not pruned and not any(str(of).startswith("modeling_lop.") for of in named.values()):
             return stock
         from lop.models.modeling_lop import pruned_class
 

@@ -38,6 +38,7 @@ from lop.models.modeling_lop import (
     pruned_class,
     set_layer_sizes,
 )
+from lop.models.quantized import Packed, understood, unpacked
 from lop.models.site import Site
 from lop.models.space import describe, find_sites, skipped_layers
 from lop.models.weights import (
@@ -67,7 +68,8 @@ def load(
 ) -> PreTrainedModel:
     """Load a dense or pruned checkpoint from a directory (or a hub id, when a hub answers).
 
-    `options` go to transformers' `from_pretrained`, for example `offload_folder`.
+    Of a quantized one come the weights that the stored ones stand for. `options` go to
+    transformers' `from_pretrained`, for example `offload_folder`.
 
     Raises LopError when there is no such model, or when its weights do not fit its config.
     """
@@ -75,7 +77,11 @@ def load(
     config = read_config(path)
     if Path(path).is_dir():
         files, _ = weight_files(Path(path), config, options.get("variant"))
-        without_weights(path, config, [entry for file in files for entry in read_header(file)])
+        entries = unpacked([entry for file in files for entry in read_header(file)])
+        if any(isinstance(entry, Packed) for entry in entries):
+            state = {entry.key: entry.read() for entry in entries}
+            return _with_state(path, config, state, device_map=device_map, dtype=dtype)
+        without_weights(path, config, entries)
     with one_line(f"{path}: cannot load the weights"):
         model, info = model_class(config).from_pretrained(
             path,
@@ -115,7 +121,14 @@ def with_mapped_weights(
     """
     files = {entry.file for entry in entries}
     whole = {file: mapped(file, 0, file.stat().st_size) for file in files}
-    state, options = {entry.key: entry.read(whole[entry.file]) for entry in entries}, {}
+    state = {entry.key: entry.read(whole[entry.file]) for entry in entries}
+    return _with_state(path, config, state)
+
+
+def _with_state(
+    path: str | Path, config: PreTrainedConfig, state: dict[str, Tensor], **options: Any
+) -> PreTrainedModel:
+    """The model that a checkpoint's tensors make, as `from_pretrained` makes it of its files."""
     if (Path(path) / "generation_config.json").is_file():
         with one_line(f"{path}: cannot read generation_config.json"):
             options["generation_config"] = GenerationConfig.from_pretrained(path)
@@ -134,10 +147,9 @@ def _made_of(
             None,
             config=config,
             state_dict=state,
-            dtype="auto",
             ignore_mismatched_sizes=True,  # and named below
             output_loading_info=True,
-            **options,
+            **{"dtype": "auto"} | options,
         )
     _check_fit(path, info)
     return model
@@ -304,11 +316,14 @@ def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
 def read_config(path: str | Path) -> PreTrainedConfig:
     """The config of a checkpoint.
 
-    Raises LopError when there is none, none that is understood, or that of a quantized model.
+    Raises LopError when there is none, none that is understood, or that of a model that is
+    quantized in another way than lop's.
     """
     _check_exists(path)
     with one_line(f"{path}: cannot read a model config"):
         config = AutoConfig.from_pretrained(path)
+        if understood(dict(getattr(config, "quantization_config", None) or {})):
+            del config.quantization_config  # its weights are read as what they stand for
         for part in (config, config.get_text_config()):
             if method := quantization(part):
                 raise LopError(f"{path}: is quantized ({method}); expected the model before that")

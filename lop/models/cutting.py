@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,12 +30,22 @@ from lop.models.modeling_lop import (
     is_ours,
     is_pruned,
     layer_sizes,
+    pruned_class,
     resize,
 )
+from lop.models.quantized import (
+    SUFFIXES,
+    bits_by_name,
+    fits,
+    others_of,
+    pack,
+    quantization_config,
+)  # fmt: skip
 from lop.models.site import Site, join, lost_output
 from lop.models.space import describe
 from lop.models.stored import Stored
 from lop.models.weights import DTYPES, Entry, mapped, read_header
+from lop.plan import Bits
 from lop.progress import progress
 
 CHUNK = 32 * 2**20  # values at a time, of a tensor that stays as it is
@@ -57,7 +67,6 @@ class _New:
     dtype: str
     shape: tuple[int, ...]
     make: Callable[[], Tensor]
-    behind: str | None = None  # the key of the tensor it follows, where it is an additional one
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ def cut(
     means: Sequence[Tensor] | None = None,
     stored: Sequence[int] | None = None,
     scope: str = "ffn",
+    bits: Bits | None = None,
 ) -> tuple[PreTrainedModel, list[CutFile]]:
     """The checkpoint of `source` with these units only, (k_i,) a site: its model, on the meta
     device, and its files.
@@ -100,10 +110,14 @@ def cut(
     output map, those maps get a bias that restores the lost units' mean output, on top of one that
     is there.
     `stored` are units that each site is filled up to with zeros, so that there comes out an
-    ordinary checkpoint, which everything loads that loads the dense one.
+    ordinary checkpoint, which everything loads that loads the dense one. What is left is quantized
+    to `bits`.
 
-    Raises LopError when a value is not finite, or when no ordinary checkpoint has `stored` units.
+    Raises LopError when a value is not finite, when no ordinary checkpoint has `stored` units, or
+    when the source is quantized.
     """
+    if source.quantized:
+        raise LopError(f"{source.path}: is quantized; expected the model before that")
     sites = source.sites(scope)
     units = [len(of) for of in kept]
     if units == [site.units for site in sites]:
@@ -112,19 +126,21 @@ def cut(
     small = _cut_model(source, sites, units, means is not None)
     if stored is not None:
         _check_padded(source, small)
-    new = {
-        tensor.key: tensor
-        for i, site in enumerate(sites)
-        for tensor in _cut_site(
-            source, site, kept[i], units[i], None if means is None else means[i]
-        )
-    }
+    new: dict[str, list[_New]] = {}
+    for i, site in enumerate(sites):
+        mean = None if means is None else means[i]
+        for key, tensor in _cut_site(source, site, kept[i], units[i], mean):
+            new.setdefault(key, []).append(tensor)
     gone = _gone(source, [site for site, n in zip(sites, units, strict=True) if not n])
+    widths = bits_by_name(sites, others_of(source.model, sites), bits) if bits else {}
+    by_key = {source.tensors[name].key: n for name, n in widths.items()}
     files: list[CutFile] = []
     where: dict[str, str] = {}
     for file in source.files:
         name = file.relative_to(source.folder).as_posix()
         tensors = [t for t in _tensors(read_header(file), new) if t.key not in gone]
+        if bits:
+            tensors = [each for t in tensors for each in _quantized(t, by_key, bits.group)]
         if tensors:
             files.append(_weights(name, tensors))
             where |= dict.fromkeys([tensor.key for tensor in tensors], name)
@@ -132,7 +148,10 @@ def cut(
         total = sum(file.size for file in files)
         index = {"metadata": {"total_size": total}, "weight_map": where}
         files.insert(0, text_file(source.index, json.dumps(index, indent=2) + "\n"))
-    return small, [*_config_files(source, small), *_the_rest(source.folder, small), *files]
+    how = _quantization(small, widths, bits.group) if widths and bits else {}
+    beyond = any(place not in ("attention", "head") for place, _ in bits.others) if bits else False
+    config = _config_files(source, small, how, beyond)
+    return small, [*config, *_the_rest(source.folder, small), *files]
 
 
 def _gone(source: Stored, skipped: Sequence[Site]) -> set[str]:
@@ -196,21 +215,19 @@ def _check_padded(source: Stored, small: PreTrainedModel) -> None:
 
 def _cut_site(
     source: Stored, site: Site, kept: Tensor, units: int, mean: Tensor | None
-) -> Iterator[_New]:
-    """The tensors of a site that change; it gets so many `units`, those beyond `kept` zero."""
-    for name, parts in site.parts.items():
-        entry, dim = source.tensors[f"{site.name}.{name}"], parts[0].dim
-        others = entry.shape[dim] - site.units * sum(part.block for part in parts)
-        shape = list(entry.shape)
-        shape[dim] = others + units * sum(part.block for part in parts)
+) -> Iterator[tuple[str, _New]]:
+    """The tensors of a site that change, each with the key of the one whose place it takes, or
+    which it follows; the site gets so many `units`, those beyond `kept` zero."""
+    for name in site.parts:
+        entry = source.tensors[f"{site.name}.{name}"]
         make = partial(_part, entry, site, name, kept, units)
-        yield _New(entry.key, entry.dtype, tuple(shape), make)
+        yield entry.key, _New(entry.key, entry.dtype, site.shape(name, units), make)
     if mean is not None:
         out = source.tensors[f"{site.name}.{site.output}.weight"]
         bias = source.tensors.get(f"{site.name}.{site.output}.bias")
         key = bias.key if bias else out.key.removesuffix("weight") + "bias"
         make = partial(_bias, out, bias, site.columns(kept), mean)
-        yield _New(key, (bias or out).dtype, out.shape[:1], make, None if bias else out.key)
+        yield (bias or out).key, _New(key, (bias or out).dtype, out.shape[:1], make)
 
 
 def _part(entry: Entry, site: Site, name: str, kept: Tensor, units: int) -> Tensor:
@@ -241,13 +258,43 @@ def _bias(down: Entry, bias: Entry | None, kept: Tensor, mean: Tensor) -> Tensor
     return total.to(DTYPES[(bias or down).dtype])
 
 
-def _tensors(entries: list[Entry], new: dict[str, _New]) -> Iterator[Entry | _New]:
+def _tensors(entries: list[Entry], new: dict[str, list[_New]]) -> Iterator[Entry | _New]:
     """What becomes of a file's tensors."""
-    additional = {tensor.behind: tensor for tensor in new.values() if tensor.behind}
     for entry in entries:
-        yield new.get(entry.key, entry)
-        if entry.key in additional:
-            yield additional[entry.key]
+        yield from new.get(entry.key, [entry])
+
+
+def _quantized(tensor: Entry | _New, bits: Mapping[str, int], group: int) -> Iterator[Entry | _New]:
+    """What is stored of a tensor, where there are `bits` by key for it, and it has such groups."""
+    if tensor.key not in bits or not fits(tensor.shape, group):
+        yield tensor
+        return
+    n, (rows, columns) = bits[tensor.key], tensor.shape
+    shapes = {"_packed": (rows, columns * n // 32), "_scale": (rows, columns // group)}
+    dtypes = {"_packed": "I32", "_scale": tensor.dtype, "_shape": "I64"}
+
+    def make(end: str) -> Tensor:
+        weight = tensor.make() if isinstance(tensor, _New) else _finite(tensor.read(), tensor)
+        return pack(weight, n, group)[end]
+
+    for end in SUFFIXES:
+        shape = shapes.get(end, (2,))
+        yield _New(f"{tensor.key}{end}", dtypes[end], shape, partial(make, end))
+
+
+def _quantization(small: PreTrainedModel, bits: Mapping[str, int], group: int) -> dict[str, Any]:
+    """The config's `quantization_config` for a model whose weights have these bits by name."""
+    weights = {
+        name: module.weight
+        for name, module in small.named_modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Embedding)
+    }
+    small_enough = {
+        name: bits[key]
+        for name, weight in weights.items()
+        if (key := f"{name}.weight") in bits and fits(weight.shape, group)
+    }
+    return quantization_config(small_enough, sorted(weights.keys() - small_enough.keys()), group)
 
 
 def _weights(name: str, tensors: list[Entry | _New]) -> CutFile:
@@ -296,9 +343,12 @@ def _finite(tensor: Tensor, entry: Entry) -> Tensor:
     return tensor
 
 
-def _config_files(source: Stored, small: PreTrainedModel) -> Iterator[CutFile]:
+def _config_files(
+    source: Stored, small: PreTrainedModel, quantization: Mapping[str, Any], beyond: bool
+) -> Iterator[CutFile]:
     """The source's config.json with what pruning changes in it, and the modelling file where
-    stock classes will not do.
+    stock classes will not do: those for what is quantized `beyond` the decoder's linear maps load
+    weights of one number of bits.
 
     Nothing else is touched: written by this transformers it would have other keys, which older
     ones and other loaders do not read.
@@ -319,11 +369,16 @@ def _config_files(source: Stored, small: PreTrainedModel) -> Iterator[CutFile]:
         elif becomes[key] != was.get(key):
             values[key if key in values else named.get(key, key)] = becomes[key]
     auto_map = {k: v for k, v in (config.get("auto_map") or {}).items() if not is_ours(v)}
-    if is_pruned(after):
-        cls: Any = type(small)
+    schemes = len(quantization.get("config_groups", ()))
+    if beyond and schemes == 1:  # stock loaders unpack all of it where all has as many bits
+        quantization = {**quantization, "dequantize": True}
+    if is_pruned(after) or (beyond and schemes > 1):
+        cls: Any = type(small) if is_pruned(after) else pruned_class(type(small))
         module = Path(modeling_lop.__file__)
         auto_map = {cls._auto_class: f"{module.stem}.{cls.__name__}"}
         yield _copied(module, module.name)
+    if quantization:
+        config["quantization_config"] = quantization
     if auto_map:
         config["auto_map"] = auto_map
     else:

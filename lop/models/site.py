@@ -109,6 +109,12 @@ class Site:
         """All that its units have a part in, detached, by `<map>.<parameter>`."""
         return {name: self.tensor(name) for name in self.parts}
 
+    def shape(self, name: str, units: int) -> tuple[int, ...]:
+        """The shape of a tensor of the site with so many units."""
+        found, parts = list(self.tensor(name).shape), self.parts[name]
+        found[parts[0].dim] += (units - self.units) * sum(part.block for part in parts)
+        return tuple(found)
+
     def cost(self, amount: Amount = numel) -> int:
         """What goes with a unit: parameters, or of what each tensor has such an `amount`."""
         each = ((part, self.tensor(part.tensor).shape[part.dim]) for part in self.slices)

@@ -19,6 +19,7 @@ from transformers.core_model_loading import WeightConverter, rename_source_key
 from lop.errors import LopError
 from lop.models.checkpoint import read_config, with_mapped_weights, without_weights
 from lop.models.fingerprints import picks
+from lop.models.quantized import Packed, unpacked
 from lop.models.site import Site
 from lop.models.space import find_sites, space_of
 from lop.models.weights import Entry, one_line, read_header, weight_files
@@ -40,7 +41,7 @@ class Stored:
         self.config = read_config(path)
         self.folder = _on_disk(path)
         self.files, self.index = weight_files(self.folder, self.config)
-        entries = [entry for file in self.files for entry in read_header(file)]
+        entries = unpacked([entry for file in self.files for entry in read_header(file)])
         build = with_mapped_weights if mapped else without_weights
         self.model: PreTrainedModel = build(path, self.config, entries)
         self.ffns: list[Site] = find_sites(self.model)
@@ -53,6 +54,11 @@ class Stored:
     def sites(self, scope: str = "ffn") -> list[Site]:
         """What is prunable in a scope, as `lop.models.space.find_sites` has it."""
         return self.ffns if scope == "ffn" else find_sites(self.model, scope)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are stored at fewer bits than they have in the model."""
+        return any(isinstance(entry, Packed) for entry in self.tensors.values())
 
     @cached_property
     def parameters(self) -> int:

@@ -26,9 +26,10 @@ from lop.data.samples import fingerprint as samples_fingerprint
 from lop.errors import LopError
 from lop.importance import check_scores, ranked
 from lop.models import fingerprints
+from lop.models.quantized import Others, show_quantized
 from lop.models.site import Site, attributes, restore, show_front
 from lop.models.space import check_in_memory, decoder_layers, find_sites, space_of
-from lop.plan import Plan
+from lop.plan import WHOLE, Bits, Plan
 from lop.reward.captured import Below, Captured, capture, check_logits
 from lop.reward.kinds import KINDS, LABELLED, Expected, divergence, expect, likelihood
 from lop.reward.sharing import share
@@ -95,6 +96,7 @@ class Reward:
         self.sites = find_sites(model, scope)
         check_in_memory(self.sites)
         self.space = space_of(self.sites)
+        self._others = Others(model, self.sites)
         self._output_biases = [site.out.bias for site in self.sites]
         self._before = [attributes(site) for site in self.sites]
         self.model_fingerprint = fingerprints.fingerprint(model)
@@ -146,7 +148,7 @@ class Reward:
         self._means = _in_order(mean_activation, self._orders, self.sites)
         self.fingerprint = fingerprints.digest(*self._made_of, *self._orders, *(self._means or []))
         self._full: list[dict[str, Tensor]] = []
-        self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
+        self._known: dict[tuple[tuple[int, ...], Bits | None, int], np.ndarray] = {}
 
     def __enter__(self) -> Reward:
         for site, order in zip(self.sites, self._orders, strict=True):
@@ -155,7 +157,8 @@ class Reward:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._show(self.space.units)
+        self._quantize_others(None)
+        self._show(self.space.dense)
         self._full.clear()
         for site, order in zip(self.sites, self._orders, strict=True):
             site.permute(torch.argsort(order))
@@ -170,7 +173,7 @@ class Reward:
 
     def values(self, plan: Plan, part: int) -> np.ndarray:
         """The plan's reward on each sample of one part, (n,), remembered likewise."""
-        key = (plan.kept, part)
+        key = (plan.kept, plan.bits, part)
         if key not in self._known:
             if self.kind in LABELLED:
                 values = dict(zip(("accuracy", "loglik"), self._answers(plan, part), strict=True))
@@ -212,7 +215,7 @@ class Reward:
             self._cut(plan)
             return torch.cat([likelihood(self.model, batch) for batch in part.batches], 1)
 
-        part, judged = self._judged(number, judge)
+        part, judged = self._judged(plan, number, judge)
         loglik, mistakes = _sums(part, judged)
         correct = np.logical_or.reduceat(mistakes == 0, part.first).astype(np.float32)
         return correct, np.logaddexp.reduceat(loglik, part.first)
@@ -223,17 +226,22 @@ class Reward:
         def judge(part: Part) -> Tensor:
             if not part.expected:
                 self._cut(self.space.dense)
-                part.expected = [expect(self.model, batch) for batch in part.batches]
+                whole = self.parts[number]  # captured again, where other weights were quantized
+                whole.expected = [expect(self.model, batch) for batch in whole.batches]
             self._cut(plan)
+            part = self.parts[number]
             pairs = zip(part.batches, part.expected, strict=True)
             return torch.cat([divergence(self.model, *pair) for pair in pairs])[None]
 
-        part, judged = self._judged(number, judge)
+        part, judged = self._judged(plan, number, judge)
         return _sums(part, judged)[0][part.first]
 
-    def _judged(self, number: int, judge: Callable[[Part], Tensor]) -> tuple[Part, Tensor]:
-        """A part, and what `judge` makes of it. Where memory is short, all parts are made again in
-        batches of half as many samples."""
+    def _judged(
+        self, plan: Plan, number: int, judge: Callable[[Part], Tensor]
+    ) -> tuple[Part, Tensor]:
+        """A part, and what `judge` makes of it at a plan. Where memory is short, all parts are made
+        again in batches of half as many samples."""
+        self._quantize_others(plan.bits)
 
         def judged(batch_size: int) -> Tensor:
             if not self.parts or batch_size < self.parts[number].batch_size:
@@ -250,14 +258,34 @@ class Reward:
         if not self._full:
             raise LopError("a Reward works inside its `with` block only")
         below = sum(site.layer < self._dense for site in self.sites)
-        if plan.kept[:below] != self.space.units[:below]:
+        bits = plan.bits.sites if plan.bits else (WHOLE,) * len(plan.kept)
+        if (
+            plan.kept[:below] != self.space.units[:below]
+            or min(bits[:below], default=WHOLE) < WHOLE
+        ):
             raise LopError(f"plan {plan.kept}: expected whole layers below {self._dense}")
-        self._show(plan.kept)
+        self._quantize_others(plan.bits)
+        self._show(plan)
 
-    def _show(self, kept: Sequence[int]) -> None:
+    def _quantize_others(self, bits: Bits | None) -> None:
+        """Have all but the sites at a plan's bits; what comes before the decoder runs again where
+        it has changed."""
+        if not self._others.show(bits):
+            return
+        known = [part.expected for part in self.parts]  # of the unpruned model, whatever the bits
+        restarting(self.parts[0].batch_size, self._capture)
+        for part, expected in zip(self.parts, known, strict=True):
+            if len(expected) == len(part.batches):
+                part.expected = expected
+
+    def _show(self, plan: Plan) -> None:
+        kept = plan.kept
         for site, k, full, before in zip(self.sites, kept, self._full, self._before, strict=True):
             restore(site, before)
             show_front(site, full, k)
+        if plan.bits:
+            for site, bits in zip(self.sites, plan.bits.sites, strict=True):
+                show_quantized(site, bits, plan.bits.group)
         for i, means in enumerate(self._means or []):
             site, first = self.sites[i], kept[i] * self.sites[i].block
             weight = self._full[i][site.slices[-1].tensor]

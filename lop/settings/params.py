@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from lop.settings.pruning import Prune
 from lop.settings.recovery import Recovery
@@ -12,11 +12,13 @@ from lop.settings.reference import Reference
 from lop.settings.types import (
     Compensate,
     Count,
+    Fewer,
     Form,
     Kind,
     Move,
     NotNegative,
     Number,
+    Other,
     Part,
     Positive,
     Ratio,
@@ -31,6 +33,7 @@ from lop.settings.types import (
     Start,
     Task,
     Text,
+    distinct,
 )
 
 Samples = Annotated[int, Field(ge=2)]  # fewer have no standard error
@@ -105,8 +108,26 @@ class Importance(Section):
     reward_samples: Samples = Field(200, description="how many reward samples they are judged on")
 
 
-class Profile(Section):
+class Quantizing(Section):
+    """How weights are quantized, and which besides the sites'."""
+
+    group: Count = Field(32, description="weights in a row that share a scale")
+    others: list[Other] = Field(
+        ["embeddings", "head", "attention"],
+        description="quantized besides the sites, where the model has them: `embeddings`, `head` "
+        "(the output's, where they are its own), `attention` (where the scope leaves it out), "
+        "`vision`, `projector`",
+    )
+
+
+class Profile(Quantizing):
     """The reward with each site alone cut, for the knapsack; the rest is as in `search`."""
+
+    bits: Annotated[list[Fewer], AfterValidator(distinct)] = Field(
+        [],
+        description="4 and 8: sites and others are measured at so many bits a weight too, for "
+        "plans of units and bits; this takes as long again for each",
+    )
 
     shares: Several[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],

@@ -39,6 +39,11 @@ def _flag(value: Any) -> Any:
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
+def _number(value: Any) -> Any:
+    """The text of a command line as a whole number, if it is one; all else as it is."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 Compensate = Annotated[bool | Literal["auto"], BeforeValidator(_flag)]
 Score = Literal["auto", "flap", "activation_l2", "magnitude", "wanda_sp"]
 RewardKind = Literal["loglik", "accuracy", "kl", "kl_text"]
@@ -58,6 +63,9 @@ Method = Literal[
     "uniform_recovered",
 ]
 Format = Literal["per_layer", "padded"]
+Fewer = Annotated[Literal[4, 8], BeforeValidator(_number)]  # bits
+Bits = Annotated[Literal[4, 8, 16], BeforeValidator(_number)]
+Other = Literal["embeddings", "head", "attention", "vision", "projector"]
 SearcherName = Literal["surrogate", "local", "mcts", "evolution", "random", "uniform", "knapsack"]
 Kind = Literal["transformer", "bilstm", "mlp"]
 Move = Literal["shake", "transfer", "mixed"]
@@ -77,7 +85,7 @@ OwnTask = Literal[
 Task = OwnTask | Annotated[str, Field(pattern=r"^lm_eval\.[\w-]+$")]  # any of lm-eval's own
 
 
-def _distinct(values: list[T]) -> list[T]:
+def distinct(values: list[T]) -> list[T]:
     """Values that differ also in the six digits that name files."""
     names = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -97,7 +105,7 @@ def text_like(pattern: str, expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Several = Annotated[list[T], Field(min_length=1), AfterValidator(_distinct)]
+Several = Annotated[list[T], Field(min_length=1), AfterValidator(distinct)]
 
 
 class Section(BaseModel):

@@ -16,12 +16,15 @@ from lop.errors import LopError
 from lop.evaluation.latency import LatencyProfile
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
+from lop.joint import at_bits, solve_size
 from lop.kit import Kit
 from lop.methods import TRAINED, Method, PlanInputs, Scores, method, plans_of
 from lop.models.costs import COSTS, PlanAt, amount, next_ratio, smallest_ratio
 from lop.models.cutting import CutFile
+from lop.models.quantized import others_of
+from lop.models.sizes import Sizes
 from lop.models.stored import Stored
-from lop.plan import Plan, Space, check_once, checkpoint_name
+from lop.plan import WHOLE, Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
 from lop.profile import Profile, solve_within
 from lop.pruning import CUT_AS, PRUNED, checkpoint_files, prune_checkpoint
@@ -109,6 +112,11 @@ class Cutter:
     recovered_path: Path | None = None  # what `lop recover` wrote, for methods that cut it
     sibling: bool = False  # take predictor and scores of a model with other weights, with a warning
     mapped: bool = False  # `source` is to have its weights, in the files until they are used
+    bits: Sequence[
+        int
+    ] = ()  # of weights: one, of all; or several, which `meeting` a size chooses of
+    group: int = 32  # quantized weights that share a scale
+    others: Sequence[str] = ()  # quantized besides the sites, where the model has them
 
     @classmethod
     def of_kit(
@@ -179,10 +187,12 @@ class Cutter:
 
         `kind` is one of `lop.models.costs.COSTS`, with a target such as 9GB, or `latency`, with one
         such as 0.7x or 120ms, which needs a latency profile. The knapsack's is then the plan that
-        loses least within the latency, whatever its parameters. Raises LopError when the target is
-        out of reach.
+        loses least within the latency, whatever its parameters; and within a size, where there are
+        several `bits`. Raises LopError when the target is out of reach.
         """
         rule = self._rule(name)
+        if len(self.bits) > 1:
+            return self._joint(kind, target, name, rule)
         if kind == "latency" and plans_of(name) == "knapsack":
             return self._fastest(target)
         predictor, at = self.plan_inputs([name]).predictor, self.planner(name)
@@ -243,6 +253,8 @@ class Cutter:
         self._check_format(kind, target)
         if kind == "latency":
             return "latency in ms", self.latency.of, self.latency.amount(target)
+        if kind == "size" and self.bits:
+            return "size", self.sizes(compensate).of, amount(target)
         cost = COSTS[kind](self.source, self.space, compensate)
         return cost.name, cost.of, amount(target)
 
@@ -267,6 +279,31 @@ class Cutter:
             ) from error
         return plan.ratio, plan
 
+    def sizes(self, compensate: bool) -> Sizes:
+        """Bytes of plans with bits."""
+        return Sizes(self.source, self.space, self.group, compensate)
+
+    def _joint(self, kind: str, target: str, name: str, rule: Method) -> tuple[float, Plan]:
+        """The knapsack's plan of units and bits within a size."""
+        if kind != "size" or plans_of(name) != "knapsack":
+            raise LopError("several bits: expected --size and --method knapsack, or one of them")
+        self._check_format(kind, target)
+        profile = self.profile
+        assert profile  # else there is no such method
+        profile.check_fits(self.space)
+        sizes = self.sizes(rule.compensate)
+        plan = solve_size(profile, sizes, amount(target), self.bits, self.space, self.others)
+        return plan.ratio, plan
+
+    def _quantized(self, plan: Plan) -> Plan:
+        """A plan at the one number of bits that all weights are to have, if there is one."""
+        if len(self.bits) > 1:
+            raise LopError("several bits: expected a --size to choose them by, or one of them")
+        if not self.bits or self.bits[0] == WHOLE:
+            return plan
+        there = others_of(self.source.model, self.source.sites(self.space.scope))
+        return at_bits(plan, self.bits[0], [n for n in self.others if n in there], self.group)
+
     @cached_property
     def latency(self) -> LatencyProfile:
         """How long plans take; LopError where that is of another model, or not of this machine."""
@@ -280,7 +317,7 @@ class Cutter:
     def planner(self, name: str, space: Space | None = None) -> PlanAt:
         """Gives a method's plan at a ratio; `space` may bound the cutter's own further."""
         rule, within = self._rule(name), space or self.space
-        return lambda ratio: rule.plan(ratio, within, self.scores)
+        return lambda ratio: self._quantized(rule.plan(ratio, within, self.scores))
 
     def _rule(self, name: str) -> Method:
         """A method with what its plans are made from."""
@@ -321,8 +358,7 @@ class Cutter:
 
     def files(self, name: str, ratio: float) -> list[CutFile]:
         """The files of the checkpoint that method `name` cuts at `ratio`, made as they are read."""
-        rule, scores = self._rule(name), self.scores
-        plan = rule.plan(ratio, self.space, scores)
+        rule, plan = self._rule(name), self.planner(name)(ratio)
         source, ranking, means = self._cut_from(rule)
         by = {"method": name, "ratio": ratio, "score": rule.score}
         return checkpoint_files(source, plan, ranking, means, self.format == "padded", **by)
@@ -336,13 +372,13 @@ class Cutter:
             raise LopError(f"format {self.format!r}: expected {' or '.join(FORMATS)}")
         inputs = self.plan_inputs(methods)
         chosen: Mapping[str, Method] = {name: method(name, inputs) for name in methods}
-        scores = self.scores
+        assert self.scores  # what is wrong with them is told before anything is cut
         if any(rule.recovered for rule in chosen.values()):
-            assert self.recovered  # what is wrong with it is told before anything is cut
+            assert self.recovered  # likewise
 
         def cut(name: str, ratio: float, out: Path, plan: Plan | None = None) -> Plan:
             rule = chosen[name]
-            plan = plan or rule.plan(ratio, self.space, scores)
+            plan = plan or self.planner(name)(ratio)
             source, ranking, means = self._cut_from(rule)
             which = (ranking, out, means, self.format == "padded")
             prune_checkpoint(source, plan, *which, name, ratio, rule.score)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -16,9 +17,10 @@ from lop.errors import LopError
 from lop.files import check_file
 from lop.importance import load_all_scores, made_for
 from lop.models.checkpoint import load_processor, load_spread
+from lop.models.quantized import others_of
 from lop.models.stored import Stored
 from lop.plan import Plan, Space
-from lop.profile import SHARES, Profile, beginning, measure, solve
+from lop.profile import SHARES, AtBits, Profile, beginning, measure, measure_bits, solve
 from lop.reward import Reward
 from lop.reward.choice import chosen
 from lop.search import by_searcher, run_shard, write_index
@@ -41,12 +43,17 @@ def profile(
     compensate: bool | str = False,
     reward: str = "loglik",
     batch_size: int = 100,
+    bits: Sequence[int] = (),
+    group: int = 32,
+    others: Sequence[str] = (),
     workers: int = 1,
     each: Each[Profile] | None = None,
 ) -> None:
     """Write the profile of a model: its reward with each site alone cut by each of `shares`.
 
-    The layers are measured in `workers` processes; `each` calls them (flows put in their tasks).
+    At `bits` a weight too, where any are named; then those of the `others` that the model has are
+    measured likewise, without a cut. The layers are measured in `workers` processes; `each` calls
+    them (flows put in their tasks).
     """
     check_file(out, (model_path, samples_path, scores_dir))
     if out.exists():
@@ -54,16 +61,37 @@ def profile(
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     space, _ = made_for(scores_dir)
     layers = dict.fromkeys(space.layers)
-    work = partial(_profile_one, place, tuple(shares))
+    if bits:
+        model = Stored(model_path)
+        there = others_of(model.model, model.sites(space.scope))
+        others = [name for name in others if name in there]
+    quantizing = tuple(bits), group, tuple(others)
+    work = partial(_profile_one, place, tuple(shares), quantizing)
     parts = (each or in_processes(workers, "profile", MODULES))(work, [(i,) for i in layers])
     table = pd.concat([part.table for part in parts], ignore_index=True)
-    Profile(space, table, parts[0].fingerprint).save(out)
+    at_bits = None
+    if bits:
+        found = pd.concat([part.at_bits.table for part in parts if part.at_bits], ignore_index=True)
+        at_bits = AtBits(found, quantizing[2], group)
+    Profile(space, table, parts[0].fingerprint, at_bits).save(out)
 
 
-def _profile_one(place: tuple[Any, ...], shares: tuple[float, ...], layer: int) -> Profile:
+def _profile_one(
+    place: tuple[Any, ...],
+    shares: tuple[float, ...],
+    quantizing: tuple[tuple[int, ...], int, tuple[str, ...]],
+    layer: int,
+) -> Profile:
+    """The rows of a layer's sites; of the others with those of the first."""
     space, _ = made_for(place[2])
+    bits, group, others = quantizing
     with reward_of(*place) as reward:
-        return measure(reward, space, shares, layers=[layer])
+        found = measure(reward, space, shares, layers=[layer])
+        if not bits:
+            return found
+        alone = others if layer == space.layers[0] else ()
+        table = measure_bits(reward, space, bits, group, shares, [layer], alone)
+        return replace(found, at_bits=AtBits(table, others, group))
 
 
 def search(

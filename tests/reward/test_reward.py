@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from lop.data.encoding import IGNORE, encode, prompt
 from lop.data.samples import decode_images
 from lop.errors import LopError
 from lop.models.space import find_space
-from lop.plan import Plan, Space
+from lop.plan import Bits, Plan, Space
 from lop.pruning import masked, prune
 from lop.reward import Reward
 
@@ -182,3 +183,41 @@ def test_parts_hold_whole_pictures_and_give_the_same_values(model, processor, sa
     assert max(sizes) - min(sizes) <= 2
     with pytest.raises(LopError, match="expected 1 to"):
         Reward(model, processor, samples, scores, parts=len(samples))
+
+
+QUANTIZED = Bits((4, 16, 8), (("embeddings", 4), ("vision", 8)), group=8)
+
+
+@pytest.mark.parametrize("kind", ["loglik", "kl"])
+def test_bits_count_as_in_the_checkpoint(kind, model, processor, samples, scores):
+    plan = Plan(PLAN.space, PLAN.kept, QUANTIZED)
+    small = prune(copy.deepcopy(model), plan, scores)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with Reward(model, processor, samples, scores, kind, batch_size=5, parts=2) as reward:
+        found = reward(plan)
+        assert len({round(of, 4) for of in (found, reward(PLAN), reward(PLAN.space.dense))}) == 3
+        again = Plan(PLAN.space, PLAN.kept, replace(QUANTIZED, others=()))
+        assert reward(again) != pytest.approx(found, abs=1e-4)
+        if kind == "loglik":
+            expected = reference_loglik(small, processor, samples)
+            assert found == pytest.approx(expected.mean(), abs=1e-5)
+    after = model.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_what_layers_below_give_is_not_remembered_across_bits(model, processor, samples, scores):
+    of_attention = Plan(PLAN.space, PLAN.kept, Bits((16,) * 3, (("attention", 4),), group=8))
+    with Reward(model, processor, samples, scores) as reward:
+        expected = reward(of_attention)
+        other = reward.ranked(scores)
+    with other, other.dense_below(1):
+        dense = (40, *PLAN.kept[1:])
+        whole = other(Plan(PLAN.space, dense))
+        quantized = other(Plan(PLAN.space, dense, of_attention.bits))
+        assert whole != pytest.approx(quantized, abs=1e-4)
+        with pytest.raises(LopError, match="expected whole layers below 1"):
+            other(Plan(PLAN.space, dense, Bits((8, 16, 16), (), group=8)))
+    with other:
+        assert other(of_attention) == pytest.approx(expected, abs=1e-6)
+        again = other(Plan(PLAN.space, dense, of_attention.bits))
+        assert again == pytest.approx(quantized, abs=1e-5)

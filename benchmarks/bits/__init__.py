@@ -1,0 +1,1 @@
+"""Units and bits by a budget of bytes, against either alone."""

@@ -1,0 +1,242 @@
+"""Plans of units and bits: what a budget of bytes is best spent on.
+
+Pruning takes whole units away, quantizing takes a share of all of them. What a site loses at so
+many units and bits was measured alone (`lop.profile.measure_bits`); if losses add up, a
+multiple-choice knapsack over both finds the best plan for any number of bytes. Where they do not, a
+search goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from lop.errors import LopError
+from lop.models.sizes import Sizes
+from lop.plan import WHOLE, Bits, Plan, Space
+from lop.profile import STEPS, UNITS, Profile, least_loss, options_of, whole_groups
+
+TRIES = 60  # exchanges drawn for the next one that a search judges
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What a site may be, by rising cost and falling loss: units, bits, bytes, reward lost; (n,)
+    each."""
+
+    units: np.ndarray
+    bits: np.ndarray
+    cost: np.ndarray
+    loss: np.ndarray
+
+    @classmethod
+    def of(cls, units: list[int], bits: list[int], cost: list[int], loss: list[float]) -> _Options:
+        """Those of which none costs more than another that loses no more."""
+        order = np.lexsort((loss, cost))
+        falls = np.minimum.accumulate(np.array(loss)[order])
+        keep = order[np.r_[True, falls[1:] < falls[:-1]]]
+        return cls(*(np.array(of)[keep] for of in (units, bits, cost, loss)))
+
+
+class Choices:
+    """The units and bits that each site of a model may have, and the bits of its other weights.
+
+    `measured` says what they lose, `sizes` what they take. A site's bits are some of `bits`, of
+    which `WHOLE` leaves its weights as they are; so are those of each of `others` that was measured
+    (default: all of them). Plans are of `space`, the profile's if none is given. Raises LopError
+    where the profile was not measured at these bits.
+    """
+
+    def __init__(
+        self,
+        measured: Profile,
+        sizes: Sizes,
+        bits: Sequence[int],
+        space: Space | None = None,
+        others: Sequence[str] | None = None,
+    ) -> None:
+        _check(measured, sizes, bits)
+        self.measured, self.sizes, self.space = measured, sizes, space or measured.space
+        known = measured.at_bits.others if measured.at_bits else ()
+        self.others = [name for name in known if others is None or name in others]
+        self._options = [self._of_site(site, bits) for site in range(len(self.space.units))]
+        count = len(self._options)
+        self._options += [
+            self._of_other(count + known.index(name), name, bits) for name in self.others
+        ]
+        self._fixed = sizes.fixed + sizes.biases
+
+    def _of_site(self, site: int, bits: Sequence[int]) -> _Options:
+        space, group = self.space, self.sizes.group
+        step = space.multiple * max(1, max(space.units) // (UNITS * space.multiple))
+        every = options_of(space, step)[site]
+        units, at, lost = [], [], []
+        for n in bits:
+            counts = every
+            if n != WHOLE:
+                counts = np.unique([whole_groups(space, site, int(k), group) for k in every])
+            units += counts.tolist()
+            at += [n] * len(counts)
+            lost += self.measured.loss(site, counts, n).tolist()
+        cost = [self.sizes.site(site, *each) for each in zip(units, at, strict=True)]
+        return _Options.of(units, at, cost, lost)
+
+    def _of_other(self, number: int, name: str, bits: Sequence[int]) -> _Options:
+        cost = [-self.sizes.saved(name, n) for n in bits]
+        one = np.array(1)
+        lost = [float(self.measured.loss(number, one, n)) if n != WHOLE else 0.0 for n in bits]
+        return _Options.of([1] * len(bits), list(bits), cost, lost)
+
+    def solve(self, amount: float) -> list[int]:
+        """The options of least loss whose checkpoint has at most `amount` bytes of weights.
+
+        What is left of them is less than the least that would make any site better. Raises
+        LopError where even the smallest plan takes more.
+        """
+        least, most = (
+            self._fixed + sum(int(of.cost[end]) for of in self._options) for end in (0, -1)
+        )
+        if amount < least:
+            raise LopError(
+                f"size of {amount:,.0f} cannot be met: this model reaches {least:,} to {most:,}"
+            )
+        quantum = max(1, (most - least) / STEPS)
+        costs = [
+            np.ceil((of.cost - of.cost[0]) / quantum - 1e-9).astype(int) for of in self._options
+        ]
+        room = int(min(amount - least, most - least) / quantum + 1e-9)
+        losses = [of.loss for of in self._options]
+        return self._filled(least_loss(losses, costs, room, spend=False), amount)
+
+    def _left(self, chosen: Sequence[int], amount: float) -> int:
+        """Bytes of a budget that options leave."""
+        each = zip(self._options, chosen, strict=True)
+        return int(amount) - self._fixed - sum(int(of.cost[i]) for of, i in each)
+
+    def _filled(self, chosen: Sequence[int], amount: float) -> list[int]:
+        """Spend what is left of the budget, each time on what gains most, until nothing fits."""
+        found = list(chosen)
+        while True:
+            left, gains = self._left(found, amount), []
+            for number, (of, i) in enumerate(zip(self._options, found, strict=True)):
+                within = int(np.searchsorted(of.cost, of.cost[i] + left, side="right")) - 1
+                gains.append((float(of.loss[i] - of.loss[within]), number, within))
+            gain, number, within = max(gains)
+            if gain <= 0:
+                return found
+            found[number] = within
+
+    def exchanged(
+        self, chosen: Sequence[int], amount: float, rng: np.random.Generator
+    ) -> list[int]:
+        """The same with less for one of them, and for another what that leaves room for."""
+        found = list(chosen)
+        giver, taker = rng.permutation(len(found))[:2]
+        if found[giver] > 0:
+            found[giver] = int(rng.integers(max(0, found[giver] - 16), found[giver]))
+            of, left = self._options[taker], self._left(found, amount)
+            room = of.cost[found[taker]] + left
+            found[taker] = max(found[taker], int(np.searchsorted(of.cost, room, side="right")) - 1)
+        return self._filled(found, amount)
+
+    def loss(self, chosen: Sequence[int]) -> float:
+        """Reward that options lose if losses add up."""
+        return float(sum(of.loss[i] for of, i in zip(self._options, chosen, strict=True)))
+
+    def plan(self, chosen: Sequence[int]) -> Plan:
+        """The plan of some options, by their numbers."""
+        each = list(zip(self._options, chosen, strict=True))
+        count = len(self.space.units)
+        units = tuple(int(of.units[i]) for of, i in each[:count])
+        bits = [int(of.bits[i]) for of, i in each]
+        small = zip(self.others, bits[count:], strict=True)
+        others = tuple((name, n) for name, n in small if n != WHOLE)
+        if not others and min(bits[:count]) == WHOLE:
+            return Plan(self.space, units)
+        return Plan(self.space, units, Bits(tuple(bits[:count]), others, self.sizes.group))
+
+
+def _check(measured: Profile, sizes: Sizes, bits: Sequence[int]) -> None:
+    at = measured.at_bits
+    for n in bits:
+        if n != WHOLE and (at is None or n not in set(at.table["bits"])):
+            raise LopError(f"the profile was not measured at {n} bits: `lop profile --bits {n}`")
+    if at and at.group != sizes.group:
+        raise LopError(f"the profile was measured in groups of {at.group}, not of {sizes.group}")
+
+
+def solve_size(
+    measured: Profile,
+    sizes: Sizes,
+    amount: float,
+    bits: Sequence[int],
+    space: Space | None = None,
+    others: Sequence[str] | None = None,
+) -> Plan:
+    """The plan of least loss within `amount` bytes of weights, of the `Choices` that there are."""
+    choices = Choices(measured, sizes, bits, space, others)
+    return choices.plan(choices.solve(amount))
+
+
+def candidates(
+    measured: Profile, sizes: Sizes, amount: float, bits: Sequence[int], space: Space | None = None
+) -> list[Plan]:
+    """The plans within `amount` bytes that `solve_size` finds with all of `bits`, or fewer of them.
+
+    Losses do not quite add up: a reward may find one better that has less to choose from. Raises
+    LopError where there is none.
+    """
+    found, told = [], None
+    for count in range(len(bits), 0, -1):
+        for some in combinations(bits, count):
+            try:
+                found.append(solve_size(measured, sizes, amount, some, space))
+            except LopError as error:
+                told = told or error
+    if told and not found:
+        raise told
+    return list(dict.fromkeys(found))
+
+
+def search(
+    reward: Callable[[Plan], float],
+    choices: Choices,
+    amount: float,
+    simulations: int,
+    rng: np.random.Generator,
+) -> Iterator[tuple[Plan, float]]:
+    """Better plans of units and bits within `amount` bytes, each with its reward: the best last.
+
+    From the knapsack's plan on, exchanges between two sites (or other weights) are judged, those
+    first that lose least by the profile; one that is better is the next to go on from. Other
+    weights before the decoder stay as they are, as each change of them runs it all again.
+    """
+    current = choices.solve(amount)
+    best, seen = reward(choices.plan(current)), {tuple(current)}
+    yield choices.plan(current), best
+    count = len(choices.space.units)
+    for _ in range(simulations - 1):
+        drawn = {tuple(choices.exchanged(current, amount, rng)) for _ in range(TRIES)}
+        new = [of for of in drawn - seen if of[count:] == tuple(current[count:])]
+        if not new:
+            return
+        chosen = min(new, key=lambda of: (choices.loss(of), of))
+        seen.add(chosen)
+        found = reward(plan := choices.plan(chosen))
+        if found > best:
+            current, best = list(chosen), found
+            yield plan, found
+
+
+def at_bits(plan: Plan, bits: int, others: Sequence[str], group: int) -> Plan:
+    """A plan with all its sites, and the others, at so many bits.
+
+    FFNs that lose neurons keep whole groups of them: a few less.
+    """
+    space = plan.space
+    kept = tuple(whole_groups(space, i, k, group) for i, k in enumerate(plan.kept))
+    at = Bits((bits,) * len(kept), tuple((name, bits) for name in others), group)
+    return Plan(space, kept, at)

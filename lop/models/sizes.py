@@ -1,0 +1,55 @@
+"""Bytes of weights on disk by units and bits, as `lop.models.cutting` writes them."""
+
+from __future__ import annotations
+
+from lop.models.costs import size
+from lop.models.quantized import fits, others_of, packed_size, weights_of
+from lop.models.stored import Stored
+from lop.models.weights import DTYPES
+from lop.plan import WHOLE, Plan, Space
+
+
+class Sizes:
+    """What a model's plans take on disk, where `group` weights of a quantized one share a scale.
+
+    `fixed` bytes are of what no plan changes; `others` names what besides the sites may be
+    quantized.
+    """
+
+    def __init__(self, model: Stored, space: Space, group: int, compensate: bool = False) -> None:
+        self.model, self.space, self.group = model, space, group
+        self.sites = model.sites(space.scope)
+        self.others = others_of(model.model, self.sites)
+        self._whole = size(model, space, compensate)
+        units = enumerate(space.units)
+        self.fixed = self._whole.dense - sum(self.site(i, n, WHOLE) for i, n in units)
+        self.biases = self._whole.biases  # of a plan that prunes at all
+
+    def site(self, number: int, units: int, bits: int) -> int:
+        """Bytes of a site with so many units at so many bits, its output's bias left out."""
+        whole = units * self._whole.units[number] + (self._whole.rest[number] if units else 0)
+        site = self.sites[number]
+        names = [(f"{site.name}.{name}", site.shape(name, units)) for name in weights_of(site)]
+        return whole - sum(self._saved(name, shape, bits) for name, shape in names)
+
+    def saved(self, place: str, bits: int) -> int:
+        """Bytes that one of the `others` has less at so many bits."""
+        weights = [f"{name}.weight" for name in self.others[place]]
+        shapes = [self.model.tensors[name].shape for name in weights]
+        return sum(self._saved(*each, bits) for each in zip(weights, shapes, strict=True))
+
+    def _saved(self, name: str, shape: tuple[int, ...], bits: int) -> int:
+        """Bytes that a weight of this shape has less at so many bits."""
+        if bits == WHOLE or not fits(shape, self.group):
+            return 0
+        itemsize = DTYPES[self.model.tensors[name].dtype].itemsize
+        of = (*shape, itemsize)
+        return packed_size(*of, WHOLE, self.group) - packed_size(*of, bits, self.group)
+
+    def of(self, plan: Plan) -> int:
+        """What a plan's checkpoint takes, exactly."""
+        bits = plan.bits.sites if plan.bits else (WHOLE,) * len(plan.kept)
+        each = enumerate(zip(plan.kept, bits, strict=True))
+        total = self.fixed + sum(self.site(i, *of) for i, of in each)
+        total -= sum(self.saved(*of) for of in (plan.bits.others if plan.bits else ()))
+        return total + (self.biases if plan.kept != self.space.units else 0)
