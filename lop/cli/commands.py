@@ -15,6 +15,17 @@ from lop.settings.params import Evaluate, Space
 LATENCY_SAMPLES = Evaluate().latency_samples
 
 
+def learn(o: given.Learn) -> None:
+    from lop.settings.learning import Learning
+    from lop.steps import kits, learning
+
+    settings = o.model_dump(include=set(Learning.model_fields))
+    found = learning.learn(o.model, o.samples, o.out, **settings)
+    print(kits.described(found))
+    if found.figures:
+        print(f"{found.figures.sentence()}\n\n{found.figures.markdown()}")
+
+
 def prepare(o: given.Prepare) -> None:
     from lop.data.prepare import PURPOSES
     from lop.steps import preparing
@@ -117,9 +128,9 @@ def recover(o: given.Recover) -> None:
 
 
 def kit(o: given.Kit) -> None:
-    from lop.steps import elastic
+    from lop.steps import kits
 
-    print(elastic.gather(o.out, **o.model_dump(exclude={"out"})))
+    print(kits.gather(o.out, **o.model_dump(exclude={"out"})))
 
 
 def pack(o: given.Pack) -> None:
@@ -173,13 +184,10 @@ def prune(o: given.Prune) -> None:
     from lop.files import read_json
     from lop.steps import padding, pruning
 
-    cutter, ratio, plan = _cutter(o), o.ratio or 0.0, None
-    for kind in ("params", "size", "flops_per_token", "latency"):
-        if (target := getattr(o, kind)) is not None:
-            ratio, plan = cutter.meeting(kind, target, o.method)
-            print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
+    cutter = _cutter(o)
+    ratio, plan = _met(cutter, o, o.method)
     if o.latency_profile and o.format != "padded":
-        timed, plan = cutter.latency, plan or cutter.planner(o.method)(ratio)
+        timed = cutter.latency
         before, after = timed.of(cutter.space.dense), timed.of(plan)
         print(f"latency {before:.1f} -> {after:.1f} ms predicted, on {timed.machine}")
     if o.format == "padded":
@@ -196,6 +204,18 @@ def prune(o: given.Prune) -> None:
     )
     if stored != small:
         print(f"padded with zeros to {stored:,} parameters ({1 - stored / dense:.1%} smaller)")
+
+
+def _met(cutter: Any, o: given.Budgeted, method: str = "lop") -> tuple[float, Any]:
+    """The ratio and plan of the budget that is given; says the ratio that a target becomes."""
+    from lop.steps.kits import BUDGETS, meeting
+
+    budget = o.model_dump(include=set(BUDGETS))
+    ratio, plan = meeting(cutter, budget, method)
+    if o.ratio is None:
+        ((kind, target),) = ((kind, of) for kind, of in budget.items() if of is not None)
+        print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
+    return ratio, plan
 
 
 def _say_what_padding_saves(offers: list[Any]) -> None:
@@ -215,14 +235,21 @@ def _smaller(dense: int, small: int) -> str:
 
 
 def evaluate(o: given.Evaluate) -> None:
+    from contextlib import nullcontext
+
     from lop.evaluation.tasks.benchmarks import locate
-    from lop.steps import evaluating
+    from lop.kit import Kit
+    from lop.steps import evaluating, kits, pruning
 
     tasks: list[Any] = o.tasks
     places = locate(tasks, o.samples)
-    found = evaluating.evaluate_one(
-        o.out, o.model, o.samples, o.batch_size, LATENCY_SAMPLES, places
-    )
+    at: Any = nullcontext(o.model)
+    if o.kit:
+        cutter = pruning.Cutter.of_kit(o.model, Kit.load(o.kit))
+        at = kits.cut_for_a_while(cutter, *_met(cutter, o))
+    with at as model:
+        how = (o.samples, o.batch_size, LATENCY_SAMPLES, places)
+        found = evaluating.evaluate_one(o.out, model, *how)
     for name, task in found["tasks"].items():
         print(f"{name}, {task['count']} questions")
         for metric, figure in task["metrics"].items():
