@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 
 import pytest
 from conftest import make_samples
@@ -198,6 +199,8 @@ for name in "ab":
 
 def test_on_a_terminal_there_is_one_bar():
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    os.set_blocking(ours, False)
     subprocess.run([sys.executable, "-c", COURSE], stderr=theirs, check=True)
     shown = os.read(ours, 10_000).decode()
     assert "1 of 2, a: about 3 s left" in shown

@@ -21,6 +21,11 @@ def learn(o: given.Learn) -> None:
 
     settings = o.model_dump(include=set(Learning.model_fields))
     found = learning.learn(o.model, o.samples, o.out, **settings)
+    if o.registers:
+        from lop import tracking
+
+        with tracking.run("learn", {"model": o.model, **settings}, {}) as run:
+            run.register_kit(o.out)
     print(kits.described(found))
     if found.figures:
         print(f"{found.figures.sentence()}\n\n{found.figures.markdown()}")
@@ -134,18 +139,18 @@ def kit(o: given.Kit) -> None:
 
 
 def pack(o: given.Pack) -> None:
-    from lop.kit import Kit
     from lop.steps import elastic
+    from lop.steps.pruning import kit_at
 
-    elastic.pack(o.model, Kit.load(o.kit), o.out)
+    elastic.pack(o.model, kit_at(o.kit), o.out)
     print(f"{o.out}: {o.model}, its units in order of importance; the kit is in {o.out}/kit")
 
 
 def predict(o: given.Predict) -> None:
-    from lop.kit import Kit
     from lop.predictor import Predictor
+    from lop.steps.pruning import kit_at
 
-    kit = Kit.load(o.kit) if o.kit else None
+    kit = kit_at(o.kit) if o.kit else None
     place = kit.predictor_path if kit else o.predictor
     assert place  # one of them is given, as the options say
     found = Predictor.from_pretrained(place)
@@ -238,14 +243,13 @@ def evaluate(o: given.Evaluate) -> None:
     from contextlib import nullcontext
 
     from lop.evaluation.tasks.benchmarks import locate
-    from lop.kit import Kit
     from lop.steps import evaluating, kits, pruning
 
     tasks: list[Any] = o.tasks
     places = locate(tasks, o.samples)
     at: Any = nullcontext(o.model)
     if o.kit:
-        cutter = pruning.Cutter.of_kit(o.model, Kit.load(o.kit))
+        cutter = pruning.Cutter.of_kit(o.model, pruning.kit_at(o.kit))
         at = kits.cut_for_a_while(cutter, *_met(cutter, o))
     with at as model:
         how = (o.samples, o.batch_size, LATENCY_SAMPLES, places)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from lop.cli.paths import File, Folder, Named, NewFile, NewFolder
+from lop.cli.paths import File, Folder, KitPlace, Named, NewFile, NewFolder
 from lop.settings import params as settings
 from lop.settings.learning import Learning
 from lop.settings.pruning import Budget
@@ -72,7 +72,9 @@ class OfJudging(OfScores, settings.Judging):
 class Kitted(OfModel, settings.Scored):
     """What cuts a model: a kit, or its parts by themselves, which go before the kit's."""
 
-    kit: Folder | None = Field(None, description="what `lop kit` wrote, instead of its parts")
+    kit: KitPlace | None = Field(
+        None, description="directory or models:/NAME@ALIAS of a kit, instead of its parts"
+    )
     scores: Folder | None = Field(None, description="directory of scores, where there is no kit")
     predictor: Text | None = Field(
         None, description="directory or models:/NAME@ALIAS, for method lop"
@@ -127,6 +129,9 @@ class Learn(OfModel, Learning):
     out: NewFolder = Field(
         description="directory for the kit; what a killed run goes on from is beside it, in "
         "OUT-learning"
+    )
+    registers: bool = Field(
+        False, alias="register", description="make it the challenger in MLflow's registry, too"
     )
 
 
@@ -235,7 +240,9 @@ class Recover(Kitted, settings.Recovery):
 class Predict(Section):
     """print the plan for a pruning ratio"""
 
-    kit: Folder | None = Field(None, description="what `lop kit` wrote, instead of a predictor")
+    kit: KitPlace | None = Field(
+        None, description="directory or models:/NAME@ALIAS of a kit, instead of a predictor"
+    )
     predictor: Folder | None = Field(None, description="predictor directory")
     model: Text | None = Field(
         None, description="the model it is for: tells how much smaller the whole of it gets"
@@ -265,7 +272,7 @@ class Kit(settings.Scored):
 class Pack(OfModel):
     """write a model's elastic checkpoint: itself, with units in order of importance"""
 
-    kit: Folder = Field(description="what `lop kit` wrote")
+    kit: KitPlace = Field(description="directory or models:/NAME@ALIAS of a kit")
     out: NewFolder = Field(description="directory for the elastic checkpoint")
 
 
@@ -284,9 +291,8 @@ class Prune(Cutting, Budgeted):
 class Evaluate(OfModel, Budgeted):
     """ask a dense or pruned model, or a dense one at a budget, benchmarks, and measure it"""
 
-    kit: Folder | None = Field(
-        None,
-        description="what `lop learn` wrote: cut the model to a budget first, and keep no copy",
+    kit: KitPlace | None = Field(
+        None, description="of a kit: cut the model to a budget first, and keep no copy"
     )
 
     samples: File | None = Field(
@@ -382,9 +388,9 @@ class Track(Section):
 
 
 class Rollback(Section):
-    """give the champion's alias back to the predictor that had it before"""
+    """give the champion's alias back to the kit that had it before"""
 
-    name: Text = Field("lop-predictor", description="registered model")
+    name: Text = Field("lop-kit", description="registered model")
     reason: str = Field("", description="why; kept on the version")
 
 

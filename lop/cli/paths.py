@@ -56,6 +56,14 @@ def _named(path: object) -> object:
     return path
 
 
+def _kit(place: str) -> str:
+    """A folder, or the name of a registered version, which MLflow is asked for later."""
+    if not place.startswith("models:/"):
+        _folder(Path(_named(place)))  # type: ignore[arg-type]
+    return place
+
+
+KitPlace = Annotated[str, AfterValidator(_kit)]
 Named = Annotated[Path, BeforeValidator(_named)]
 File = Annotated[Named, AfterValidator(_file)]
 Folder = Annotated[Named, AfterValidator(_folder)]

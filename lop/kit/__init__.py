@@ -176,6 +176,12 @@ class Kit:
         path = self.scores_dir / f"{name or self.about.score}.safetensors"
         return load_scores(path, self.about.model_fingerprint)
 
+    def cuts_as(self, other: Kit) -> bool:
+        """Whether both cut a plan alike: the same units, with the same compensation."""
+        names = [self.about.score, *["mean_activation"] * self.about.compensate]
+        pairs = (zip(self.score(name), other.score(name), strict=True) for name in names)
+        return self.by == other.by and all(a.equal(b) for each in pairs for a, b in each)
+
     def orders(self) -> list[Tensor]:
         """The units of each site by descending score, (d_i,)."""
         return ranked(self.score())

@@ -13,7 +13,8 @@ import numpy as np
 from lop.data.clusters import clustered_error
 from lop.data.samples import document, read_samples
 from lop.errors import LopError
-from lop.kit import Kit
+from lop.files import check_dir, temporary_dir
+from lop.kit import KIT, Kit
 from lop.kit.figures import Figure, Figures
 from lop.models.costs import parameters, size
 from lop.models.stored import Stored
@@ -88,6 +89,21 @@ def measured(
                 )
             )
     return Figures(metric, len(samples), str(latency.machine) if latency else None, tuple(found))
+
+
+def gather_measured(
+    out: Path,
+    parts: tuple[Path, Path, Path | None, Path | None, str, bool | str],
+    judged: tuple[str, Path, str, int],
+    settings: Mapping[str, Any] | None = None,
+) -> Kit:
+    """Write a kit of `parts` (scores, predictor, profile, latency profile, score, compensation),
+    with figures of its plans as they are `measured` on a model and samples, by a reward, so many
+    samples at once."""
+    check_dir(out, KIT, parts[:4])
+    with temporary_dir(out) as tmp:
+        found = measured(Kit.gather(tmp / "kit", *parts), *judged)
+    return Kit.gather(out, *parts, found, settings)
 
 
 def _values(judge: Reward, plan: Plan) -> np.ndarray:

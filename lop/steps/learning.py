@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ class _Run:
             took = {name: round(time.monotonic() - begun, 1)}
             self._write(replace(self._known, took=self._known.took | took))
         learned = Kit.load(self.work / "kit")
-        return Kit.gather(self.out, *self._parts, AUTO, AUTO, learned.figures, learned.settings)
+        return Kit.gather(self.out, *self._parts, learned.figures, learned.settings)
 
     def _first(self, steps: Mapping[str, tuple[Path, object]]) -> int:
         """The number of the first step that is not done."""
@@ -186,17 +185,16 @@ class _Run:
 
     def _measure(self, sizes: Sizes) -> None:
         """The kit, its plans measured on samples that nothing else has seen."""
-        gather = partial(Kit.gather, self.work / "kit", *self._parts)
         rest = read_samples(self.tables / "benchmark.parquet")
         asked = rest.sample(min(sizes.measured, len(rest)), random_state=self.asked.seed)
         path = self.work / "measured.parquet"
         write_samples(asked.reset_index(drop=True), path)
-        found = kits.measured(gather(), self.model, path, self.asked.reward, self.asked.batch_size)
         told = self.asked.model_dump() | {"calibration_samples": sizes.calibration}
         told |= {"reward_samples": sizes.reward, "measured_samples": len(asked)}
         told |= asdict(sizes.effort) | {"simulations": self._known.simulations}
         told |= {"seconds": self._known.took}
-        gather(figures=found, settings=told)
+        judged = (self.model, path, self.asked.reward, self.asked.batch_size)
+        kits.gather_measured(self.work / "kit", self._parts, judged, told)
 
     @property
     def _judge(self) -> Path:
@@ -212,5 +210,5 @@ class _Run:
         return how | {"compensate": AUTO}
 
     @property
-    def _parts(self) -> tuple[Path, Path, Path, Path]:
-        return self.scores, self.predictor, self.profile, self.latency
+    def _parts(self) -> tuple[Path, Path, Path, Path, str, str]:
+        return self.scores, self.predictor, self.profile, self.latency, AUTO, AUTO
