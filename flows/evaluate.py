@@ -24,7 +24,7 @@ from lop.tracking import checkpoints
 
 @flow
 def evaluate() -> None:
-    """Write answers and metrics of every model to data/evaluation; log and register each."""
+    """Write answers and metrics of every model to data/evaluation; log each, and register LOP's."""
     chosen, benchmark = params(), SAMPLES / "benchmark.parquet"
     settings = chosen.evaluate.model_dump(include={"tasks", "batch_size", "latency_samples"})
     model, copied_mb = chosen.model.path, chosen.evaluate.register_copied_mb
@@ -42,9 +42,9 @@ def evaluate() -> None:
             tags = marks | {"stage": "evaluate", "model": name}
             with stage.child(f"evaluate {name}", settings, tags) as run:
                 figures = checkpoints.flat(values)
-                if chosen.evaluate.registers and (PRUNED / name).is_dir():
+                if chosen.evaluate.registers and checkpoints.deployable(PRUNED / name):
                     run.register_checkpoint(PRUNED / name, figures, tags | versions, copied_mb)
-                else:  # whole models, and checkpoints that are not kept
+                else:  # whole models, baselines, and checkpoints that are not kept
                     run.metrics(figures)
 
 

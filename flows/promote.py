@@ -6,7 +6,7 @@ import sys
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows.common import IMPORTANCE, SAMPLES, params
+from flows.common import SAMPLES, params
 from lop.errors import run
 from lop.steps import promoting
 
@@ -20,9 +20,9 @@ def promote(force: bool = False, reason: str = "") -> bool:
         reason: Why; it is kept with the numbers on the version.
     """
     chosen, model = params(), params().model.path
-    same = chosen.search.model_dump(include={"score", "compensate", "batch_size", "targets"})
+    same = chosen.search.model_dump(include={"batch_size", "targets"})
     options = {**same, **chosen.promote.model_dump(), "force": force, "reason": reason}
-    verdict = promoting.promote(model, SAMPLES / "validation.parquet", IMPORTANCE, **options)
+    verdict = promoting.promote(model, SAMPLES / "validation.parquet", **options)
     title = f"{'Promoted' if verdict.promoted else 'Not promoted'}: {verdict.reason}"
     create_table_artifact(verdict.table.to_dict("records"), "promotion", title)
     print(f"{title}\n{verdict.table.to_string(index=False)}")

@@ -1,18 +1,15 @@
 """A checkpoint when somebody asks for one, through the form in Prefect's UI."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from flows.common import IMPORTANCE
-from flows.common import params as settings
 from lop import tracking
-from lop.errors import LopError
 from lop.plan import checkpoint_name
-from lop.steps import pruning
+from lop.steps import kits, pruning
 
 Ratio = Annotated[float, Field(ge=0, lt=1, description="share of the scope to remove")]
 
@@ -27,8 +24,7 @@ def prune_on_demand(
     latency_profile: str | None = None,
     elsewhere: bool = False,
     model: str = "data/reference",
-    predictor: str = f"models:/{tracking.PREDICTOR_NAME}@{tracking.CHAMPION}",
-    scores: str = str(IMPORTANCE),
+    kit: str = f"models:/{tracking.KIT_NAME}@{tracking.CHAMPION}",
     out: str = "data/on-demand",
 ) -> str:
     """Cut a checkpoint of a ratio or a size out of a model; returns where it lies.
@@ -42,27 +38,15 @@ def prune_on_demand(
         latency_profile: What `lop latency` timed, on the machine that the checkpoint is to run on …
         elsewhere: … which is another one than this.
         model: Hugging Face model directory.
-        predictor: Predictor directory, or models:/NAME@ALIAS of the registry.
-        scores: Directory of the model's scores.
+        kit: Directory, or models:/NAME@ALIAS of the registry.
         out: Directory in which the checkpoint gets one of its own.
     """
-    searched = settings().search
-    which = (searched.score, searched.compensate)
-    timed = Path(latency_profile) if latency_profile else None
-    made_of = {"predictor_path": predictor, "latency_path": timed, "elsewhere": elsewhere}
-    cutter = pruning.Cutter(model, Path(scores), *which, **made_of)  # type: ignore[arg-type]
-    targets = {
-        "size": size,
-        "params": params,
-        "flops_per_token": flops_per_token,
-        "latency": latency,
-    }
-    asked = {kind: target for kind, target in targets.items() if target}
-    if (ratio is not None) + len(asked) != 1:
-        raise LopError("expected one of ratio, size, params, flops_per_token and latency")
-    plan = None
-    if ratio is None:
-        ratio, plan = cutter.meeting(*next(iter(asked.items())))
+    given: dict[str, Any] = {"elsewhere": elsewhere}
+    given["latency_path"] = Path(latency_profile) if latency_profile else None
+    cutter = pruning.Cutter.of_kit(model, pruning.kit_at(kit), **given)
+    targets = {"size": size, "params": params, "flops_per_token": flops_per_token}
+    budget = {"ratio": ratio, **targets, "latency": latency}  # an empty text of the form is none
+    ratio, plan = kits.meeting(cutter, {kind: of for kind, of in budget.items() if of != ""})
     place = Path(out) / checkpoint_name(Path(model).name, ratio)
     pruning.prune_one(place, "lop", ratio, cutter, plan)
     card = (place / "README.md").read_text().split("---\n", 2)[-1]

@@ -1,8 +1,8 @@
 """Learn once how to prune a multimodal LLM, then cut any budget out of it in milliseconds.
 
->>> model = lop.load("data/reference")
->>> plan = lop.Predictor.from_pretrained("data/predictor").plan(0.37)
->>> lop.prune(model, plan, lop.load_scores("data/importance/flap.safetensors"))
+>>> kit = lop.learn("my-model", "my-data", "kit", hours=2)
+>>> lop.cut(kit, "my-model", "small", size="9GB")
+>>> model = lop.load("small")
 >>> lop.resize(lop.load("elastic", ratio=0.37), ratio=0.6)
 """
 
@@ -21,8 +21,10 @@ _MODULE_OF = {
     "PredictorConfig": "predictor",
     "Reward": "reward",
     "collect": "importance",
+    "cut": "steps.kits",
     "encode": "data.encoding",
     "find_space": "models.space",
+    "learn": "steps.learning",
     "load": "steps.elastic",
     "load_processor": "models.checkpoint",
     "load_scores": "importance",

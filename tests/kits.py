@@ -37,3 +37,18 @@ def make_kit(root, model_dir, scope="ffn", compensate=False, floors=None):
     make_parts(root, model_dir, scope, floors)
     places = [Path(root) / name for name in ("kit", "scores", "predictor", "profile.parquet")]
     return Kit.gather(*places, score="flap", compensate=compensate)
+
+
+def kit_for(root, space, model_fingerprint, seed=0, scores=0, std=0.3):
+    """A kit of any FFNs, in a new folder of `root`: predictors and scores differ by seed."""
+    place = Path(root) / f"{model_fingerprint}-{seed}-{scores}-{std}"
+    generator = torch.Generator().manual_seed(scores)
+    for name in SCORES:
+        drawn = [torch.rand(units, generator=generator) for units in space.units]
+        save_scores(drawn, place / "scores" / f"{name}.safetensors", model_fingerprint, space)
+    torch.manual_seed(seed)
+    predictor = Predictor(PredictorConfig(space, model_fingerprint, 0.1, 0.6))
+    torch.nn.init.normal_(predictor.network.head.weight, std=std)
+    predictor.save_pretrained(place / "predictor")
+    parts = (place / "scores", place / "predictor")
+    return Kit.gather(place / "kit", *parts, score="flap", compensate=False)

@@ -17,6 +17,22 @@ from lop.settings.params import Evaluate, Space
 LATENCY_SAMPLES = Evaluate().latency_samples
 
 
+def learn(o: given.Learn) -> None:
+    from lop.settings.learning import Learning
+    from lop.steps import kits, learning
+
+    settings = o.model_dump(include=set(Learning.model_fields))
+    found = learning.learn(o.model, o.samples, o.out, **settings)
+    if o.registers:
+        from lop import tracking
+
+        with tracking.run("learn", {"model": o.model, **settings}, {}) as run:
+            run.register_kit(o.out)
+    print(kits.described(found))
+    if found.figures:
+        print(f"{found.figures.sentence()}\n\n{found.figures.markdown()}")
+
+
 def prepare(o: given.Prepare) -> None:
     from lop.data.prepare import PURPOSES
     from lop.steps import preparing
@@ -120,24 +136,24 @@ def recover(o: given.Recover) -> None:
 
 
 def kit(o: given.Kit) -> None:
-    from lop.steps import elastic
+    from lop.steps import kits
 
-    print(elastic.gather(o.out, **o.model_dump(exclude={"out"})))
+    print(kits.gather(o.out, **o.model_dump(exclude={"out"})))
 
 
 def pack(o: given.Pack) -> None:
-    from lop.kit import Kit
     from lop.steps import elastic
+    from lop.steps.pruning import kit_at
 
-    elastic.pack(o.model, Kit.load(o.kit), o.out)
+    elastic.pack(o.model, kit_at(o.kit), o.out)
     print(f"{o.out}: {o.model}, its units in order of importance; the kit is in {o.out}/kit")
 
 
 def predict(o: given.Predict) -> None:
-    from lop.kit import Kit
     from lop.predictor import Predictor
+    from lop.steps.pruning import kit_at
 
-    kit = Kit.load(o.kit) if o.kit else None
+    kit = kit_at(o.kit) if o.kit else None
     place = kit.predictor_path if kit else o.predictor
     assert place  # one of them is given, as the options say
     found = Predictor.from_pretrained(place)
@@ -177,13 +193,10 @@ def prune(o: given.Prune) -> None:
     from lop.steps import padding, pruning
 
     quantizing = o.model_dump(include={"bits", "group", "others"})
-    cutter, ratio, plan = replace(_cutter(o), **quantizing), o.ratio or 0.0, None
-    for kind in ("params", "size", "flops_per_token", "latency"):
-        if (target := getattr(o, kind)) is not None:
-            ratio, plan = cutter.meeting(kind, target, o.method)
-            print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
+    cutter = replace(_cutter(o), **quantizing)
+    ratio, plan = _met(cutter, o, o.method)
     if o.latency_profile and o.format != "padded":
-        timed, plan = cutter.latency, plan or cutter.planner(o.method)(ratio)
+        timed = cutter.latency
         before, after = timed.of(cutter.space.dense), timed.of(plan)
         print(f"latency {before:.1f} -> {after:.1f} ms predicted, on {timed.machine}")
     if o.format == "padded":
@@ -209,6 +222,18 @@ def _bits_of(space: Any, bits: dict[str, Any]) -> str:
     counted = Counter(zip(space.kinds, bits["sites"], strict=True))
     each = [f"{n} in {count} {kind}" for (kind, n), count in sorted(counted.items())]
     return ", ".join([*each, *(f"{n} in {name}" for name, n in bits["others"])])
+
+
+def _met(cutter: Any, o: given.Budgeted, method: str = "lop") -> tuple[float, Any]:
+    """The ratio and plan of the budget that is given; says the ratio that a target becomes."""
+    from lop.steps.kits import BUDGETS, meeting
+
+    budget = o.model_dump(include=set(BUDGETS))
+    ratio, plan = meeting(cutter, budget, method)
+    if o.ratio is None:
+        ((kind, target),) = ((kind, of) for kind, of in budget.items() if of is not None)
+        print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
+    return ratio, plan
 
 
 def _say_what_padding_saves(offers: list[Any]) -> None:
@@ -237,14 +262,20 @@ def export(o: given.Export) -> None:
 
 
 def evaluate(o: given.Evaluate) -> None:
+    from contextlib import nullcontext
+
     from lop.evaluation.tasks.benchmarks import locate
-    from lop.steps import evaluating
+    from lop.steps import evaluating, kits, pruning
 
     tasks: list[Any] = o.tasks
     places = locate(tasks, o.samples)
-    found = evaluating.evaluate_one(
-        o.out, o.model, o.samples, o.batch_size, LATENCY_SAMPLES, places
-    )
+    at: Any = nullcontext(o.model)
+    if o.kit:
+        cutter = pruning.Cutter.of_kit(o.model, pruning.kit_at(o.kit))
+        at = kits.cut_for_a_while(cutter, *_met(cutter, o))
+    with at as model:
+        how = (o.samples, o.batch_size, LATENCY_SAMPLES, places)
+        found = evaluating.evaluate_one(o.out, model, *how)
     for name, task in found["tasks"].items():
         print(f"{name}, {task['count']} questions")
         for metric, figure in task["metrics"].items():

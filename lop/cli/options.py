@@ -6,14 +6,15 @@ that the two agree. `lop.cli.parser` makes the command line of it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from lop.cli.paths import File, Folder, KitPlace, Named, NewFile, NewFolder
 from lop.settings import params as settings
+from lop.settings.learning import Learning
 from lop.settings.pruning import Budget
 from lop.settings.types import (
     Bits,
@@ -36,52 +37,6 @@ from lop.settings.types import (
 )
 
 
-def _file(path: Path) -> Path:
-    if not path.is_file():
-        raise _refused("a file" if path.exists() else "a file that exists", path)
-    return path
-
-
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise _refused("a directory" if path.exists() else "a directory that exists", path)
-    return path
-
-
-def _new_file(path: Path) -> Path:
-    if path.is_dir():
-        raise _refused("a file to write", path, "is a directory")
-    return _writable(path)
-
-
-def _new_folder(path: Path) -> Path:
-    if path.exists() and not path.is_dir():
-        raise _refused("a directory to write", path, "is no directory")
-    return _writable(path)
-
-
-def _writable(path: Path) -> Path:
-    """A path where one can write; told before hours of work, not after."""
-    above = next(each for each in path.absolute().parents if os.path.lexists(each))
-    if not above.is_dir():
-        raise _refused("a place in a directory", path, f"{above} is no directory")
-    if not os.access(above, os.W_OK):
-        raise _refused("a place that can be written to", path, f"{above} cannot")
-    return path
-
-
-def _refused(expected: str, path: Path, why: str = "") -> PydanticCustomError:
-    text = f"expected {expected}, got {path}" + (f", and {why}" if why else "")
-    return PydanticCustomError("path", "{text}", {"text": text})
-
-
-def _named(path: object) -> object:
-    """An empty text, as of a variable that is not set, would be the folder that one is in."""
-    if path == "":
-        raise PydanticCustomError("path", "expected a path, got an empty text")
-    return path
-
-
 def _task(text: Any) -> Any:
     """`name`, or `name=data`, as a task of params.yaml."""
     name, given, data = str(text).partition("=")
@@ -101,11 +56,6 @@ def _check_one(given: Section, *names: str) -> None:
         raise PydanticCustomError("one_of", "{text}", {"text": text})
 
 
-Named = Annotated[Path, BeforeValidator(_named)]
-File = Annotated[Named, AfterValidator(_file)]
-Folder = Annotated[Named, AfterValidator(_folder)]
-NewFile = Annotated[Named, AfterValidator(_new_file)]
-NewFolder = Annotated[Named, AfterValidator(_new_folder)]
 POSITIONAL: Any = {"positional": True}
 
 
@@ -124,7 +74,9 @@ class OfJudging(OfScores, settings.Judging):
 class Kitted(OfModel, settings.Scored):
     """What cuts a model: a kit, or its parts by themselves, which go before the kit's."""
 
-    kit: Folder | None = Field(None, description="what `lop kit` wrote, instead of its parts")
+    kit: KitPlace | None = Field(
+        None, description="directory or models:/NAME@ALIAS of a kit, instead of its parts"
+    )
     scores: Folder | None = Field(None, description="directory of scores, where there is no kit")
     predictor: Text | None = Field(
         None, description="directory or models:/NAME@ALIAS, for method lop"
@@ -152,6 +104,37 @@ class Cutting(Kitted):
         False, description="that is of another machine, where the checkpoint is to run"
     )
     sibling: bool = Field(False, description="predictor and scores are of other weights; warn")
+
+
+class Budgeted(Section):
+    """One budget: a ratio, or a target that becomes one."""
+
+    ratio: Ratio | None = Field(None, description="share of its scope to remove, in [0, 1)")
+    params: Text | None = Field(
+        None, description="instead: parameters of the whole model, such as 5.2B"
+    )
+    size: Text | None = Field(
+        None, description="instead: bytes on disk, at its dtype, such as 9GB, 8.5GiB"
+    )
+    flops_per_token: Text | None = Field(
+        None, description="instead: FLOPs of its language model, such as 9G"
+    )
+    latency: Text | None = Field(
+        None, description="instead: what the latency profile's request takes, such as 0.7x, 120ms"
+    )
+
+
+class Learn(OfModel, Learning):
+    """learn how to prune a model: samples in, a kit out, all steps from prepare to train"""
+
+    samples: Text = Field(description="folder or .parquet/.csv/.jsonl/.txt; or `reference`")
+    out: NewFolder = Field(
+        description="directory for the kit; what a killed run goes on from is beside it, in "
+        "OUT-learning"
+    )
+    registers: bool = Field(
+        False, alias="register", description="make it the challenger in MLflow's registry, too"
+    )
 
 
 class Prepare(settings.Prepare):
@@ -259,7 +242,9 @@ class Recover(Kitted, settings.Recovery):
 class Predict(Section):
     """print the plan for a pruning ratio"""
 
-    kit: Folder | None = Field(None, description="what `lop kit` wrote, instead of a predictor")
+    kit: KitPlace | None = Field(
+        None, description="directory or models:/NAME@ALIAS of a kit, instead of a predictor"
+    )
     predictor: Folder | None = Field(None, description="predictor directory")
     model: Text | None = Field(
         None, description="the model it is for: tells how much smaller the whole of it gets"
@@ -289,26 +274,13 @@ class Kit(settings.Scored):
 class Pack(OfModel):
     """write a model's elastic checkpoint: itself, with units in order of importance"""
 
-    kit: Folder = Field(description="what `lop kit` wrote")
+    kit: KitPlace = Field(description="directory or models:/NAME@ALIAS of a kit")
     out: NewFolder = Field(description="directory for the elastic checkpoint")
 
 
-class Prune(Cutting, settings.Quantizing):
+class Prune(Cutting, Budgeted, settings.Quantizing):
     """cut a checkpoint of a given pruning ratio out of a model"""
 
-    ratio: Ratio | None = Field(None, description="share of its scope to remove, in [0, 1)")
-    params: Text | None = Field(
-        None, description="instead: parameters of the whole model, such as 5.2B"
-    )
-    size: Text | None = Field(
-        None, description="instead: bytes on disk, at its dtype, such as 9GB, 8.5GiB"
-    )
-    flops_per_token: Text | None = Field(
-        None, description="instead: FLOPs of its language model, such as 9G"
-    )
-    latency: Text | None = Field(
-        None, description="instead: what --latency-profile's request takes, such as 0.7x, 120ms"
-    )
     method: Method = Field("lop", description=same(settings.Prune, "methods").description)
     bits: Annotated[list[Bits], AfterValidator(distinct)] = Field(
         [],
@@ -319,7 +291,7 @@ class Prune(Cutting, settings.Quantizing):
 
     @model_validator(mode="after")
     def _one_target(self) -> Prune:
-        _check_one(self, "ratio", "params", "size", "flops_per_token", "latency")
+        _check_one(self, *Budgeted.model_fields)
         return self
 
 
@@ -333,8 +305,12 @@ class Export(OfModel):
     out: NewFile = Field(description="file to write")
 
 
-class Evaluate(OfModel):
-    """ask a dense or pruned model benchmarks, and measure it"""
+class Evaluate(OfModel, Budgeted):
+    """ask a dense or pruned model, or a dense one at a budget, benchmarks, and measure it"""
+
+    kit: KitPlace | None = Field(
+        None, description="of a kit: cut the model to a budget first, and keep no copy"
+    )
 
     samples: File | None = Field(
         None, description="samples (Parquet): lop_vqa's questions, lop_text's texts, to time it on"
@@ -348,6 +324,15 @@ class Evaluate(OfModel):
         None, description="directory to keep answers and figures in; finished ones stay"
     )
     batch_size: Count = same(settings.Evaluate, "batch_size")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Evaluate:
+        budgets = tuple(Budgeted.model_fields)
+        if self.kit:
+            _check_one(self, *budgets)
+        elif any(getattr(self, name) is not None for name in budgets):
+            raise PydanticCustomError("budget", "a budget needs --kit, which says the plan")
+        return self
 
 
 class Compare(Cutting):
@@ -420,16 +405,16 @@ class Track(Section):
 
 
 class Rollback(Section):
-    """give the champion's alias back to the predictor that had it before"""
+    """give the champion's alias back to the kit that had it before"""
 
-    name: Text = Field("lop-predictor", description="registered model")
+    name: Text = Field("lop-kit", description="registered model")
     reason: str = Field("", description="why; kept on the version")
 
 
 COMMANDS: dict[str, type[Section]] = {
     each.__name__.lower(): each
     for each in (
-        Prepare, Importance, Profile, Latency, Search, Samples, Train, Recover, Kit, Pack, Predict,
-        Prune, Export, Evaluate, Compare, Report, Serve, Diff, Track, Rollback,
+        Learn, Prepare, Importance, Profile, Latency, Search, Samples, Train, Recover, Kit, Pack,
+        Predict, Prune, Export, Evaluate, Compare, Report, Serve, Diff, Track, Rollback,
     )
 }  # fmt: skip

@@ -17,7 +17,11 @@ from lop.settings.types import Section, problem
 MARKDOWN = re.compile(r"\[(.+?)\]\(.+?\)")  # a link of the page docs/params.md
 
 EPILOG = """\
-a whole run by hand:
+a model of your own:
+  lop learn      --model M --samples my-data --out kit --hours 2
+  lop prune      --model M --kit kit --size 9GB --out small
+
+the same, step by step:
   lop prepare    --source DIR --out samples
   lop importance --model M --samples samples/calibration.parquet
                  --reward samples/reward.parquet --out scores

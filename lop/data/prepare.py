@@ -52,6 +52,19 @@ def prepare_samples(
     return tables | {name: asked_in(tables[name], forms, seed) for name in FORMED if name in tables}
 
 
+def read_source(source: str, window: int, model_path: str | None) -> pd.DataFrame:
+    """All samples that searches may be judged by; texts cut as `prepare_samples` does."""
+    if source == REFERENCE:
+        tables = [easyvqa.load("holdout"), knowledge.load("validation")]
+        return pd.concat(tables, ignore_index=True)
+    samples = read_samples(source)
+    if any(map(document, samples.to_dict("records"))):
+        if model_path is None:
+            raise LopError(f"{source}: texts, to be cut by a model's tokenizer; name the model")
+        samples = cut(samples, load_processor(model_path), window)
+    return samples
+
+
 def _drawn(
     source: str, seed: int, sizes: Mapping[str, int | None], window: int, model_path: str | None
 ) -> dict[str, pd.DataFrame]:
@@ -61,11 +74,7 @@ def _drawn(
         raise LopError(f"prepare.{small[0]} {sizes[small[0]]}: expected at least 1")
     held_out = {k: v for k, v in sizes.items() if k != "benchmark" and v is not None}
     if source != REFERENCE:
-        samples = read_samples(source)
-        if any(map(document, samples.to_dict("records"))):
-            if model_path is None:
-                raise LopError(f"{source}: texts, to be cut by a model's tokenizer; name the model")
-            samples = cut(samples, load_processor(model_path), window)
+        samples = read_source(source, window, model_path)
         if (size := sizes["benchmark"]) is not None:
             return split_by_image(samples, held_out | {"benchmark": size}, seed)
         return split_with_rest(samples, held_out, "benchmark", seed)

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from lop.errors import LopError
 from lop.files import clear_leftovers, remove_dir, replacing, temporary_dir
+from lop.kit import Kit
 from lop.predictor import PREDICTOR, Predictor
 from lop.typed import read_typed
 
@@ -78,8 +79,11 @@ class Database:
             raise LopError(f"{self.path}: the registry was replaced; start the service again")
 
 
-def source_of(uri: str, cache: Path) -> Source:
-    """A predictor directory, or `models:/NAME@ALIAS` or `models:/NAME/N` through `cache`."""
+def source_of(uri: str, cache: Path, of: Kit | None = None) -> Source:
+    """A predictor directory, or `models:/NAME@ALIAS` or `models:/NAME/N` through `cache`.
+
+    A registered kit is one `of` the scores of the kit that is given: LopError for another.
+    """
     if not uri.startswith("models:"):
         path = Path(uri)
         return Source(
@@ -102,9 +106,13 @@ def source_of(uri: str, cache: Path) -> Source:
 
     def load(which: str) -> Predictor:
         with temporary_dir(cache / "download") as tmp:
-            return Predictor.from_pretrained(
-                tracking.predictor_path(f"models:/{name}/{which}", tmp)
-            )
+            uri = f"models:/{name}/{which}"
+            if of is None:
+                return Predictor.from_pretrained(tracking.predictor_path(uri, tmp))
+            kit = Kit.load(tracking.kit_path(uri, tmp))
+            if not kit.cuts_as(of):
+                raise LopError(f"{uri}: has other scores than are in service: start it again")
+            return kit.predictor
 
     return Source(
         uri,

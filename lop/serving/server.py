@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ from filelock import FileLock, Timeout
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from lop.errors import LopError
-from lop.files import check_own
+from lop.files import check_own, replacing_dir
 from lop.importance import made_for
+from lop.kit import KIT, Kit
 from lop.models.costs import parameters
 from lop.predictor import Predictor
 from lop.serving.app import Parts, build_app
@@ -29,9 +31,10 @@ from lop.serving.guard import Meters, is_loopback
 from lop.serving.jobs import Jobs, Limits
 from lop.serving.planner import Planner
 from lop.serving.streams import Streams
-from lop.steps.pruning import Cutter, cutter_of
+from lop.steps.pruning import Cutter, cutter_of, kit_at
 
 TOKEN_LENGTH = 16  # at least
+KIT_COPY = "kit"
 PARTS = ("checkpoints", "jobs", "predictor")  # of what a service writes
 BACKLOG = 128  # clients that the system lets wait, and that are taken at once
 
@@ -52,7 +55,7 @@ def serve(
     token_file: Path | None,
     latency_profile: Path | None = None,
     elsewhere: bool = False,
-    kit: Path | None = None,
+    kit: str | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; LopError, before anything listens, for what cannot be.
 
@@ -72,15 +75,20 @@ def serve(
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     given = {"predictor_path": predictor, "latency_path": latency_profile, "elsewhere": elsewhere}
-    cutter = cutter_of(model, kit, scores, score, compensate, **given)
+    registered = bool(kit and kit.startswith("models:/"))
+    found = _kit(kit, out) if kit else None
+    cutter = cutter_of(model, found, scores, score, compensate, **given)
     if cutter.predictor_path is None:
         raise LopError("--predictor: expected one, or a kit")
-    predictor = str(cutter.predictor_path)
+    follows = registered and predictor is None  # the alias says which kit is newest
+    predictor = str(kit if follows else cutter.predictor_path)
     if latency_profile:
         _ = cutter.latency  # is read once, and is of as many threads as there are now
     torch.set_num_threads(1)  # the predictor is faster so, and jobs have processes of their own
     with listening(host, port) as sock, owned(out):
-        source = source_of(predictor, out / "predictor")
+        if registered and found and found.path != out / KIT_COPY:
+            _copy(found, out / KIT_COPY)
+        source = source_of(predictor, out / "predictor", found if follows else None)
         parts = put_together(source, cutter, out, Limits(workers, queue, keep), poll)
         served, at = parts.champion.served, sock.getsockname()[1]
         where = f"http://{f'[{host}]' if ':' in host else host}:{at}"
@@ -89,6 +97,22 @@ def serve(
         gc.collect()
         gc.freeze()  # else the collector walks all of torch now and then, and all answers wait
         server.run([sock])
+
+
+def _kit(place: str, out: Path) -> Kit:
+    """The kit in a directory or in the registry; where that is out of reach, the copy of the one
+    that was in service."""
+    try:
+        return kit_at(place)
+    except LopError:
+        if not place.startswith("models:/") or not (out / KIT_COPY).is_dir():
+            raise
+        return Kit.load(out / KIT_COPY)
+
+
+def _copy(kit: Kit, out: Path) -> None:
+    with replacing_dir(out, KIT) as tmp:
+        shutil.copytree(kit.path, tmp, dirs_exist_ok=True)
 
 
 def http_server(

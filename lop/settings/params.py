@@ -350,8 +350,8 @@ class Evaluate(Section):
     registers: bool = Field(
         True,
         alias="register",
-        description="whether pruned models become versions of `lop-pruned-<model>` in MLflow's "
-        "registry",
+        description="whether what LOP cut becomes versions of `lop-pruned-<model>` in MLflow's "
+        "registry; baselines are runs alone",
     )
     register_copied_mb: NotNegative = Field(
         512,

@@ -22,7 +22,8 @@ from lop.models.elastic import Elastic, LostOutput
 from lop.models.stored import Stored
 from lop.plan import Plan
 from lop.recovery.files import RECORD, check_recovered
-from lop.steps.pruning import Cutter, on_disk
+from lop.steps.kits import BUDGETS
+from lop.steps.pruning import Cutter
 from lop.typed import read_typed
 
 KIT_IN, LOST_IN = "kit", "lost_output.safetensors"
@@ -33,7 +34,6 @@ ELASTIC = Kind(
     folders=(KIT_IN, "additional_chat_templates"),
 )
 ATTRIBUTE = "elastic"  # of a loaded model: what `resize` needs
-BUDGETS = ("ratio", "params", "size", "flops_per_token", "latency")
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,6 @@ class Packed:
     compensate: bool
 
 
-def gather(
-    out: Path,
-    scores: Path,
-    predictor: str,
-    profile: Path | None,
-    latency_profile: Path | None,
-    score: str,
-    compensate: bool | str,
-) -> str:
-    """Write a kit, as `Kit.gather` does, of a predictor that may be in the registry; what it is."""
-    parts = (scores, on_disk(predictor), profile, latency_profile)
-    kit = Kit.gather(out, *parts, score, compensate)
-    restored = "with" if kit.by.compensate else "without"
-    space, config = kit.about.space, kit.predictor.config
-    return (
-        f"{out}: {space.scope} of {len(space.units)} sites, score {kit.by.score} {restored} "
-        f"compensation, pruning ratios {config.min_ratio:g} to {config.max_ratio:g}"
-    )
-
-
 def pack(model: str | Path, kit: Kit, out: str | Path) -> None:
     """Write the elastic checkpoint of a model to the directory `out`, one tensor at a time.
 
@@ -77,18 +57,17 @@ def pack(model: str | Path, kit: Kit, out: str | Path) -> None:
     LopError where the kit is of another model.
     """
     check_dir(out, ELASTIC, (model, kit.path))
-    cutter, compensate = Cutter.of_kit(str(model), kit), kit.by.compensate
+    cutter = Cutter.of_kit(str(model), kit)
     source, space = cutter.source, cutter.space
-    if (source.folder / RECORD).is_file():
+    if recovered := (source.folder / RECORD).is_file():
         check_recovered(source.folder, kit.about.model_fingerprint)
-        compensate = False
     else:
         _ = cutter.scores, cutter.predictor  # that they are of this model
     orders = kit.orders()
     with replacing_dir(out, ELASTIC) as tmp:
         write_files(cut(source, orders, scope=space.scope)[1], tmp)
         packed = Stored(tmp)
-        own = kit.reordered(tmp / KIT_IN, orders, packed.fingerprint, compensate)
+        own = kit.reordered(tmp / KIT_IN, orders, packed.fingerprint, recovered)
         if own.by.compensate:
             sites, means = packed.sites(space.scope), own.score("mean_activation")
             LostOutput.write(tmp / LOST_IN, packed, sites, means)

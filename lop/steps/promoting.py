@@ -9,47 +9,48 @@ from pathlib import Path
 from lop import tracking
 from lop.data.samples import read_samples
 from lop.errors import LopError
-from lop.predictor import Predictor
+from lop.kit import Kit
 from lop.steps.searching import reward_of
-from lop.tracking import CHALLENGER, CHAMPION, PREDICTOR_NAME
-from lop.tracking.promotion import Verdict, check_same_model, judge
+from lop.tracking import CHALLENGER, CHAMPION, KIT_NAME
+from lop.tracking.promotion import Verdict, check_same_model, judge, searched_of, values
 
 
 def promote(
     model_path: str,
     samples_path: Path,
-    scores_dir: Path,
-    score: str,
     ratios: Sequence[float],
     targets: Sequence[float],
-    compensate: bool | str = False,
     reward: str = "loglik",
     batch_size: int = 100,
     force: bool = False,
     reason: str = "",
-    name: str = PREDICTOR_NAME,
+    name: str = KIT_NAME,
 ) -> Verdict:
     """Judge the registry's challenger against its champion and promote it if it is better.
 
-    With `force` it is promoted whatever the numbers say, for a `reason`. Decision, numbers and
-    reason are tags on its version. Raises LopError when there is nothing to judge, when the two
-    were trained for different models, or when the champion changed meanwhile.
+    Each kit's plans are cut by its own scores. With `force` it is promoted whatever the numbers
+    say, for a `reason`. Decision, numbers and reason are tags on its version. Raises LopError when
+    there is nothing to judge, when the two are of different models, or when the champion changed
+    meanwhile.
     """
     if force and not reason:
         raise LopError("to promote against the numbers, give a reason")
+    searched_of(ratios, targets)
     champion, challenger = (tracking.version_of(a, name) for a in (CHAMPION, CHALLENGER))
     if champion.number == challenger.number:
-        raise LopError(f"{name}: version {champion.number} is the champion already, train another")
-    old, new = (
-        Predictor.from_pretrained(tracking.predictor_path(f"models:/{name}/{each.number}"))
+        raise LopError(f"{name}: version {champion.number} is the champion already, learn another")
+    kits = [
+        Kit.load(tracking.kit_path(f"models:/{name}/{each.number}"))
         for each in (champion, challenger)
-    )
-    check_same_model(old, new)
-    with reward_of(
-        model_path, samples_path, scores_dir, score, compensate, reward, batch_size
-    ) as judged:
-        pictures = list(read_samples(samples_path)["image_id"])
-        verdict = judge(judged, old, new, ratios, targets, pictures)
+    ]
+    check_same_model(*kits)
+    found = []
+    for kit in kits:
+        place = (model_path, samples_path, kit.scores_dir, *kit.by, reward, batch_size)
+        with reward_of(*place) as judged:
+            found.append(values(judged, kit.predictor, ratios))
+    pictures = list(read_samples(samples_path)["image_id"])
+    verdict = judge(found[0], found[1], ratios, targets, pictures)
     if force and not verdict.promoted:
         verdict = Verdict(True, f"{reason} (though {verdict.reason})", verdict.table)
     if verdict.promoted:

@@ -389,15 +389,17 @@ class Cutter:
 
 def cutter_of(
     model_path: str,
-    kit: Path | None,
+    kit: str | Path | Kit | None,
     scores_dir: Path | None,
     score: str,
     compensate: bool | str,
     **given: Any,
 ) -> Cutter:
-    """What cuts a model with a kit, or with scores; other fields of `Cutter` may be `given`."""
+    """What cuts a model with a kit (see `kit_at`), or with scores; other fields of `Cutter` may be
+    `given`."""
     if kit is not None:
-        return Cutter.of_kit(model_path, Kit.load(kit), score, compensate, **given)
+        found = kit if isinstance(kit, Kit) else kit_at(kit)
+        return Cutter.of_kit(model_path, found, score, compensate, **given)
     if scores_dir is None:
         raise LopError("expected a kit, or scores")
     return Cutter(model_path, scores_dir, score, compensate, **given)
@@ -410,3 +412,12 @@ def on_disk(predictor: str | Path) -> Path:
     from lop.tracking import predictor_path  # MLflow, which a directory does not need
 
     return predictor_path(predictor)
+
+
+def kit_at(place: str | Path) -> Kit:
+    """The kit in a directory, or one of the registry: models:/NAME@ALIAS."""
+    if not str(place).startswith("models:/"):
+        return Kit.load(place)
+    from lop.tracking import kit_path  # MLflow, which a directory does not need
+
+    return Kit.load(kit_path(place))

@@ -195,7 +195,6 @@ def _root(profile: Profile | None, space: Space, target: float) -> Plan:
     return solve(profile, target) if profile else Plan.uniform(space, target)
 
 
-@once_a_thread
 def reward_of(
     model_path: str,
     samples_path: Path,
@@ -212,7 +211,29 @@ def reward_of(
 
     Raises LopError when there is no such score, or `auto` is open.
     """
-    score, compensate = chosen(scores_dir, score, compensate)
+    by = chosen(scores_dir, score, compensate)
+    made = (model_path, samples_path, scores_dir, *by, kind, batch_size, parts)
+    return _reward(*made, _states(Path(model_path), samples_path, scores_dir))
+
+
+def _states(*places: Path) -> tuple[tuple[str, int], ...]:
+    """When each file there was written: a process that goes on may see others at the same place."""
+    files = [file for place in places for file in (place, *place.glob("*")) if file.exists()]
+    return tuple((str(file), file.stat().st_mtime_ns) for file in files)
+
+
+@once_a_thread
+def _reward(
+    model_path: str,
+    samples_path: Path,
+    scores_dir: Path,
+    score: str,
+    compensate: bool,
+    kind: str,
+    batch_size: int,
+    parts: int,
+    states: tuple[tuple[str, int], ...],
+) -> Reward:
     model, processor = load_spread(model_path), load_processor(model_path)
     scores = load_all_scores(scores_dir, Stored(model_path).fingerprint)
     means = scores["mean_activation"] if compensate else None

@@ -1,4 +1,4 @@
-"""Everything lop says to MLflow: runs, metrics, and the registry of predictors.
+"""Everything lop says to MLflow: runs, metrics, and the registry of kits.
 
 MLFLOW_TRACKING_URI says where, else mlflow.db and mlruns/ in the working folder. Tracking never
 costs a stage its result: when MLflow cannot be reached, one warning says so, the work goes on, and
@@ -9,8 +9,9 @@ from lop.tracking.queue import QUEUE, replay
 from lop.tracking.registry import (
     CHALLENGER,
     CHAMPION,
-    PREDICTOR_NAME,
+    KIT_NAME,
     Version,
+    kit_path,
     predictor_path,
     promote,
     refuse,
@@ -24,14 +25,15 @@ __all__ = [
     "CHALLENGER",
     "CHAMPION",
     "EXPERIMENT",
+    "KIT_NAME",
     "PARENT",
-    "PREDICTOR_NAME",
     "QUEUE",
     "URI",
     "Run",
     "Version",
     "create",
     "default_uri",
+    "kit_path",
     "predictor_path",
     "promote",
     "refuse",

@@ -1,5 +1,6 @@
 """Pruned models in MLflow's registry: a version a checkpoint, to sort by any metric and pick from.
 
+Those are LOP's, which somebody may deploy; a baseline is a run with its figures, and no version.
 A version is code plus safetensors, no pickle. Its metrics stand on the run, on the logged model
 (whose list in MLflow's UI sorts by them) and in the version's tags.
 """
@@ -11,6 +12,8 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lop.files import read_json
 
 PREFIX = "lop-pruned-"
 COPIED_MB = 512  # larger checkpoints stay where they are, and the version names the place
@@ -33,6 +36,14 @@ def size(checkpoint: Path) -> int:
     return sum(file.stat().st_size for file in checkpoint.iterdir())
 
 
+def deployable(checkpoint: Path) -> bool:
+    """Whether a folder is a checkpoint that LOP's plans have cut, recovered or not."""
+    from lop.methods import plans_of  # torch takes seconds to import: not for a pipeline's run
+
+    record = checkpoint / "pruning.json"
+    return record.is_file() and plans_of(read_json(record)["method"]) == "lop"
+
+
 def model_name(source: str) -> str:
     """The registered model that collects what was cut out of `source`."""
     return PREFIX + Path(source).name
@@ -52,7 +63,7 @@ def register(
     import mlflow
 
     checkpoint = Path(path)
-    record = json.loads((checkpoint / "pruning.json").read_text())
+    record = read_json(checkpoint / "pruning.json")
     card = checkpoint / "README.md"
     settings = {k: record[k] for k in ("method", "ratio", "score", "source") if k in record}
     for file in (card, checkpoint / "pruning.json"):

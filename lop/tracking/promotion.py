@@ -1,8 +1,8 @@
-"""Is a new predictor better than the one in use? Both are judged on the same validation samples.
+"""Is a new kit better than the one in use? Both are judged on the same validation samples.
 
-At each ratio both plan, the model is cut both ways, and every sample is answered twice: paired, so
-that the samples' own difficulty cancels. Samples that share a picture share its difficulty too:
-errors are those of means of clusters, a cluster a picture.
+At each ratio both plan, the model is cut both ways, each by its kit's scores, and every sample is
+answered twice: paired, so that the samples' own difficulty cancels. Samples that share a picture
+share its difficulty too: errors are those of means of clusters, a cluster a picture.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pandas as pd
 
 from lop.data.clusters import clustered_error
 from lop.errors import LopError
+from lop.kit import Kit
 from lop.predictor import Predictor
 from lop.reward import Reward
 
@@ -37,30 +38,20 @@ class Verdict:
 
 
 def judge(
-    reward: Reward,
-    champion: Predictor,
-    challenger: Predictor,
+    old: np.ndarray,
+    new: np.ndarray,
     ratios: Sequence[float],
     targets: Sequence[float],
     pictures: Sequence[object],
 ) -> Verdict:
     """Promote a challenger that is better on average over the ratios, and worse at none.
 
-    `reward` is made of validation samples; its kind says what is compared. `pictures` says which
-    picture each sample is about, (N,). `ratios` hold some of the search's `targets` and some that
-    it never saw. Raises LopError when they do not, a predictor was trained for another model, or
+    `old` and `new` are what champion and challenger are worth by ratio and sample, (R, N), as
+    `values` gives them. `pictures` says which picture each sample is about, (N,). `ratios` hold
+    some of the search's `targets` and some that it never saw. Raises LopError when they do not, or
     there is only one picture.
     """
-    searched = [any(abs(ratio - target) < 1e-9 for target in targets) for ratio in ratios]
-    if all(searched) or not any(searched):
-        raise LopError(f"ratios {list(ratios)}: expected some that were searched and some not")
-    name = reward.model_fingerprint
-    for predictor in (champion, challenger):
-        predictor.check_fits(reward.space, name)
-    old, new = (
-        np.stack([_values(reward, predictor, ratio) for ratio in ratios])
-        for predictor in (champion, challenger)
-    )
+    searched = searched_of(ratios, targets)
     gaps = new - old
     table = pd.DataFrame(
         {
@@ -73,6 +64,24 @@ def judge(
         }
     )
     return Verdict(*decide(ratios, gaps, pictures), table)
+
+
+def searched_of(ratios: Sequence[float], targets: Sequence[float]) -> list[bool]:
+    """Which ratios were searched; LopError unless some were and some were not."""
+    searched = [any(abs(ratio - target) < 1e-9 for target in targets) for ratio in ratios]
+    if all(searched) or not any(searched):
+        raise LopError(f"ratios {list(ratios)}: expected some that were searched and some not")
+    return searched
+
+
+def values(reward: Reward, predictor: Predictor, ratios: Sequence[float]) -> np.ndarray:
+    """What a kit's plans are worth by ratio and sample, (R, N): log-likelihood, or accuracy.
+
+    `reward` is made of validation samples and the kit's scores. Raises LopError when the predictor
+    is of another model.
+    """
+    predictor.check_fits(reward.space, reward.model_fingerprint)
+    return np.stack([_values(reward, predictor, ratio) for ratio in ratios])
 
 
 def decide(
@@ -101,12 +110,12 @@ def decide(
     return True, f"better, and at no ratio worse beyond noise: {figures}"
 
 
-def check_same_model(champion: Predictor, challenger: Predictor) -> None:
-    """Raise LopError for predictors of different models, which nothing can compare."""
-    ours, theirs = champion.config.model_fingerprint, challenger.config.model_fingerprint
+def check_same_model(champion: Kit, challenger: Kit) -> None:
+    """Raise LopError for kits of different models, which nothing can compare."""
+    ours, theirs = champion.about.model_fingerprint, challenger.about.model_fingerprint
     if ours != theirs:
         raise LopError(
-            f"the champion was trained for model {ours}, the challenger for {theirs}: "
+            f"the champion was learned for model {ours}, the challenger for {theirs}: "
             "register it under a name of its own"
         )
 

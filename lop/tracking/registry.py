@@ -1,4 +1,4 @@
-"""MLflow's registry of predictors: versions, the champion's and the challenger's alias.
+"""MLflow's registry of kits: versions, the champion's and the challenger's alias.
 
 An alias has no compare-and-set in MLflow. What is atomic in each of its stores, and on each of its
 servers, is to create a registered model, whose name is unique: that is the lock under which the
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,13 +22,14 @@ from typing import Any
 import pandas as pd
 
 from lop.errors import LopError
-from lop.files import OWNER, has_ended, owner, replacing_dir
+from lop.files import OWNER, has_ended, owner, replacing_dir, temporary_dir
 from lop.tracking import store
 
-PREDICTOR_NAME = "lop-predictor"
+KIT_NAME = "lop-kit"
 CHAMPION, CHALLENGER = "champion", "challenger"
 SCHEME = "models:/"
-CACHE = Path(".lop/predictors")
+CACHE = Path(".lop/kits")
+MOST_TEXT = 5000  # characters that MLflow keeps of a description
 LOCK = "promotion-lock"  # ends the name of the registered model that is the lock
 PATIENCE = 5.0  # seconds to wait for another's promotion
 ABANDONED = 600.0  # seconds after which a lock of another machine is taken for left behind
@@ -39,7 +39,7 @@ OVER = "promoted_over"  # the tag that says which version was champion before
 
 @dataclass(frozen=True)
 class Version:
-    """A registered predictor; what it was trained for is in its own config."""
+    """A registered kit; of which model it is stands in it."""
 
     name: str
     number: str
@@ -47,33 +47,43 @@ class Version:
 
 
 def register(run_id: str, path: str) -> str:
-    """Log a predictor directory as a pyfunc model, register it, and make it the challenger."""
+    """Log a kit as a pyfunc model (ratios in, plans out), register it, and make it the challenger.
+
+    Its figures are metrics of the logged model, its card the version's description.
+    """
     import mlflow
 
-    from lop.predictor import Predictor
+    from lop.kit import Kit
 
-    config = Predictor.from_pretrained(path).config
+    kit = Kit.load(path)
+    config = kit.predictor.config
     example = pd.DataFrame({"ratio": [config.min_ratio, config.max_ratio]})
     units = list(config.space.units)
     output = pd.DataFrame({"ratios": [[1.0 / 3] * len(units)] * 2, "kept": [units] * 2})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's advice on type hints and examples
         info = mlflow.pyfunc.log_model(
-            name="predictor",
-            python_model=str(Path(__file__).parents[1] / "predictor" / "pyfunc.py"),
-            artifacts={"predictor": path},
+            name="kit",
+            python_model=str(Path(__file__).parents[1] / "kit" / "pyfunc.py"),
+            artifacts={"kit": path},
             signature=mlflow.models.infer_signature(example, output),
             input_example=example,
             pip_requirements=["lop"],
-            registered_model_name=PREDICTOR_NAME,
+            registered_model_name=KIT_NAME,
             metadata={"model_fingerprint": config.model_fingerprint},
         )
     version = str(info.registered_model_version)
+    if kit.figures:
+        metric = kit.figures.metric
+        found = {f"{metric}_{figure.ratio:g}": figure.value for figure in kit.figures.of}
+        mlflow.log_metrics(found, model_id=info.model_id)
+    card = (kit.path / "README.md").read_text().split("---\n", 2)[-1]  # without the front matter
+    _client().update_model_version(KIT_NAME, version, description=card[:MOST_TEXT])
     enlist(version)
     return version
 
 
-def enlist(number: str, name: str = PREDICTOR_NAME) -> None:
+def enlist(number: str, name: str = KIT_NAME) -> None:
     """Make a version the challenger, and the champion if there is none."""
     client = _client()
     client.set_registered_model_alias(name, CHALLENGER, number)
@@ -84,7 +94,7 @@ def enlist(number: str, name: str = PREDICTOR_NAME) -> None:
             client.set_registered_model_alias(name, CHAMPION, number)
 
 
-def version_of(alias: str, name: str = PREDICTOR_NAME) -> Version:
+def version_of(alias: str, name: str = KIT_NAME) -> Version:
     """The version that an alias points at; LopError when there is none or no registry."""
     with _one_line(f"{SCHEME}{name}@{alias}"):
         found = _client().get_model_version_by_alias(name, alias)
@@ -116,7 +126,7 @@ def refuse(challenger: Version, tags: Mapping[str, str]) -> None:
     _tag(_client(), challenger, tags)
 
 
-def rollback(reason: str, name: str = PREDICTOR_NAME) -> tuple[str, str]:
+def rollback(reason: str, name: str = KIT_NAME) -> tuple[str, str]:
     """Give the alias back to the champion before; returns the numbers of both, then and now.
 
     Raises LopError when the champion was not promoted over another.
@@ -134,12 +144,35 @@ def rollback(reason: str, name: str = PREDICTOR_NAME) -> tuple[str, str]:
     return champion.number, before
 
 
-def predictor_path(uri: str | Path, cache: Path = CACHE) -> Path:
-    """The directory of a predictor: `uri` itself, or of `models:/NAME@ALIAS` or `models:/NAME/N`.
+def kit_path(uri: str | Path, cache: Path = CACHE) -> Path:
+    """The directory of a kit: `uri` itself, or of `models:/NAME@ALIAS` or `models:/NAME/N`.
 
-    What comes from a registry is kept in `cache`, once a version.
-    Raises LopError when there is no such version, or no registry.
+    What comes from a registry is kept in `cache`, once a version. Raises LopError when there is no
+    such version, or no registry, and for what an older lop registered: a predictor alone.
     """
+    from lop.kit import KIT
+
+    path = _on_disk(uri, cache)
+    if str(uri).startswith(SCHEME) and not (path / KIT.files[0]).is_file():
+        raise LopError(
+            f"{uri}: is a predictor that an older lop registered, not a kit: give it as "
+            "--predictor, with its --scores; or `lop kit` makes a kit of both"
+        )
+    return path
+
+
+def predictor_path(uri: str | Path, cache: Path = CACHE) -> Path:
+    """The directory of a predictor: `uri` itself, or that in a registered kit, as `kit_path` takes
+    it; or of a predictor that an older lop registered."""
+    from lop.kit import PREDICTOR_IN
+
+    path = _on_disk(uri, cache)
+    of_kit = str(uri).startswith(SCHEME) and (path / PREDICTOR_IN).is_dir()
+    return path / PREDICTOR_IN if of_kit else path
+
+
+def _on_disk(uri: str | Path, cache: Path) -> Path:
+    """What a registered version holds, or `uri` itself where it is a path."""
     if not str(uri).startswith(SCHEME):
         return Path(uri)
     name, _, alias = str(uri).removeprefix(SCHEME).partition("@")
@@ -160,15 +193,16 @@ def predictor_path(uri: str | Path, cache: Path = CACHE) -> Path:
 def _download(uri: str, path: Path) -> None:
     import mlflow
 
+    from lop.kit import KIT
     from lop.predictor import PREDICTOR
 
-    with replacing_dir(path, PREDICTOR) as tmp:
-        whole = tmp / "model"
+    with temporary_dir(path) as whole:
         mlflow.artifacts.download_artifacts(uri, dst_path=str(whole))
-        (predictor,) = (whole / "artifacts").iterdir()  # named as the directory that was logged
-        for part in predictor.iterdir():
-            part.rename(tmp / part.name)
-        shutil.rmtree(whole)
+        (found,) = (whole / "artifacts").iterdir()  # named as the directory that was logged
+        kind = KIT if (found / KIT.files[0]).is_file() else PREDICTOR
+        with replacing_dir(path, kind) as tmp:
+            for part in found.iterdir():
+                part.rename(tmp / part.name)
 
 
 def _tag(client: Any, version: Version, tags: Mapping[str, str]) -> None:

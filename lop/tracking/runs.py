@@ -70,8 +70,8 @@ class Run:
         """Attach a file or a directory to the run."""
         self._say("artifact", str(path))
 
-    def register_predictor(self, path: str | Path) -> str | None:
-        """Log the predictor directory as a pyfunc model, register it as the challenger.
+    def register_kit(self, path: str | Path) -> str | None:
+        """Log the kit as a pyfunc model, register it as the challenger.
 
         Returns its version, None if that has to wait. The model is code plus safetensors, no
         pickle: ratios in, plans out. With no champion yet, it is that too.

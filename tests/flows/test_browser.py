@@ -61,7 +61,7 @@ def test_prefects_page_of_a_run_shows_each_stage_and_its_state(clone, page, tmp_
 
 
 def test_mlflows_page_of_the_predictor_shows_version_and_aliases(clone, page, tmp_path):
-    model(page, clone, tracking.PREDICTOR_NAME)
+    model(page, clone, tracking.KIT_NAME)
     for shown in ("Version 1", "champion", "challenger"):
         page.get_by_text(shown).last.wait_for()
     keep(page, tmp_path, "mlflow-predictor")

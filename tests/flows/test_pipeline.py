@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
+
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -24,6 +26,19 @@ def test_the_pipeline_goes_from_samples_to_a_report(clone):
     shown = json.loads(clone.sh("dvc", "plots", "show", "--json").stdout)
     assert shown["data"].keys() == {"accuracy", "search", "predictor"}
     assert "errors" not in shown
+
+
+def test_lops_checkpoints_are_registered_and_baselines_are_runs(clone):
+    api = f"{clone.mlflow}/api/2.0/mlflow"
+    found = httpx.get(f"{api}/model-versions/search").json()["model_versions"]
+    pruned = [one for one in found if one["name"] == "lop-pruned-reference"]
+    methods = [tag["value"] for one in pruned for tag in one["tags"] if tag["key"] == "method"]
+    assert sorted(methods) == ["lop", "lop_recovered"]
+    named = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "lop"}).json()
+    asked = {"experiment_ids": [named["experiment"]["experiment_id"]]}
+    asked["filter"] = "tags.model = 'flap-0.3'"
+    (run,) = httpx.post(f"{api}/runs/search", json=asked).json()["runs"]
+    assert "accuracy" in {metric["key"] for metric in run["data"]["metrics"]}
 
 
 def test_make_repro_then_does_nothing(clone):

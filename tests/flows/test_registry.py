@@ -1,5 +1,6 @@
 """Pruned models in a real MLflow registry on sqlite: registered, sorted by, loaded and asked."""
 
+import json
 import os
 import shutil
 
@@ -145,6 +146,14 @@ def test_what_could_not_be_registered_is_later(store, pruned, samples, monkeypat
     told = mlflow.get_run(newest.run_id)
     assert (told.info.run_name, told.data.metrics) == ("late", {"accuracy": 0.5})
     assert len(ask(mlflow, newest, samples.head(2))) == 2
+
+
+@pytest.mark.parametrize(("method", "is_lops"), [("lop", 1), ("lop_recovered", 1), ("flap", 0)])
+def test_what_lop_cut_may_be_deployed_and_a_baseline_not(pruned, method, is_lops):
+    record = json.loads((pruned / "pruning.json").read_text()) | {"method": method}
+    (pruned / "pruning.json").write_text(json.dumps(record))
+    assert checkpoints.deployable(pruned) == bool(is_lops)
+    assert not checkpoints.deployable(pruned.parent), "not a checkpoint"
 
 
 def test_data_versions_are_what_the_lock_says(tmp_path, monkeypatch):

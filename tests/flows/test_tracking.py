@@ -1,19 +1,22 @@
-"""A real MLflow registry on sqlite: the predictor is registered, loaded and asked for plans."""
+"""A real MLflow registry on sqlite: a kit is registered, loaded and asked for plans."""
 
 import json
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
+from kits import kit_for
 
 from lop import tracking
 from lop.errors import LopError
+from lop.files import content_digest
 from lop.plan import Space
-from lop.predictor import Predictor, PredictorConfig
+from lop.predictor import Predictor
+from lop.steps.pruning import kit_at
 from lop.tracking import queue
 
-CONFIG = PredictorConfig(Space.ffns((64,) * 4), "model-a", min_ratio=0.1, max_ratio=0.6)
+SPACE = Space.ffns((64,) * 4)
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +27,13 @@ def registered(tmp_path_factory):
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/mlflow.db"
     before = os.getcwd()
     os.chdir(root)  # artifacts land beside the database
-    torch.manual_seed(0)
-    predictor = Predictor(CONFIG)
-    torch.nn.init.normal_(predictor.network.head.weight, std=0.3)
-    predictor.save_pretrained(root / "predictor")
+    kit = kit_for(root, SPACE, "model-a")
+    kit.path.rename(root / "kit")
     with tracking.run("train", {"lr": 1e-3}, {"samples": "abc"}) as run:
         run.curve(pd.DataFrame({"epoch": [0, 1], "mse": [0.5, 0.25]}), step="epoch")
         run.metrics({"final": 0.25})
-        version = run.register_predictor(root / "predictor")
-    yield mlflow, version, predictor
+        version = run.register_kit(root / "kit")
+    yield mlflow, version, kit.predictor
     os.chdir(before)
     del os.environ["MLFLOW_TRACKING_URI"]
 
@@ -45,20 +46,46 @@ def runs(mlflow, stage):
     )
 
 
-def test_the_registered_predictor_gives_the_same_plans(registered):
+def test_the_registered_kit_gives_the_same_plans(registered):
     mlflow, version, predictor = registered
-    model = mlflow.pyfunc.load_model(f"models:/{tracking.PREDICTOR_NAME}/{version}")
+    model = mlflow.pyfunc.load_model(f"models:/{tracking.KIT_NAME}/{version}")
     plans = model.predict(pd.DataFrame({"ratio": [0.2, 0.37]}))
     assert [tuple(k) for k in plans["kept"]] == [predictor.plan(r).kept for r in (0.2, 0.37)]
-    assert sum(plans["kept"][1]) == CONFIG.space.budget(0.37)
+    assert sum(plans["kept"][1]) == SPACE.budget(0.37)
 
 
 def test_nothing_in_the_registry_is_a_pickle(registered):
     mlflow, version, _ = registered
-    path = mlflow.artifacts.download_artifacts(f"models:/{tracking.PREDICTOR_NAME}/{version}")
+    path = mlflow.artifacts.download_artifacts(f"models:/{tracking.KIT_NAME}/{version}")
     names = [f for _, _, files in os.walk(path) for f in files]
-    assert "model.safetensors" in names
+    assert {"model.safetensors", "kit.json", "flap.safetensors"} <= set(names)
     assert not [n for n in names if n.endswith((".pkl", ".pickle", ".bin", ".pt"))]
+
+
+def test_a_kit_by_its_alias_is_the_one_that_was_registered(registered, tmp_path):
+    _, version, predictor = registered
+    uri = f"models:/{tracking.KIT_NAME}@champion"
+    found = kit_at(uri)
+    assert content_digest(found.path) == content_digest("kit")
+    assert found.predictor.plan(0.3) == predictor.plan(0.3)
+    at = tracking.predictor_path(f"models:/{tracking.KIT_NAME}/{version}")
+    assert Predictor.from_pretrained(at).plan(0.3) == predictor.plan(0.3)
+
+
+def test_what_an_older_lop_registered_is_read_or_refused_with_the_way_out(registered):
+    mlflow, _, predictor = registered
+    code = Path("old.py")
+    code.write_text("import mlflow\nmlflow.models.set_model(mlflow.pyfunc.PythonModel())\n")
+    artifacts, name = {"predictor": "kit/predictor"}, "lop-predictor"
+    with mlflow.start_run():
+        mlflow.pyfunc.log_model(
+            name="predictor", python_model=str(code), artifacts=artifacts,
+            pip_requirements=["lop"], registered_model_name=name,
+        )  # fmt: skip
+    at = tracking.predictor_path(f"models:/{name}/1")
+    assert Predictor.from_pretrained(at).plan(0.3) == predictor.plan(0.3)
+    with pytest.raises(LopError, match="not a kit: give it as --predictor, with its --scores"):
+        kit_at(f"models:/{name}/1")
 
 
 def test_the_run_holds_params_curve_and_tags(registered):
@@ -133,7 +160,7 @@ def test_what_failed_halfway_goes_on_in_the_same_runs(registered, tmp_path, monk
         run.child("inside", {"b": 2}, {"stage": "inside"}) as child,
     ):
         child.metrics({"x": 1.0})
-        child.artifact("predictor")
+        child.artifact("kit")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", there)
     say = dict(queue.SAYINGS)
 

@@ -8,7 +8,7 @@ import torch
 from lop.errors import LopError
 from lop.predictor import Predictor, PredictorConfig
 from lop.reward import Reward
-from lop.tracking.promotion import decide, judge
+from lop.tracking.promotion import decide, judge, values
 
 RATIOS = (0.2, 0.3, 0.4, 0.5)
 
@@ -95,20 +95,21 @@ def test_the_numbers_are_paired_by_sample_and_clustered_by_picture(
     with Reward(model, processor, samples, scores) as reward:
         name = reward.model_fingerprint
         old, new = (predictor(reward.space, name, seed) for seed in (0, 1))
-        verdict = judge(reward, old, new, [0.2, 0.4], [0.2], pictures)
+        both = [values(reward, each, [0.2, 0.4]) for each in (old, new)]
+        verdict = judge(*both, [0.2, 0.4], [0.2], pictures)
         gaps = reward.per_sample(new.plan(0.4))[1] - reward.per_sample(old.plan(0.4))[1]
         row = verdict.table.iloc[1]
         assert not row["searched"]
         assert row["difference"] == pytest.approx(gaps.mean())
         means = pd.Series(gaps).groupby(pictures).mean()  # two questions a picture
         assert row["stderr"] == pytest.approx(means.sem(), rel=1e-4)
-        alone = judge(reward, old, new, [0.2, 0.4], [0.2], range(len(samples))).table.iloc[1]
+        alone = judge(*both, [0.2, 0.4], [0.2], range(len(samples))).table.iloc[1]
         assert alone["stderr"] == pytest.approx(pd.Series(gaps).sem(), rel=1e-4)
         for ratios in ([0.2], [0.3, 0.4]):
             with pytest.raises(LopError, match="some that were searched and some not"):
-                judge(reward, old, new, ratios, [0.2], pictures)
+                judge(*both, ratios, [0.2], pictures)
         with pytest.raises(LopError, match="all samples are about one picture"):
-            judge(reward, old, new, [0.2, 0.4], [0.2], ["same"] * len(samples))
+            judge(*both, [0.2, 0.4], [0.2], ["same"] * len(samples))
         other = predictor(reward.space, "another", 1)
         with pytest.raises(LopError, match="predictor trained for model another"):
-            judge(reward, old, other, [0.2, 0.4], [0.2], pictures)
+            values(reward, other, [0.2, 0.4])

@@ -5,19 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
-import torch
+from kits import kit_for
 
 from flows.server import free_port, started
 from lop import tracking
 from lop.cli import main
 from lop.data.samples import write_samples
 from lop.errors import LopError
-from lop.importance import made_for
-from lop.predictor import Predictor, PredictorConfig
+from lop.models.stored import Stored
+from lop.predictor import Predictor
 from lop.serving.champion import Champion, source_of
-from lop.steps import promoting, scoring
+from lop.steps import promoting
 
-NAME = tracking.PREDICTOR_NAME
+NAME = tracking.KIT_NAME
 
 
 class Server:
@@ -104,24 +104,18 @@ def test_an_outage_costs_nothing(server, here, monkeypatch, capsys):
 
 @pytest.fixture
 def judged(server, here, model_dir, samples):
-    """A model with scores and validation samples, and what registers predictors for it."""
+    """A model with validation samples, and what registers kits for it."""
     write_samples(samples, here / "validation.parquet")
-    places = (str(model_dir), here / "validation.parquet", here / "scores")
-    scoring.importance(places[2], *places[:2], batch_size=12)
-    scores = places[2] / "flap.safetensors"
-    space, fingerprint = made_for(scores)
+    places = (str(model_dir), here / "validation.parquet")
+    stored = Stored(model_dir)
 
     def register(seed, model=None):
-        torch.manual_seed(seed)
-        config = PredictorConfig(space, model or fingerprint, min_ratio=0.1, max_ratio=0.6)
-        predictor = Predictor(config)
-        torch.nn.init.normal_(predictor.network.head.weight, std=0.5)
-        predictor.save_pretrained(here / f"predictor-{seed}")
+        kit = kit_for(here, stored.space(), model or stored.fingerprint, seed, std=0.5)
         with tracking.run("train", {}, {}) as run:
-            return run.register_predictor(here / f"predictor-{seed}"), predictor
+            return run.register_kit(kit.path), kit.predictor
 
     def promote(**options):
-        return promoting.promote(*places, "flap", [0.2, 0.4, 0.5], targets=[0.2, 0.5], **options)
+        return promoting.promote(*places, [0.2, 0.4, 0.5], targets=[0.2, 0.5], **options)
 
     return register, promote
 
@@ -163,7 +157,7 @@ def test_a_challenger_is_judged_promoted_and_rolled_back(judged, capsys):
     assert "is the first champion" in capsys.readouterr().err
 
     register(1, model="another-model")
-    with pytest.raises(LopError, match="trained for model .* the challenger for another-model"):
+    with pytest.raises(LopError, match="learned for model .* the challenger for another-model"):
         promote()
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 from torch import Tensor
 
 from lop.errors import LopError
 from lop.evaluation.latency import LatencyProfile
-from lop.files import Kind, check_dir, replacing_dir
+from lop.files import Kind, check_dir, read_json, replacing_dir
 from lop.importance import SCORES, load_scores, made_for, ranked, save_scores
+from lop.kit.card import card
+from lop.kit.figures import Figures
 from lop.plan import Space
 from lop.predictor import PREDICTOR, Predictor
 from lop.profile import Profile
@@ -28,6 +30,7 @@ from lop.typed import read_typed
 
 SCORES_IN, PREDICTOR_IN = "importance", "predictor"
 PROFILE_IN, LATENCY_IN = "profile.parquet", "latency.parquet"
+FIGURES_IN, SETTINGS_IN = "figures.json", "settings.json"
 KIT = Kind(
     "a kit",
     ("kit.json",),
@@ -51,7 +54,8 @@ class About:
 
 @dataclass(frozen=True)
 class Kit:
-    """Scores, predictor, and where there are any profile and latency profile, all of one model.
+    """Scores, predictor, and where there are any profile, latency profile and figures, all of one
+    model.
 
     >>> kit = lop.Kit.load("kit")
     >>> kit.predictor.plan(0.37)
@@ -70,11 +74,14 @@ class Kit:
         latency: str | Path | None = None,
         score: str = AUTO,
         compensate: bool | str = AUTO,
+        figures: Figures | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> Kit:
         """Write a kit of copies of these to the directory `out`.
 
         `scores` is the directory that the importance stage wrote, `predictor` a predictor's,
-        `latency` what `lop latency` wrote. Raises LopError, in one line, for what is not of the
+        `latency` what `lop latency` wrote; `figures` are what its plans were measured at,
+        `settings` what it was learned with. Raises LopError, in one line, for what is not of the
         scores' model.
         """
         check_dir(out, KIT, (scores, predictor, profile, latency))
@@ -97,7 +104,7 @@ class Kit:
             for given, name in ((profile, PROFILE_IN), (latency, LATENCY_IN)):
                 if given is not None:
                     shutil.copyfile(given, tmp / name)
-            _describe(tmp, about)
+            _describe(tmp, about, figures, settings)
         return cls.load(out)
 
     @classmethod
@@ -114,6 +121,7 @@ class Kit:
         if not checked:
             _check_scores(kit.about, kit.scores_dir)
             _check_tables(kit.about, kit.profile_path, kit.latency_path)
+            _ = kit.figures  # LopError for what are none
         return kit
 
     @property
@@ -136,6 +144,23 @@ class Kit:
         """The latency profile's file, if there is one."""
         return _there(self.path / LATENCY_IN)
 
+    @cached_property
+    def latency(self) -> LatencyProfile | None:
+        """The latency profile, of whatever machine, if there is one."""
+        return LatencyProfile.load(self.latency_path) if self.latency_path else None
+
+    @cached_property
+    def figures(self) -> Figures | None:
+        """What its plans were measured at, if they were."""
+        path = _there(self.path / FIGURES_IN)
+        return read_typed(Figures, path) if path else None
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """What it was learned with, if `lop learn` made it."""
+        path = _there(self.path / SETTINGS_IN)
+        return read_json(path) if path else None
+
     @property
     def by(self) -> Candidate:
         """The score that units are ranked by, and whether lost output is compensated."""
@@ -151,15 +176,30 @@ class Kit:
         path = self.scores_dir / f"{name or self.about.score}.safetensors"
         return load_scores(path, self.about.model_fingerprint)
 
+    def cuts_as(self, other: Kit) -> bool:
+        """Whether both cut a plan alike: the same units, with the same compensation."""
+        names = [self.about.score, *["mean_activation"] * self.about.compensate]
+        pairs = (zip(self.score(name), other.score(name), strict=True) for name in names)
+        return self.by == other.by and all(a.equal(b) for each in pairs for a, b in each)
+
     def orders(self) -> list[Tensor]:
         """The units of each site by descending score, (d_i,)."""
         return ranked(self.score())
 
     def reordered(
-        self, out: str | Path, orders: Sequence[Tensor], model_fingerprint: str, compensate: bool
+        self,
+        out: str | Path,
+        orders: Sequence[Tensor],
+        model_fingerprint: str,
+        recovered: bool = False,
     ) -> Kit:
         """Write the kit of the same model with its units in these `orders` (d_i,), whose weights
-        have this fingerprint; it may `compensate` or not."""
+        have this fingerprint.
+
+        Of `recovered` weights nothing is compensated, as they have learned what is lost; the
+        figures, which are not theirs, are left out.
+        """
+        compensate = self.about.compensate and not recovered
         about = replace(self.about, model_fingerprint=model_fingerprint, compensate=compensate)
         space, made = self.about.space, f"{self.about.model_fingerprint} with units reordered"
         with replacing_dir(out, KIT) as tmp:
@@ -178,7 +218,7 @@ class Kit:
             for path_ in (self.profile_path, self.latency_path):  # counts alone: no order in them
                 if path_:
                     shutil.copyfile(path_, tmp / path_.name)
-            _describe(tmp, about)
+            _describe(tmp, about, None if recovered else self.figures, self.settings)
         return type(self).load(out)
 
 
@@ -238,23 +278,14 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _describe(folder: Path, about: About) -> None:
-    """Write kit.json and the card."""
-    (folder / KIT.files[0]).write_text(json.dumps(asdict(about), indent=2) + "\n")
-    restored = "with" if about.compensate else "without"
-    (folder / "README.md").write_text(
-        f"""---
-tags: [pruned, lop]
----
-# All that pruning a model needs besides its weights
-
-Made by lop for the model with fingerprint `{about.model_fingerprint}`, scope `{about.space.scope}`:
-scores of its units (`{SCORES_IN}/`; ranked by `{about.score}`, {restored} compensation), the
-predictor of plans (`{PREDICTOR_IN}/`), and where they are there what each site alone loses
-(`{PROFILE_IN}`) and how long it takes on one machine (`{LATENCY_IN}`).
-
-```sh
-lop prune --model MODEL --kit KIT --ratio 0.37 --out small
-```
-"""
-    )
+def _describe(
+    folder: Path, about: About, figures: Figures | None, settings: Mapping[str, Any] | None
+) -> None:
+    """Write kit.json, the card, and where they are given figures and settings."""
+    told = {KIT.files[0]: asdict(about)}
+    told |= {FIGURES_IN: asdict(figures)} if figures else {}
+    told |= {SETTINGS_IN: dict(settings)} if settings else {}
+    for name, values in told.items():
+        (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+    of = (about.model_fingerprint, about.space.scope, about.score, about.compensate)
+    (folder / "README.md").write_text(card(*of, figures, settings))

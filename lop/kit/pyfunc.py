@@ -1,17 +1,17 @@
-"""The predictor as MLflow serves it ("models from code": MLflow runs this file to load it)."""
+"""A kit as MLflow serves it ("models from code": MLflow runs this file to load it)."""
 
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-from lop.predictor import Predictor
+from lop.kit import Kit
 
 
 class PlanModel(PythonModel):
     """Column `ratio` in, columns `ratios` and `kept` (one entry a layer) out."""
 
     def load_context(self, context):  # type: ignore[no-untyped-def] # MLflow wants this signature
-        self.predictor = Predictor.from_pretrained(context.artifacts["predictor"])
+        self.predictor = Kit.load(context.artifacts["kit"]).predictor
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         plans = [self.predictor.plan(float(ratio)) for ratio in model_input["ratio"]]

@@ -1,0 +1,106 @@
+"""What a kit's plans were measured at: by ratio, how large, how fast and how good the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from pydantic import ConfigDict
+
+from lop.errors import LopError
+from lop.evaluation.tradeoff import POINTS, Point, Unit, sentence
+from lop.plan import per_cent
+
+UNITS = {"accuracy": POINTS, "loglik": Unit("nats a sample", 0.05, "0.05 nats a sample", 3)}
+DIVERGENCE = Unit("nats of divergence", 0.05, "0.05 nats of divergence", 3)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The model at one pruning ratio; at 0 it is whole.
+
+    `value` is a mean over samples with its standard error, `loss` what is lost against the whole
+    model, paired by sample, with that of the difference; None where there is none. `milliseconds`
+    are what the latency profile predicts, `bytes` those of the weights on disk.
+    """
+
+    ratio: float
+    parameters: int
+    bytes: int
+    value: float
+    stderr: float | None
+    loss: float
+    loss_stderr: float | None
+    milliseconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures by ratio, the whole model's first; `metric` is accuracy, loglik, kl or kl_text.
+
+    `samples` are as many as no score, search or predictor has seen.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    metric: str
+    samples: int
+    machine: str | None  # that milliseconds are of
+    of: tuple[Figure, ...]
+
+    def __post_init__(self) -> None:
+        ratios = [figure.ratio for figure in self.of]
+        if not ratios or ratios[0] != 0 or ratios != sorted(set(ratios)):
+            raise LopError(f"figures at ratios {ratios}: expected ascending ones, from 0 on")
+
+    @property
+    def scale(self) -> int:
+        """What values are printed times: an accuracy as per cent."""
+        return 100 if self.metric == "accuracy" else 1
+
+    def value_at(self, ratio: float) -> float:
+        """The value at a ratio, linear between those that were measured."""
+        return self._at(ratio, [figure.value for figure in self.of])
+
+    def speed_at(self, ratio: float) -> float | None:
+        """How many times as fast as the whole model a ratio's is, by the latency profile."""
+        times = [figure.milliseconds for figure in self.of]
+        known = [each for each in times if each is not None]
+        if len(known) < len(times):
+            return None
+        return known[0] / self._at(ratio, known)
+
+    def _at(self, ratio: float, values: Sequence[float]) -> float:
+        return float(np.interp(ratio, [figure.ratio for figure in self.of], values))
+
+    def sentence(self) -> str:
+        """What the smallest of the models that lose little saves."""
+        whole = self.of[0]
+        points = [
+            Point(
+                f"{per_cent(figure.ratio)} pruned",
+                figure.bytes / whole.bytes,
+                self.speed_at(figure.ratio),
+                self.scale * figure.loss,
+                np.nan if figure.loss_stderr is None else self.scale * figure.loss_stderr,
+            )
+            for figure in self.of[1:]
+        ]
+        return sentence(points, UNITS.get(self.metric, DIVERGENCE)) if points else ""
+
+    def markdown(self) -> str:
+        """A row a ratio."""
+        digits, unit = (1, " (%)") if self.metric == "accuracy" else (3, "")
+        lines = [f"| pruned | parameters | MB | times as fast | {self.metric}{unit} |"]
+        lines.append("| --- | --- | --- | --- | --- |")
+        for figure in self.of:
+            speed = self.speed_at(figure.ratio)
+            value = f"{self.scale * figure.value:.{digits}f}"
+            if figure.stderr is not None:
+                value += f" ± {self.scale * figure.stderr:.{digits}f}"
+            fast = "–" if speed is None else f"{speed:.2f}"
+            cells = [per_cent(figure.ratio), f"{figure.parameters:,}", f"{figure.bytes / 1e6:,.1f}"]
+            lines.append(f"| {' | '.join([*cells, fast, value])} |")
+        return "\n".join(lines)

@@ -1,0 +1,25 @@
+"""What `lop learn` may be told: of one model and its samples, all that has a default."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lop.settings.params import Judging, Prepare, Search, Space
+from lop.settings.types import Count, Positive, RewardKind, Seed
+
+JUDGING, SEARCH, PREPARE = Judging.model_fields, Search.model_fields, Prepare.model_fields
+
+
+class Learning(Space):
+    """Settings of a run that makes a kit."""
+
+    hours: Positive | None = Field(
+        None,
+        description="time limit: an evaluation is timed, and samples and plans are as many as the "
+        "time is enough for; without one, as many as params.yaml has by default",
+    )
+    reward: RewardKind = Field("loglik", description=JUDGING["reward"].description)
+    window: Count = Field(128, description=PREPARE["window"].description)
+    workers: Count = Field(1, description=SEARCH["workers"].description)
+    batch_size: Count = Field(40, description=JUDGING["batch_size"].description)
+    seed: Seed = Field(0, description="of samples, searches and the predictor")

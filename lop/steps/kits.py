@@ -1,0 +1,152 @@
+"""The steps around a kit: gather one, measure its plans, cut a model with one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from lop.data.clusters import clustered_error
+from lop.data.samples import document, read_samples
+from lop.errors import LopError
+from lop.files import check_dir, temporary_dir
+from lop.kit import KIT, Kit
+from lop.kit.figures import Figure, Figures
+from lop.models.costs import parameters, size
+from lop.models.stored import Stored
+from lop.plan import Plan
+from lop.reward import Reward
+from lop.steps.pruning import Cutter, on_disk, prune_one
+from lop.steps.searching import reward_of
+
+BUDGETS = ("ratio", "params", "size", "flops_per_token", "latency")
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # at which plans are measured, within the range
+
+
+def gather(
+    out: Path,
+    scores: Path,
+    predictor: str,
+    profile: Path | None,
+    latency_profile: Path | None,
+    score: str,
+    compensate: bool | str,
+) -> str:
+    """Write a kit, as `Kit.gather` does, of a predictor that may be in the registry; what it is."""
+    parts = (scores, on_disk(predictor), profile, latency_profile)
+    return described(Kit.gather(out, *parts, score, compensate))
+
+
+def described(kit: Kit) -> str:
+    """What a kit is, in a line."""
+    restored = "with" if kit.by.compensate else "without"
+    space, config = kit.about.space, kit.predictor.config
+    return (
+        f"{kit.path}: {space.scope} of {len(space.units)} sites, score {kit.by.score} {restored} "
+        f"compensation, pruning ratios {config.min_ratio:g} to {config.max_ratio:g}"
+    )
+
+
+def measured(
+    kit: Kit, model_path: str, samples_path: Path, reward: str = "loglik", batch_size: int = 100
+) -> Figures:
+    """What the kit's plans are worth on samples: the whole model, and at each of `RATIOS`.
+
+    No score, search or predictor may have seen the samples. It is the accuracy of questions, the
+    log-likelihood of texts, or for a `reward` that needs no answers that reward. Sizes are counted,
+    milliseconds those of the kit's latency profile.
+    """
+    samples = read_samples(samples_path)
+    texts = all(document(row) is not None for row in samples.to_dict("records"))
+    metric = ("loglik" if texts else "accuracy") if reward == "loglik" else reward
+    predictor, latency = kit.predictor, kit.latency
+    source, space = Stored(model_path), kit.about.space
+    counted, weighed = (of(source, space, kit.by.compensate) for of in (parameters, size))
+    plans = {0.0: space.dense}
+    plans |= {ratio: predictor.plan(ratio) for ratio in RATIOS if predictor.reaches(ratio)}
+    found: list[Figure] = []
+    place = (model_path, samples_path, kit.scores_dir, *kit.by, metric, batch_size)
+    with reward_of(*place) as judge:
+        pictures = list(samples["image_id"])
+        whole = _values(judge, space.dense)
+        for ratio, plan in plans.items():
+            values = _values(judge, plan)
+            gone = whole - values
+            found.append(
+                Figure(
+                    ratio,
+                    int(counted.of(plan)),
+                    int(weighed.of(plan)),
+                    float(values.mean()),
+                    _error(values, pictures),
+                    float(gone.mean()),
+                    _error(gone, pictures) if ratio else None,
+                    latency.of(plan) if latency else None,
+                )
+            )
+    return Figures(metric, len(samples), str(latency.machine) if latency else None, tuple(found))
+
+
+def gather_measured(
+    out: Path,
+    parts: tuple[Path, Path, Path | None, Path | None, str, bool | str],
+    judged: tuple[str, Path, str, int],
+    settings: Mapping[str, Any] | None = None,
+) -> Kit:
+    """Write a kit of `parts` (scores, predictor, profile, latency profile, score, compensation),
+    with figures of its plans as they are `measured` on a model and samples, by a reward, so many
+    samples at once."""
+    check_dir(out, KIT, parts[:4])
+    with temporary_dir(out) as tmp:
+        found = measured(Kit.gather(tmp / "kit", *parts), *judged)
+    return Kit.gather(out, *parts, found, settings)
+
+
+def _values(judge: Reward, plan: Plan) -> np.ndarray:
+    """The plan's value on each sample, (N,), in the order of the samples."""
+    found = np.empty(sum(len(part.numbers) for part in judge.parts))
+    for i, part in enumerate(judge.parts):
+        found[part.numbers] = judge.values(plan, i)
+    return found
+
+
+def _error(values: np.ndarray, pictures: Sequence[object]) -> float | None:
+    error = clustered_error(values, pictures)
+    return float(error) if np.isfinite(error) else None
+
+
+def cut(kit: str | Path | Kit, model: str | Path, out: str | Path, **budget: Any) -> Plan:
+    """Write the checkpoint of one budget that a kit's predictor cuts out of a model.
+
+    >>> lop.cut("kit", "my-model", "small", size="9GB")
+
+    The budget is a `ratio`, or a target as `lop prune` takes it: `params="5.2B"`, `size="9GB"`,
+    `flops_per_token="9G"` or `latency="0.7x"`. Raises LopError for what cannot be met.
+    """
+    kit = kit if isinstance(kit, Kit) else Kit.load(kit)
+    cutter = Cutter.of_kit(str(model), kit)
+    ratio, plan = meeting(cutter, budget)
+    return prune_one(Path(out), "lop", ratio, cutter, plan)
+
+
+def meeting(cutter: Cutter, budget: Mapping[str, Any], method: str = "lop") -> tuple[float, Plan]:
+    """The ratio and plan of the one budget that is given, of `BUDGETS`; others may be None."""
+    given = {name: of for name, of in budget.items() if of is not None}
+    if len(given) != 1 or not set(given) <= set(BUDGETS):
+        raise LopError(f"expected one of {', '.join(BUDGETS)}, got {', '.join(given) or 'none'}")
+    ((kind, target),) = given.items()
+    if kind == "ratio":
+        return float(target), cutter.planner(method)(float(target))
+    return cutter.meeting(kind, str(target), method)
+
+
+@contextmanager
+def cut_for_a_while(cutter: Cutter, ratio: float, plan: Plan) -> Iterator[str]:
+    """Inside, the checkpoint of a plan lies somewhere; yields where. Then it goes."""
+    with TemporaryDirectory(prefix="lop-") as folder:
+        prune_one(Path(folder) / "checkpoint", "lop", ratio, cutter, plan)
+        yield str(Path(folder) / "checkpoint")
