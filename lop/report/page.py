@@ -19,6 +19,7 @@ from lop.plan import RECOVERED, checkpoint_name, per_cent
 from lop.report import benchmarks, plots
 from lop.report.changes import changed, examples
 from lop.report.html import write_page
+from lop.report.lead import lead
 from lop.report.questions import samples_file
 from lop.report.results import (
     SEARCH,
@@ -65,6 +66,7 @@ def page(results: Results, out: Path) -> str:
     """The report as Markdown; the plots of its sections go to `out`."""
     sections = [
         _introduction(results),
+        lead(results.comparison, out),
         *(_benchmarks(results, title, label, out) for title, label in benchmarks.SUITES.items()),
         _headline(results, out),
         _recovery(results.comparison),

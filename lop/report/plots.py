@@ -91,6 +91,48 @@ def pareto(
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
+def tradeoff(rows: pd.DataFrame, titles: Mapping[str, str], axis: str, path: Path) -> None:
+    """`value` against `size` and, where it was measured, against `speed`: a line a `method`, from
+    the whole model down; `axis` names the value."""
+    from matplotlib.figure import Figure
+
+    timed = rows.dropna(subset=["speed"])
+    panels: list[tuple[str, pd.DataFrame, Any]]
+    panels = [("Size (% of the dense model's bytes)", rows.assign(x=100 * rows["size"]), None)]
+    if len(timed) > 1:
+        spread = [timed["speed"] - timed["speed_low"], timed["speed_high"] - timed["speed"]]
+        panels.append(("Speed (times the dense model's)", timed.assign(x=timed["speed"]), spread))
+    figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
+    for axes, (label, of, spread) in zip(
+        figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True
+    ):
+        axes.spines[["top", "right"]].set_visible(False)
+        for method, title in titles.items():
+            mine = of["method"] == method
+            if not mine.any():
+                continue
+            wide = [each[mine].clip(lower=0) for each in spread] if spread else None
+            axes.errorbar(
+                of["x"][mine],
+                of["value"][mine],
+                of["stderr"][mine],
+                wide,
+                label=title if axes.get_subplotspec().is_first_col() else None,
+                color=COLOURS.get(method, "black"),
+                marker="D" if method == "dense" else "o",
+                ls="none" if method == "dense" else "-",
+                ms=5,
+                lw=1.6,
+                elinewidth=0.8,
+                capsize=2,
+            )
+        axes.set(xlabel=label)
+    figure.axes[0].invert_xaxis()  # smaller and faster are to the right
+    figure.axes[0].set_ylabel(axis)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
 def pareto_front(points: pd.DataFrame, cost: str) -> pd.DataFrame:
     """The models that no other betters at the same `cost` or less, by cost."""
     ordered = points.sort_values([cost, "value"], ascending=[True, False])

@@ -27,11 +27,11 @@ def report(
     training: Path,
     samples: Path | None = None,
     scores: Path | None = None,
-) -> None:
+) -> str:
     """Write report.md, report.html, plots and tables to `out`, and the numbers to `<out>.json`.
 
     With the directory of `samples`, the page shows pictures whose answers pruning changed; with
-    that of `scores`, which of them `auto` chose.
+    that of `scores`, which of them `auto` chose. Returns the sentence that the page begins with.
     """
     from lop.report import write_report
 
@@ -46,3 +46,13 @@ def report(
         metrics = write_report(evaluation, pruned, search_dir, training, tmp, samples, scores)
     with replacing(numbers) as tmp:
         tmp.write_text(json.dumps(metrics, indent=2) + "\n")
+    return claim(evaluation, pruned)
+
+
+def claim(evaluation: Path, pruned: Path) -> str:
+    """What the smallest of LOP's checkpoints that loses little saves, in a sentence."""
+    from lop.evaluation.comparison import Comparison
+    from lop.report import lead
+
+    compared = Comparison.read(evaluation, pruned)
+    return lead.claim(compared, lead.table(compared))

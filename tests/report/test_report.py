@@ -11,7 +11,7 @@ from evaluated import BENCHMARKS, write_evaluation, write_rest
 
 from lop.errors import LopError
 from lop.evaluation.comparison import Comparison
-from lop.report import benchmarks, plots
+from lop.report import benchmarks, lead, plots
 from lop.report.html import literal, to_html
 from lop.steps import reporting
 
@@ -46,6 +46,37 @@ def row(text, start):
 
 def section(text, title):
     return text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_page_begins_with_what_is_saved_and_lost(made):
+    text = (made / "report/report.md").read_text()
+    first, picture, _ = text.split("\n\n")[2:5]
+    assert picture == "![accuracy against size and speed](tradeoff.png)"
+    assert (made / "report/tradeoff.png").stat().st_size > 10_000
+    table = pd.read_csv(made / "report/tradeoff.csv").set_index("name")
+    assert list(table.index) == ["dense", "lop-0.3", "lop-0.5"]
+    assert table.loc["lop-0.5", "size"] == pytest.approx(0.75)
+    answered = [
+        pd.read_parquet(made / f"evaluation/{name}/lop_vqa.parquet")["correct"].mean()
+        for name in ("dense", "lop-0.5")
+    ]
+    assert table.loc["lop-0.5", "loss"] == pytest.approx(100 * (answered[0] - answered[1]))
+    loss, error = table.loc["lop-0.3", ["loss", "loss_stderr"]]
+    assert f"85 % of the bytes, 1.30 times the speed, {loss:.1f} ± {error:.1f} points" in first
+    assert first == f"**{reporting.claim(made / 'evaluation', made / 'pruned')}**"
+
+
+def test_recovered_checkpoints_are_a_line_of_their_own(samples, tmp_path):
+    right = {"dense": 0.95, "lop-0.5": 0.5, "lop_recovered-0.5": 0.95}
+    many = pd.concat([samples] * 40, ignore_index=True)
+    for name in ("id", "image_id"):
+        many[name] += "-" + many.index.astype(str)
+    write_evaluation(tmp_path, many, right)
+    compared = Comparison.read(tmp_path / "evaluation", tmp_path / "pruned")
+    rows = lead.table(compared)
+    assert list(rows["method"]) == ["dense", "lop", "lop_recovered"]
+    said = lead.claim(compared, rows)
+    assert said.startswith("LOP, recovered at 50 %: 75 % of the bytes, 1.50 times the speed, 0.0")
 
 
 def test_the_main_table_has_the_papers_form_and_says_what_it_is(made):
