@@ -63,7 +63,7 @@ def scale_of(name: str, quick: bool) -> Scale:
     """
     here = {"model": PLACE / name / "float32", "runs": PLACE / name, "scope": "ffn+attention"}
     small = {"calibration": 40, "reward": 40, "chosen_on": 20, "test": 60, "simulations": 3}
-    small |= {"shares": (0.5,)}
+    small |= {"shares": (0.5,)}  # type: ignore[dict-item]
     found: Scale = Questions() if name == "reference" else Texts(test=96)
     if quick and name == "real":
         small |= {"calibration": 4, "reward": 4, "chosen_on": 2, "test": 8}

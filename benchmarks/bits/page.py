@@ -73,7 +73,7 @@ def section(name: str, found: pd.DataFrame, draws: int, apart: float) -> str:
         for budget in BUDGETS:
             at = of[np.isclose(of["budget"], float(budget))]
             if at.empty:
-                cells.append("–"), gaps.append("–")
+                cells.append("–"), gaps.append("–")  # type: ignore[func-returns-value]
                 continue
             row = at.iloc[0]
             cells.append(f"{scale * row['value']:.1f} ± {scale * row['stderr']:.1f}")

@@ -56,8 +56,9 @@ def importance(o: given.Importance) -> None:
 def profile(o: given.Profile) -> None:
     from lop.steps import searching
 
-    how = (o.shares, o.compensate, o.reward, o.batch_size, o.bits, o.group, o.others)
-    searching.profile(o.out, *_judging(o), *how)
+    quantizing = o.model_dump(include={"bits", "group", "others"})
+    how = (o.shares, o.compensate, o.reward, o.batch_size)
+    searching.profile(o.out, *_judging(o), *how, **quantizing)
     print(o.out)
 
 

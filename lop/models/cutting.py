@@ -373,7 +373,7 @@ def _config_files(
     if beyond and schemes == 1:  # stock loaders unpack all of it where all has as many bits
         quantization = {**quantization, "dequantize": True}
     if is_pruned(after) or (beyond and schemes > 1):
-        cls: Any = type(small) if is_pruned(after) else pruned_class(type(small))
+        cls: Any = type(small) if is_pruned(after) else pruned_class(type(small))  # type: ignore[arg-type]
         module = Path(modeling_lop.__file__)
         auto_map = {cls._auto_class: f"{module.stem}.{cls.__name__}"}
         yield _copied(module, module.name)

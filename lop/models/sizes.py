@@ -44,7 +44,7 @@ class Sizes:
             return 0
         itemsize = DTYPES[self.model.tensors[name].dtype].itemsize
         of = (*shape, itemsize)
-        return packed_size(*of, WHOLE, self.group) - packed_size(*of, bits, self.group)
+        return packed_size(*of, WHOLE, self.group) - packed_size(*of, bits, self.group)  # type: ignore[call-arg]
 
     def of(self, plan: Plan) -> int:
         """What a plan's checkpoint takes, exactly."""
