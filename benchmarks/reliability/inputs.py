@@ -49,6 +49,7 @@ _TASKS = "lop_vqa mme=data/mme.parquet mmbench=data/mmbench.parquet mmmu_val=dat
 
 # Each command with options that it takes; positional arguments are named as the parser names them.
 VALID: dict[str, dict[str, str]] = {
+    "learn": _MODEL | {"--samples": "data/samples/benchmark.parquet"} | _OUT,
     "prepare": {"--source": "data/samples/benchmark.parquet"}
     | dict.fromkeys((f"--{name}" for name in PURPOSES), "2")
     | _OUT,
