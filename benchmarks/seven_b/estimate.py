@@ -34,7 +34,8 @@ class Card:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: bytes on a GPU, seconds on one GPU and on eight, disk use, and the formula of its time."""
+    """A stage: bytes on a GPU, seconds on one GPU and on eight, disk use, and the formula of its
+    time."""
 
     name: str
     memory: float
@@ -114,8 +115,8 @@ class Estimate:
         )  # fmt: skip
 
     def search(self) -> Stage:
-        """One search for each target, then its plans at budgets between targets; one worker for each
-        search at most."""
+        """One search for each target, then its plans at budgets between targets; one worker for
+        each search at most."""
         p = self.params
         samples, seen = p.prepare.reward, p.prepare.reward * (1 - p.search.hold_out)
         judged = p.search.settings[0].simulations * seen
@@ -168,8 +169,8 @@ class Estimate:
         ]  # fmt: skip
 
     def evaluate(self) -> list[Stage]:
-        """Answers in parallel, speed of one model at a time, digests, and cutting checkpoints that are
-        not kept."""
+        """Answers in parallel, speed of one model at a time, digests, and cutting checkpoints that
+        are not kept."""
         p, s = self.params, self.shape
         grid, asked = self._grid(), p.prepare.benchmark or 0
         decoding = ANSWER * s.weights / self.card.bandwidth / p.evaluate.batch_size
