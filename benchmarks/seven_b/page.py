@@ -39,8 +39,8 @@ def page(e: Estimate) -> str:
     return f"""# A plan for Qwen2.5-VL-7B
 
 {origin()}
-**Nothing here was run on a GPU.** The numbers are computed from the model's shapes, with the
-default settings. One sample is a picture of {IMAGE:,} tokens with {TEXT} of text, and no two questions
+**Nothing here was run on a GPU.** The numbers are computed from the model's shapes, with
+the default settings. One sample is a picture of {IMAGE:,} tokens with {TEXT} of text, and no two questions
 share a picture, which is the worst case. Other cards: `--help`.
 
 ## Inputs of the computation
@@ -48,22 +48,22 @@ share a picture, which is the worst case. Other cards: `--help`.
 {markdown(facts)}
 
 A layer at real shapes ran at {r.layer / r.product:.0%} of the speed of one large product of
-matrices on the same core, so on this CPU its FLOPs determine its time. The share of a GPU's FLOPs that
-is reached was not measured. It decides the result: hours are inversely proportional to it.
+matrices on the same core, so on this CPU its FLOPs determine its time. The share of
+a GPU's FLOPs that is reached was not measured. It decides the result: hours are inversely proportional to it.
 
 ## Stages
 
 V is a picture through processor and vision tower ({e.vision:.2f} s), D a sample through the whole
 decoder ({e.decoder:.2f} s), W reading the weights ({e.load:.0f} s). Memory is that of one GPU with
-batches of one sample. Batches are halved, down to one sample, until they fit; larger batches use the
-memory that is left.
+batches of one sample. Batches are halved, down to one sample, until they fit; larger batches use
+the memory that is left.
 
 {markdown(rows)}
 
 On {GPUS} GPUs: `search.workers: {GPUS}` and `evaluate.workers: {GPUS}`, one process a GPU. There
-is one search for each target and seed. Scoring is one process. Speed is measured with nothing else
-running. Recovery is counted with `recover.rank`, `bf16`, `checkpointing` and a `batch_size` of 1 with more
-`accumulation` instead; on {GPUS} GPUs its steps are assumed to scale perfectly.
+is one search for each target and seed. Scoring is one process. Speed is measured with nothing
+else running. Recovery is counted with `recover.rank`, `bf16`, `checkpointing` and a `batch_size`
+of 1 with more `accumulation` instead; on {GPUS} GPUs its steps are assumed to scale perfectly.
 
 ## What does not fit on 24 GB
 
@@ -81,11 +81,12 @@ running. Recovery is counted with `recover.rank`, `bf16`, `checkpointing` and a 
 
 ## Would a disk cache of captures help?
 
-No. Each worker of `profile` and `search` captures once, V a sample, and then evaluates plans, up to D
-a sample for each plan. On one GPU, captures are {_captures(e):.1%} of the two stages. On the
-reference model, on one core of a busy machine, 500 samples took 5 s to capture and 2 to 4 s for each of about
-280 plans: about 3 % with two workers. A cache entry would take
-{e.params.prepare.reward * s.captured / 1e9:.1f} GB, for each part of the samples and each setting.
+No. Each worker of `profile` and `search` captures once, V a sample, and then evaluates plans, up
+to D a sample for each plan. On one GPU, captures are {_captures(e):.1%} of the two stages. On the
+reference model, on one core of a busy machine, 500 samples took 5 s to capture
+and 2 to 4 s for each of about 280 plans: about 3 % with two workers. A cache entry would take
+{e.params.prepare.reward * s.captured / 1e9:.1f} GB, for each part of the
+samples and each setting.
 """
 
 
