@@ -47,8 +47,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Memory, time and disk use, one method for each stage. D is a sample's pass through the decoder, V its
-    picture's through processor and vision tower, W reading the weights from disk; all seconds."""
+    """Memory, time and disk use, one method for each stage. D is the pass of a sample through the
+    decoder, V the pass of its picture through processor and vision tower, W reading the weights
+    from disk; all in seconds."""
 
     shape: Shape
     card: Card

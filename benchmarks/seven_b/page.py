@@ -40,8 +40,8 @@ def page(e: Estimate) -> str:
 
 {origin()}
 **Nothing here was run on a GPU.** The numbers are computed from the model's shapes, with
-the default settings. One sample is a picture of {IMAGE:,} tokens with {TEXT} of text, and no two questions
-share a picture, which is the worst case. Other cards: `--help`.
+the default settings. One sample is a picture of {IMAGE:,} tokens with {TEXT} of text, and no two
+questions share a picture, which is the worst case. Other cards: `--help`.
 
 ## Inputs of the computation
 
@@ -49,7 +49,8 @@ share a picture, which is the worst case. Other cards: `--help`.
 
 A layer at real shapes ran at {r.layer / r.product:.0%} of the speed of one large product of
 matrices on the same core, so on this CPU its FLOPs determine its time. The share of
-a GPU's FLOPs that is reached was not measured. It decides the result: hours are inversely proportional to it.
+a GPU's FLOPs that is reached was not measured. It decides the result: hours are
+inversely proportional to it.
 
 ## Stages
 

@@ -114,14 +114,14 @@ def test_an_output_replaces_nothing_but_its_own_kind(made, capsys):
     for command, message in [
         (command_of(made, "--out", made / "model"), "is an input of this command"),
         (command_of(made, "--out", made / "predictor"), "is an input of this command"),
-        (command_of(made, "--out", made / "search"), "is there already and is not"),
-        (command_of(made, "--out", dense), "is there already and is not"),
+        (command_of(made, "--out", made / "search"), "already exists and is not"),
+        (command_of(made, "--out", dense), "already exists and is not"),
         (command_of(made, "--out", made / "link"), "is a link to"),
         (command_of(made, "--out", made), "holds .*, an input of this command"),
-        (command_of(made, "--out", made / "model/small"), "lies in .*, an input of this command"),
-        ([*train, str(made / "model")], "is there already and is not a predictor"),
+        (command_of(made, "--out", made / "model/small"), "is inside .*, an input of this command"),
+        ([*train, str(made / "model")], "already exists and is not a predictor"),
         ([*train, str(made / "scores")], "is an input|holds .*, an input"),
-        (["importance", *data, "--out", str(made / "predictor")], "is there already and is not"),
+        (["importance", *data, "--out", str(made / "predictor")], "already exists and is not"),
         (["importance", *data, "--out", str(made / "model")], "is an input of this command"),
     ]:
         assert main(command) == 2, command
