@@ -44,9 +44,7 @@ def processes(count: int, modules: list[str], fresh: bool = False) -> Iterator[R
     devices = gpus()
     count = min(count, len(devices)) if devices else count
     if count == 1 and not fresh:
-        with ThreadPoolExecutor(
-            1
-        ) as alone:  # several callers must not share a model
+        with ThreadPoolExecutor(1) as alone:  # several callers must not share a model
             yield lambda function, *args: alone.submit(function, *args).result()
         return
     context = multiprocessing.get_context("forkserver")

@@ -1,4 +1,4 @@
-"""The predictor as MLflow serves it ("models from code": MLflow runs this file to load it)."""
+"""The predictor as an MLflow model ("models from code": MLflow runs this file to load it)."""
 
 import pandas as pd
 from mlflow.models import set_model
@@ -8,9 +8,9 @@ from lop.predictor import Predictor
 
 
 class PlanModel(PythonModel):
-    """Column `ratio` in, columns `ratios` and `kept` (one entry a layer) out."""
+    """Input: column `ratio`. Output: columns `ratios` and `kept`, with one entry for each site."""
 
-    def load_context(self, context):  # type: ignore[no-untyped-def] # MLflow wants this signature
+    def load_context(self, context):  # type: ignore[no-untyped-def] # MLflow requires this signature
         self.predictor = Predictor.from_pretrained(context.artifacts["predictor"])
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

@@ -147,7 +147,7 @@ def test_a_sibling_is_cut_when_told_so(made, capsys):
     sibling.get_input_embeddings().weight.data[0] += 1
     sibling.save_pretrained(made / "model")
     assert cut(made) == 2
-    assert "take it for a sibling's" in capsys.readouterr().err
+    assert "takes this one with --sibling" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="predictor trained for model"):
         assert main([*command_of(made), "--sibling"]) == 0
     assert sum(find_space(load(made / "small")).units) == 76
