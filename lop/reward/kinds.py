@@ -76,14 +76,15 @@ def expect(model: PreTrainedModel, batch: Captured) -> list[Expected]:
 
 @torch.inference_mode()
 def divergence(model: PreTrainedModel, batch: Captured, expected: list[Expected]) -> Tensor:
-    """At each place of a batch: KL of what is expected from what the model says, in nats; (P,)."""
+    """KL(expected ‖ model) at each position of a batch, in nats; (P,)."""
     hidden = hidden_at(model, batch)
     return torch.cat([each.divergence(model, hidden[each.start : each.end]) for each in expected])
 
 
 @torch.inference_mode()
 def likelihood(model: PreTrainedModel, batch: Captured) -> Tensor:
-    """At each place of a batch: log-likelihood of the token, and 1 for a mistake; (2, P)."""
+    """At each position of a batch: log-likelihood of the next token, and 1 if the model's most
+    likely token is another; (2, P)."""
     judged = []
     for hidden, tokens in zip(
         (states := hidden_at(model, batch)).split(size := at_once(model)),
