@@ -184,9 +184,9 @@ def test_a_latency_becomes_the_ratio_that_meets_it(made, tmp_path):
         assert status == 200
         assert 0.79 * 16 < timed.of(Plan(SPACE, tuple(plan["kept"]))) <= 0.8 * 16
         told = refused(client.ask("POST", "/plans", {"latency": "soon"}), 422)
-        assert "expected such as 0.7x" in told
+        assert "expected a value such as 0.7x" in told
     with (
-        pytest.raises(LopError, match="say --elsewhere"),
+        pytest.raises(LopError, match="set --elsewhere"),
         serving(made, tmp_path / "out", **of | {"elsewhere": False}),
     ):
         pass
