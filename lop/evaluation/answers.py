@@ -1,9 +1,9 @@
-"""Evaluates a checkpoint: its answers to benchmarks, with lm-eval.
+"""What a checkpoint is worth: its answers to benchmarks, through lm-eval.
 
-lm-eval runs the tasks in `lop/evaluation/tasks`, which any user of lm-eval can run on other models
-too. One shard is one (model, task): `<task>.parquet`, with a row for each answer, and
-`<task>.json`, with the metrics and a fingerprint of checkpoint, task and data. A killed or extended
-evaluation computes only the missing shards. lm-eval is an optional dependency, imported when
+lm-eval asks the questions, by the tasks in `lop/evaluation/tasks`, which any user of lm-eval can
+run on other models too. One shard is one (model, task): `<task>.parquet`, a row an answer, and
+`<task>.json`, the figures, named by a fingerprint of checkpoint, task and data, so that a killed or
+extended evaluation pays only for what is missing. lm-eval is an optional dependency, imported when
 needed.
 """
 
@@ -46,10 +46,9 @@ ROOM = 8  # tokens to generate beyond the longest accepted answer
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's answers to one task: `samples` has its scorer's columns, and a row for each
-    question.
+    """One model's answers to one task: `samples` has its scorer's columns, a row a question.
 
-    `figures` are lm-eval's metrics, for its own tasks; for all others the scorer computes them.
+    `figures` are lm-eval's own of its tasks; for all others the scorer makes them.
     """
 
     samples: pd.DataFrame
@@ -74,8 +73,7 @@ class Evaluation:
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, float | None]]:
-        """Every metric as {"value", "stderr"}; a metric of lm-eval gets a standard error if it
-        equals the scorer's mean."""
+        """Every figure as {"value", "stderr"}; lm-eval's own have the error of a like mean."""
         ours = scoring.score(benchmark(self.task).scorer, self.samples)
         found = {}
         for name, figure in self.figures.items():
@@ -86,12 +84,12 @@ class Evaluation:
 
     @property
     def primary(self) -> str:
-        """The metric that compares models."""
+        """The figure to compare models by."""
         return benchmark(self.task).scorer.primary or next(iter(self.metrics))
 
     @property
     def by_category(self) -> dict[str, float]:
-        """Accuracy of each category, or the primary metric for a task without right answers."""
+        """Accuracy of each category, or the primary figure where no answer is right or wrong."""
         categories = self.samples.groupby("category")
         if "correct" in self.samples:
             return categories["correct"].mean().to_dict()
@@ -100,7 +98,7 @@ class Evaluation:
         return {name: float(of[self.primary]) for name, of in sums.items() if self.primary in of}
 
     def headline(self) -> dict[str, Any]:
-        """The primary metric as plain values; a standard error that does not exist is None."""
+        """The primary figure as plain values; a standard error that does not exist is None."""
         figure = self.metrics[self.primary]
         return {
             self.primary: figure["value"],
@@ -110,7 +108,7 @@ class Evaluation:
         }
 
     def summary(self) -> dict[str, Any]:
-        """The task's official metrics as plain values: the content of `<task>.json`."""
+        """The task's official figures as plain values: what stands in `<task>.json`."""
         return {
             "task": self.task,
             "fingerprint": self.fingerprint,
@@ -121,8 +119,7 @@ class Evaluation:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the answers to `<path>.parquet`, then the metrics to `<path>.json`; each
-        atomically."""
+        """Write `<path>.parquet`, the answers, then `<path>.json`, the figures; each whole."""
         with replacing(f"{path}.parquet") as tmp:
             self.samples.to_parquet(tmp, index=False)
         with replacing(f"{path}.json") as tmp:
@@ -130,14 +127,14 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """Read the files of `save(path)`, or raise LopError."""
-        summary = read_json(Path(f"{path}.json"))
-        task = summary.get("task", HEADLINE)
+        """Read what `save(path)` wrote, or raise LopError."""
+        said = read_json(Path(f"{path}.json"))
+        task = said.get("task", HEADLINE)
         columns = list(benchmark(task).scorer.columns) or None
         with reading(f"{path}.parquet", "an evaluation"):
             samples = pd.read_parquet(f"{path}.parquet", columns=columns)
-        figures = summary["metrics"] if columns is None else {}
-        return cls(samples, task, summary.get("fingerprint", ""), figures)
+        figures = said["metrics"] if columns is None else {}
+        return cls(samples, task, said.get("fingerprint", ""), figures)
 
 
 def evaluate(
@@ -147,11 +144,12 @@ def evaluate(
     device: str | None = None,
     task: str = HEADLINE,
 ) -> Evaluation:
-    """Run a task over `data` on the model at `model_dir`, dense or pruned.
+    """Ask the model at `model_dir`, dense or pruned, all questions of a task over `data`.
 
-    Runs on `device`; by default on a GPU, if there is one.
+    Runs on `device`, or on a GPU when there is one.
 
-    Raises LopError if model or data cannot be read, or the processor has no usable chat template.
+    Raises LopError when model or data cannot be read, or the processor has no chat template that
+    works.
     """
     with asking(model_dir, batch_size, device) as ask:
         return ask(task, str(data))
@@ -165,10 +163,10 @@ def evaluate_all(
     device: str | None = None,
     content: str | None = None,
 ) -> dict[str, Evaluation]:
-    """The model's answers to each of `tasks` (name -> path of its data), saved in `out`.
+    """The model's answers to each of `tasks` (name -> where its data lie), kept in `out`.
 
-    A finished shard is read, not computed again; the model is loaded only if one is missing.
-    `content` is `content_of` the model, if known.
+    A finished shard is read, not asked again; the model is loaded only when one is missing.
+    `content` is what `content_of` says of the model, where that is known.
     """
     content = content or content_of(model_dir)
     marks = {name: shard_fingerprint(content, name, data) for name, data in tasks.items()}
@@ -185,9 +183,9 @@ def evaluate_all(
 
 
 def finished(out: Path | None, content: str, tasks: Mapping[str, str]) -> dict[str, Evaluation]:
-    """The complete and current shards of a model's answers in `out`, by task.
+    """Those shards of a model's answers in `out` that are whole and current, by task.
 
-    `content` is `content_of` the model.
+    `content` is what `content_of` says of the model.
     """
     known = {
         name: _shard(out, name, shard_fingerprint(content, name, data))
@@ -197,12 +195,12 @@ def finished(out: Path | None, content: str, tasks: Mapping[str, str]) -> dict[s
 
 
 def content_of(model_dir: str | Path) -> str:
-    """The digest of a model's files that decide its answers; for a model on the hub, its name."""
+    """The digest of a model's files, all that decides its answers; on the hub its name."""
     return content_digest(model_dir, NOT_ASKED) if Path(model_dir).is_dir() else str(model_dir)
 
 
 def _shard(out: Path | None, task: str, mark: str) -> Evaluation | None:
-    """The shard of a task, if there is a complete one with that fingerprint."""
+    """The shard of a task, if there is a whole one of that fingerprint."""
     if out is None or not (out / f"{task}.json").exists():
         return None
     try:
@@ -213,10 +211,9 @@ def _shard(out: Path | None, task: str, mark: str) -> Evaluation | None:
 
 
 def shard_fingerprint(content: str, task: str, data: str | Path) -> str:
-    """Twelve hex digits over everything that decides a shard: checkpoint (`content_of`), task,
-    data.
+    """Twelve hex digits over all that decides a shard: checkpoint (`content_of`), task, data.
 
-    Data on the hub are represented by their names only.
+    Data on the hub are known by their names only.
     """
     known, parts = benchmark(task), [task, content]
     parts.append(content_digest(data) if Path(data).exists() else str(data))
@@ -232,9 +229,8 @@ def asking(
 ) -> Iterator[Callable[[str, str], Evaluation]]:
     """Load the model at `model_dir` and yield `ask(task, data)`.
 
-    Answers and requests are not cached: lm-eval's cache keys do not contain the model, so a pruned
-    model would get the dense model's answers. The vision tower's output for a picture is cached
-    within the block.
+    No answers or requests are cached: lm-eval's keys name no model, so a pruned model would get the
+    dense one's. What the vision tower makes of a picture is kept while the block lasts.
     """
     quiet_libraries()
     try:
@@ -242,8 +238,8 @@ def asking(
     except ImportError as error:
         raise LopError(f"cannot run lm-eval: {error}; pip install 'lop[pipeline]'") from error
     model, processor = load_to_ask(model_dir, device)
-    # a model in memory, because `hf-multimodal` cannot load a pruned checkpoint; it finds the
-    # processor by the model's path
+    # a model in memory, as the stock loader of `hf-multimodal` refuses a pruned checkpoint; it
+    # finds the processor through the model's path
     lm = LikelihoodLM(pretrained=model, batch_size=batch_size)
 
     def ask(task: str, data: str) -> Evaluation:
@@ -260,7 +256,7 @@ def asking(
 
 
 def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:
-    """Run a task with lm-eval and score each answer; returns a table with `COLUMNS`."""
+    """Have lm-eval ask a task, and judge each answer: a table with the columns of `COLUMNS`."""
     from lm_eval.evaluator import evaluate as run
     from lm_eval.tasks import TaskManager
 
@@ -269,14 +265,14 @@ def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:
     loaded = manager.load([name])
     for task in loaded["tasks"].values():
         _make_room(task, lm.tokenizer, getattr(known.utils, "right_answers", None))
-    # not `simple_evaluate`: it also seeds all global generators, and takes a second to describe the
-    # machine (pip, git, cmake …)
+    # not `simple_evaluate`: around this same call it seeds all global generators and takes a
+    # second to describe the machine (pip, git, cmake …)
     run(
         lm,
         loaded,
         apply_chat_template=True,
         bootstrap_iters=0,
-        log_samples=False,  # would hash every picture; the answers are in the task
+        log_samples=False,  # would hash every picture; the answers stand in the task
     )
     row = known.utils.row
     rows = [
@@ -284,12 +280,12 @@ def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:
         for task in loaded["tasks"].values()
         for asked in _by_question(task)
     ]
-    # rows without a picture: the group is all about one picture
+    # where a group is all about a picture, a row need not say which
     return pd.DataFrame([{"picture": each["group"], **each} for each in rows], columns=COLUMNS)
 
 
 def _make_room(task: Any, tokenizer: Any, right_answers: Any) -> None:
-    """Set the limit of generated tokens to the longest accepted answer plus `ROOM`."""
+    """Have answers generated as long as the longest accepted one and some more."""
     if right_answers is None:
         return
     texts = {answer for doc in task.eval_docs for answer in right_answers(doc)}
@@ -299,7 +295,7 @@ def _make_room(task: Any, tokenizer: Any, right_answers: Any) -> None:
 
 
 def _by_question(task: Any) -> Iterator[list[Any]]:
-    """The requests of each question, in order: one, or one for each choice."""
+    """The requests of each question, in order: one, or one a choice."""
     questions: dict[int, list[Any]] = {}
     for instance in task.instances:
         questions.setdefault(instance.doc_id, []).append(instance)

@@ -8,9 +8,9 @@ from lop.kit import Kit
 
 
 class PlanModel(PythonModel):
-    """Input: column `ratio`. Output: columns `ratios` and `kept`, with one entry for each site."""
+    """Column `ratio` in, columns `ratios` and `kept` (one entry a layer) out."""
 
-    def load_context(self, context):  # type: ignore[no-untyped-def] # MLflow requires this signature
+    def load_context(self, context):  # type: ignore[no-untyped-def] # MLflow wants this signature
         self.predictor = Kit.load(context.artifacts["kit"]).predictor
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

@@ -1,8 +1,7 @@
-"""Shared by all predictor networks: a network learns the difference from a base plan.
+"""What every predictor network shares: it learns only how a plan differs from a known one.
 
-θ = base(b) + f with f zero at first: an untrained predictor gives the base plan, and so does one
-that was trained on nothing better. The learned difference also applies to budgets between the
-searched ones.
+θ = base(b) + f with f zero at first: an untrained predictor says the base plan, and so does one
+that was shown nothing better. What it learns on top carries over to budgets between those searched.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from lop.plan import Space
 
-GRID = 101  # budgets 0, 0.01 … 1; a base is linear between them
+GRID = 101  # budgets 0, 0.01 … 1, between which a base is linear
 
 
 class PlanNetwork(nn.Module):
@@ -33,12 +32,11 @@ class PlanNetwork(nn.Module):
         raise NotImplementedError
 
     def generate(self, budget: Tensor) -> Tensor:
-        """From the budget alone: budget (B,) -> ratios (B, S)."""
+        """From the budget alone: (B,) -> ratios (B, S)."""
         raise NotImplementedError
 
     def base_plan(self, budget: Tensor) -> Tensor:
-        """base(b): budget (B,) -> ratios (B, S). A budget is linear in its plan, so an interpolated
-        plan meets the interpolated budget."""
+        """base(b): (B,) -> (B, S). A budget is linear in its plan, so mixes meet theirs."""
         place = budget.clamp(0, 1) * (GRID - 1)
         low = place.long().clamp(max=GRID - 2)
         return torch.lerp(self.base[low], self.base[low + 1], (place - low)[:, None])
@@ -48,7 +46,7 @@ class ParallelNetwork(PlanNetwork):
     """Not autoregressive: p(θ | b) = Π p(θ_i | b), all sites at once; ignores true plans."""
 
     def difference(self, budget: Tensor) -> Tensor:
-        """f in θ = base(b) + f: budget (B,) -> (B, S)."""
+        """f of the output form: budget (B,) -> (B, S)."""
         raise NotImplementedError
 
     def forward(self, budget: Tensor, plans: Tensor) -> Tensor:
@@ -62,7 +60,7 @@ class ParallelNetwork(PlanNetwork):
 
 
 class Positions(nn.Embedding):
-    """Embeddings of the sites, (S, hidden): the sum of those of position and of kind."""
+    """What a network knows of each site, (S, hidden): its place in order, and its kind."""
 
     def __init__(self, space: Space, hidden: int) -> None:
         super().__init__(len(space.units), hidden)
@@ -72,12 +70,12 @@ class Positions(nn.Embedding):
         self.register_buffer("kinds", places, persistent=False)
 
     def all(self) -> Tensor:
-        """All embeddings, (S, hidden)."""
+        """(S, hidden)"""
         return self.weight if self.kind is None else self.weight + self.kind(self.kinds)
 
 
 def zero_head(hidden: int, out: int) -> nn.Linear:
-    """The last layer of a network; its output is f = 0 before training."""
+    """The last layer of a network, which says f = 0 until it is trained."""
     head = nn.Linear(hidden, out)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)

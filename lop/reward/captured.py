@@ -1,4 +1,4 @@
-"""The decoder's inputs for a set of samples, computed once."""
+"""What the decoder would be given for a set of samples, computed once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lop.data.samples import letters, pixels
 from lop.errors import LopError
 from lop.models.vision import seeing_once
 
-LOGITS = 2**26  # most logits at once: 256 MB in float32
-CLOSE = {torch.float32: 1e-4}  # relative difference due to rounding; larger for other types
+LOGITS = 2**26  # at most so many at once: 256 MB in float32
+CLOSE = {torch.float32: 1e-4}  # relative difference taken for rounding; other types are coarser
 
 
 class Below:
-    """The decoder's first layers in their present state: they run once, and their output is cached.
+    """The decoder's first layers, as they are now: they run once, and their output is remembered.
 
-    An instance is for one batch.
+    Use one of them for one batch.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
@@ -34,8 +34,7 @@ class Below:
 
     @contextmanager
     def skipped(self) -> Iterator[None]:
-        """In the block, the layers return the cached output; the first time they run and fill the
-        cache."""
+        """Inside, the decoder goes on from what is remembered; the first time it is kept."""
         if self._output is None:
             hook = self.layers[-1].register_forward_hook(self._keep)
             try:
@@ -43,7 +42,7 @@ class Below:
             finally:
                 hook.remove()
             return
-        own = [vars(layer).get("forward") for layer in self.layers]  # set by accelerate, if any
+        own = [vars(layer).get("forward") for layer in self.layers]  # accelerate's, if any
         for layer in self.layers:
             layer.forward = lambda *args, **kwargs: _copied(self._output)
         try:
@@ -59,7 +58,7 @@ class Below:
 
 
 def _copied(output: Any) -> Any:
-    """A copy of a layer's output, so that later in-place operations do not change it."""
+    """A layer's output, safe from what is later done to it in place."""
     if isinstance(output, tuple):
         return tuple(map(_copied, output))
     return output.clone() if isinstance(output, Tensor) else output
@@ -67,10 +66,10 @@ def _copied(output: Any) -> Any:
 
 @dataclass
 class Captured:
-    """A batch of decoder inputs, and the next tokens to predict at some positions.
+    """A batch of rows as the decoder receives it, and what should come next at some places.
 
-    `rows` and `columns` are the positions (P,), `tokens` the right next tokens, `owners` the
-    numbers of their samples, and `answers` whether a token belongs to an answer or a text, not to a
+    `rows` and `columns` are the places (P,), `tokens` what comes next there, `owners` the number
+    of the sample that it belongs to, `answers` whether it is of an answer or a text, and not of a
     question. The layers `below` are not run again.
     """
 
@@ -83,28 +82,28 @@ class Captured:
     below: Below | None = field(default=None, kw_only=True)
 
     def inputs(self) -> dict[str, Any]:
-        """Keyword arguments for a call of the decoder."""
+        """What to call the decoder with."""
         return self.decoder_inputs
 
 
 def hidden_at(model: PreTrainedModel, batch: Captured) -> Tensor:
-    """The decoder's last hidden states (P, H) at a batch's positions."""
+    """The decoder's last hidden states (P, H) at a batch's places."""
     with batch.below.skipped() if batch.below else nullcontext():
         hidden: Tensor = model.get_decoder()(**batch.inputs()).last_hidden_state
-    # with a device map they may be on another device than the inputs
+    # with a device map they may be on another device than what went in
     return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
 
 
 def logits_of(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits (P, vocab) of last hidden states (P, H), by the model's own forward.
+    """What the model's own forward makes of last hidden states (P, H): logits (P, vocab).
 
-    This includes output embeddings and any scaling or capping of logits, for any architecture: only
-    the call of the base model is replaced by these hidden states.
+    Output embeddings, and whatever scales or caps their result, whatever the architecture: only
+    the call of the model inside is replaced, by these hidden states.
     """
     inner: Any = model.base_model
     if inner is model:
-        raise LopError(f"{type(model).__name__}: has no base model below its output map")
-    own = vars(inner).get("forward")  # set by accelerate, if the model is on several devices
+        raise LopError(f"{type(model).__name__}: has no model of its own below its output map")
+    own = vars(inner).get("forward")  # accelerate's, where the model is spread over devices
     inner.forward = lambda *args, **kwargs: _Decoded(hidden[None])
     try:
         ids = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
@@ -117,13 +116,13 @@ def logits_of(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 def at_once(model: PreTrainedModel) -> int:
-    """The number of positions whose logits are in memory at once."""
+    """How many places' logits are held at once."""
     return max(1, LOGITS // model.config.get_text_config().vocab_size)
 
 
 @dataclass
 class _Decoded:
-    """The output of a base model: hidden states, and None for every other attribute."""
+    """What a model inside returns: hidden states, and of all else nothing."""
 
     last_hidden_state: Tensor
 
@@ -137,9 +136,9 @@ class _Decoded:
 
 @torch.inference_mode()
 def check_logits(model: PreTrainedModel, processor: ProcessorMixin, samples: pd.DataFrame) -> None:
-    """Raise LopError if `logits_of` captured inputs differ from the logits of the model's forward.
+    """Raise LopError when `logits_of` what is captured are not those of the model's forward.
 
-    It checks one sample, the shortest.
+    One sample is looked at, the shortest.
     """
     batch = next(encode(samples.iloc[_by_length(samples)[:1]], model, processor, 1))
     captured = _captured(model, batch, torch.zeros(len(batch.targets)))
@@ -151,19 +150,19 @@ def check_logits(model: PreTrainedModel, processor: ProcessorMixin, samples: pd.
     difference = (found - expected[at]).norm() / expected[at].norm().clamp_min(1e-6)
     if not difference < CLOSE.get(model.dtype, 3e-2):
         raise LopError(
-            f"{type(model).__name__}: its logits depend on more than its decoder's last hidden "
-            f"states (relative difference {difference:.1e}); lop cannot compute rewards of it"
+            f"{type(model).__name__}: its logits come of more than its decoder's last hidden "
+            f"states (relative difference {difference:.1e}); lop cannot judge plans of it"
         )
 
 
 class _Reached(Exception):
-    """Raised by the hook when the decoder's inputs are known, so that the decoder does not run."""
+    """Raised by the hook once the decoder's inputs are known, so that it does not run."""
 
 
 @dataclass
 class Capture:
-    """A captured batch, one sample in each row: token ids (B, T), the samples' lengths, and their
-    pictures as stored (B each)."""
+    """A batch as captured, one sample a row: its token ids (B, T), its samples' lengths and
+    their pictures as stored (B each)."""
 
     batch: Captured
     pictures: list[tuple[bytes, ...]]
@@ -179,11 +178,11 @@ def capture(
     batch_size: int,
     everywhere: bool = False,
 ) -> list[Capture]:
-    """Run everything before the decoder once, and keep the decoder's inputs.
+    """Run all that comes before the decoder, once, and keep what the decoder would be given.
 
-    The positions are those of the answers' tokens, or of all tokens of text (`everywhere`).
-    Embeddings, position ids and masks are kept: about samples · tokens · hidden numbers. The vision
-    tower runs once for each picture. Batches that do not fit in memory are halved.
+    The places kept are the answers' tokens, or all tokens of text (`everywhere`).
+    Kept are embeddings, positions and masks: about samples · tokens · hidden numbers. The vision
+    tower sees each picture once, and fewer than `batch_size` samples where memory is short.
     """
     order = _by_length(samples)
     stored = [tuple(image["bytes"] for image in images) for images in samples["images"]]
@@ -208,9 +207,9 @@ def capture(
 def _captured(
     model: PreTrainedModel, batch: Batch, numbers: Tensor, everywhere: bool = False
 ) -> Captured:
-    """The decoder's inputs for a batch of samples with these numbers (B,).
+    """A batch of samples with these numbers (B,), with what the decoder is given for it.
 
-    A sample without an answer has all its tokens of text as positions.
+    Where a sample has no answer its places are all tokens of text.
     """
     unanswered = (batch.targets == IGNORE).all(1, keepdim=True)
     targets = torch.where(unanswered | everywhere, batch.text_targets, batch.targets)
@@ -221,8 +220,7 @@ def _captured(
 
 
 def _decoder_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
-    """The arguments with which the model calls its decoder for a batch; the decoder does not
-    run."""
+    """What the model calls its decoder with for a batch; the decoder itself does not run."""
     seen: dict[str, Any] = {}
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -240,9 +238,9 @@ def _decoder_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
 
 
 def _by_length(samples: pd.DataFrame) -> np.ndarray:
-    """An order in which neighbours have about the same length, so that batches have little padding.
+    """An order in which neighbours are about equally long, so that batches hold little padding.
 
-    By picture size first: pictures of different sizes differ by more tokens than texts do.
+    By pictures first: where their sizes differ, their tokens outnumber the text's.
     """
     rows = samples.to_dict("records")
     return np.lexsort(([letters(row) for row in rows], [pixels(row) for row in rows]))
