@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,12 +83,7 @@ class Yardstick:
             yield self._judge(cutter, Path(cutter.model_path), method, tuple(ratios), BEFORE)
         for run in self.runs:
             out = self.folder / run.name
-            if not (out / "config.json").exists():
-                settings = run.settings.model_copy(update={"seed": self.seed})
-                parts = (self.folder / "train.parquet", cutter, settings)
-                recovering.recover(
-                    out, Path(f"{out}-training"), *parts, [self.folder / "test.parquet"]
-                )
+            recovered(out, self.folder, cutter, run.settings.model_copy(update={"seed": self.seed}))
             yield self._judge(cutter, out, run.method, (0.0, *run.ratios), run.name)
 
     def _judge(
@@ -96,20 +91,8 @@ class Yardstick:
     ) -> tuple[str, Path]:
         """Ask a model all test samples at a method's plans."""
         out = self.folder / f"{name}-{method}.parquet"
-        if not out.exists():
-            samples, scores = read_samples(self.folder / "test.parquet"), cutter.scores
-            of = (load(model), load_processor(model), samples, scores[cutter.scored.score])
-            plan_at, rows = cutter.planner(method), []
-            restored = cutter.scored.compensate and name == BEFORE
-            means = scores["mean_activation"] if restored else None
-            with Reward(*of, mean_activation=means, scope=cutter.space.scope) as reward:
-                for ratio in ratios:
-                    plan = plan_at(ratio) if ratio else cutter.space.dense
-                    correct, loglik = reward.per_sample(plan)
-                    asked = {"ratio": ratio, "id": samples["id"], "of": samples["image_id"]}
-                    rows.append(pd.DataFrame(asked | {"correct": correct, "loglik": loglik}))
-            with replacing(out) as tmp:
-                pd.concat(rows, ignore_index=True).to_parquet(tmp)
+        restored = bool(cutter.scored.compensate) and name == BEFORE
+        judge(out, self.folder, cutter, model, method, ratios, restored)
         return f"{self.name}, draw {self.seed}: {name}, {method}", out
 
     def answers(self, name: str, method: str, ratio: float) -> pd.DataFrame:
@@ -121,6 +104,43 @@ class Yardstick:
         """The runs whose answers are there."""
         each = ((run, self.folder / f"{run.name}-{run.method}.parquet") for run in self.runs)
         return [run for run, path in each if path.exists()]
+
+
+def recovered(out: Path, folder: Path, cutter: Cutter, settings: Recovery) -> Path:
+    """A cutter's model after recovery on a draw's training samples, in `out`, if not there yet."""
+    if not (out / "config.json").exists():
+        samples, test = (folder / f"{part}.parquet" for part in ("train", "test"))
+        recovering.recover(out, Path(f"{out}-training"), samples, cutter, settings, [test])
+    return out
+
+
+def judge(
+    out: Path,
+    folder: Path,
+    cutter: Cutter,
+    model: Path,
+    method: str,
+    ratios: Iterable[float],
+    restored: bool,
+) -> None:
+    """Write how a model answers a draw's test samples at a method's plans, if not there yet.
+
+    `restored`: with the pruned units' mean output given back by biases.
+    """
+    if out.exists():
+        return
+    samples, scores = read_samples(folder / "test.parquet"), cutter.scores
+    of = (load(model), load_processor(model), samples, scores[cutter.scored.score])
+    plan_at, rows = cutter.planner(method), []
+    means = scores["mean_activation"] if restored else None
+    with Reward(*of, mean_activation=means, scope=cutter.space.scope) as reward:
+        for ratio in ratios:
+            plan = plan_at(ratio) if ratio else cutter.space.dense
+            correct, loglik = reward.per_sample(plan)
+            asked = {"ratio": ratio, "id": samples["id"], "of": samples["image_id"]}
+            rows.append(pd.DataFrame(asked | {"correct": correct, "loglik": loglik}))
+    with replacing(out) as tmp:
+        pd.concat(rows, ignore_index=True).to_parquet(tmp)
 
 
 @dataclass(frozen=True)

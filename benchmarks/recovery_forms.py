@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import RESULTS, origin
+from benchmarks.grid.figures import with_draws
 from benchmarks.recovery import PIPELINE, PLACE, Questions, reference_runs
 from lop.errors import LopError
 from lop.evaluation.comparison import bold, markdown
@@ -73,8 +74,7 @@ def rows(draws: list[Questions]) -> Iterator[dict[str, object]]:
                 sums = [float(scorer.figure(each.sum(), metric)) for each in (before, after)]
                 found.append((*sums, *paired(scorer, after, before, metric)))
             before, after, gain, error = np.mean(found, 0)
-            spread = np.std([each[2] for each in found], ddof=1) if len(found) > 1 else np.nan
-            error = float(np.hypot(error, np.nan_to_num(spread) / np.sqrt(len(found))))
+            error = with_draws(float(error), [each[2] for each in found])
             yield {
                 "form": form, "metric": metric, "ratio": ratio, "before": before, "after": after,
                 "gain": gain, "stderr": error, "draws": len(found),

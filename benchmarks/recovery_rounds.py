@@ -16,16 +16,13 @@ import pandas as pd
 
 from benchmarks.common import MODEL, RESULTS, origin
 from benchmarks.grid.figures import difference
-from benchmarks.recovery import PIPELINE, PLACE
-from lop.data.samples import read_samples
+from benchmarks.recovery import PIPELINE, PLACE, judge, recovered
 from lop.errors import LopError
 from lop.evaluation.comparison import bold, markdown
 from lop.files import replacing
-from lop.models.checkpoint import load, load_processor
 from lop.plan import per_cent
-from lop.reward import Reward
 from lop.settings import Recovery
-from lop.steps import recovering, scoring, searching
+from lop.steps import scoring, searching
 from lop.steps.pruning import Cutter
 
 RATIOS = (0.3, 0.5, 0.7, 0.8)
@@ -75,24 +72,11 @@ class Rounds:
         return self._cutter(model, scores, profile)
 
     def _recovered(self, name: str, cutter: Cutter, steps: int) -> Path:
-        out = self.folder / name
-        if not (out / "config.json").exists():
-            settings = Recovery(methods=[METHOD], steps=steps, seed=self.seed)
-            samples, test = (self.source / f"{part}.parquet" for part in ("train", "test"))
-            recovering.recover(out, Path(f"{out}-training"), samples, cutter, settings, [test])
-        return out
+        settings = Recovery(methods=[METHOD], steps=steps, seed=self.seed)
+        return recovered(self.folder / name, self.source, cutter, settings)
 
     def _judge(self, out: Path, model: Path, cutter: Cutter) -> None:
-        samples, scores = read_samples(self.source / "test.parquet"), cutter.scores
-        of = (load(model), load_processor(model), samples, scores[cutter.scored.score])
-        plan_at, tables = cutter.planner(METHOD), []
-        with Reward(*of) as reward:
-            for ratio in (0.0, *RATIOS):
-                correct, _ = reward.per_sample(plan_at(ratio) if ratio else cutter.space.dense)
-                asked = {"ratio": ratio, "of": samples["image_id"], "correct": correct}
-                tables.append(pd.DataFrame(asked))
-        with replacing(out) as tmp:
-            pd.concat(tables, ignore_index=True).to_parquet(tmp)
+        judge(out, self.source, cutter, model, METHOD, (0.0, *RATIOS), restored=False)
 
 
 def table(draws: list[Rounds]) -> pd.DataFrame:

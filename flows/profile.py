@@ -13,7 +13,8 @@ def profile() -> None:
     chosen, samples = params(), SAMPLES / "reward.parquet"
     same = chosen.search.model_dump(include={"score", "compensate", "reward", "batch_size"})
     places, each = (chosen.model.path, samples, IMPORTANCE), as_tasks(searches(), searching.MODULES)
-    searching.profile(PROFILE, *places, **chosen.profile.model_dump(), **same, each=each)  # type: ignore[misc]
+    how = chosen.profile.model_dump() | same
+    searching.profile(PROFILE, *places, **how, each=each)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from lop.errors import LopError
 from lop.models.sizes import Sizes
 from lop.plan import WHOLE, Bits, Plan, Space
-from lop.profile import STEPS, UNITS, Profile, least_loss, options_of, whole_groups
+from lop.profile import Profile, in_steps, least_loss, options_of, whole_groups
 
 TRIES = 60  # exchanges drawn for the next one that a search judges
 
@@ -62,17 +62,16 @@ class Choices:
         self.measured, self.sizes, self.space = measured, sizes, space or measured.space
         known = measured.at_bits.others if measured.at_bits else ()
         self.others = [name for name in known if others is None or name in others]
-        self._options = [self._of_site(site, bits) for site in range(len(self.space.units))]
+        each = enumerate(options_of(self.space))
+        self._options = [self._of_site(site, counts, bits) for site, counts in each]
         count = len(self._options)
         self._options += [
             self._of_other(count + known.index(name), name, bits) for name in self.others
         ]
         self._fixed = sizes.fixed + sizes.biases
 
-    def _of_site(self, site: int, bits: Sequence[int]) -> _Options:
+    def _of_site(self, site: int, every: np.ndarray, bits: Sequence[int]) -> _Options:
         space, group = self.space, self.sizes.group
-        step = space.multiple * max(1, max(space.units) // (UNITS * space.multiple))
-        every = options_of(space, step)[site]
         units, at, lost = [], [], []
         for n in bits:
             counts = every
@@ -103,11 +102,7 @@ class Choices:
             raise LopError(
                 f"size of {amount:,.0f} cannot be met: this model reaches {least:,} to {most:,}"
             )
-        quantum = max(1, (most - least) / STEPS)
-        costs = [
-            np.ceil((of.cost - of.cost[0]) / quantum - 1e-9).astype(int) for of in self._options
-        ]
-        room = int(min(amount - least, most - least) / quantum + 1e-9)
+        costs, room = in_steps([of.cost for of in self._options], amount - self._fixed, 1)
         losses = [of.loss for of in self._options]
         return self._filled(least_loss(losses, costs, room, spend=False), amount)
 

@@ -296,23 +296,32 @@ def solve_within(
     fall with it. Raises LopError where even the floors cost more.
     """
     space = space or measured.space
-    options = options_of(
-        space, space.multiple * max(1, max(space.units) // (UNITS * space.multiple))
-    )
+    options = options_of(space)
     real = [np.maximum.accumulate(cost(site, counts)) for site, counts in enumerate(options)]
-    least, most = (sum(float(of[end]) for of in real) for end in (0, -1))
+    least = sum(float(of[0]) for of in real)
     if amount < least:
         raise LopError(f"{amount:,.1f} cannot be met: this model reaches {least:,.1f}")
-    quantum = max(most - least, 1e-9) / STEPS
-    costs = [np.ceil((of - of[0]) / quantum - 1e-9).astype(int) for of in real]
-    room = int(min(amount - least, most - least) / quantum + 1e-9)
+    costs, room = in_steps(real, amount, 1e-9 / STEPS)
     losses = [measured.loss(site, counts) for site, counts in enumerate(options)]
     chosen = least_loss(losses, costs, room)
     return Plan(space, tuple(int(of[i]) for of, i in zip(options, chosen, strict=True)))
 
 
-def options_of(space: Space, step: int) -> list[np.ndarray]:
-    """The numbers of units that each site may keep, FFNs in steps of so many neurons."""
+def in_steps(
+    costs: Sequence[np.ndarray], amount: float, finest: float
+) -> tuple[list[np.ndarray], int]:
+    """Each site's rising costs above its least in whole steps, rounded up, and for how many steps
+    `amount` has room. A step is at least `finest`."""
+    least, most = (sum(float(of[end]) for of in costs) for end in (0, -1))
+    step = max((most - least) / STEPS, finest)
+    whole = [np.ceil((of - of[0]) / step - 1e-9).astype(int) for of in costs]
+    return whole, int(min(amount - least, most - least) / step + 1e-9)
+
+
+def options_of(space: Space, step: int | None = None) -> list[np.ndarray]:
+    """The numbers of units that each site may keep, FFNs in steps of so many neurons; by default
+    of so many that the widest site has at least `UNITS` of them."""
+    step = step or space.multiple * max(1, max(space.units) // (UNITS * space.multiple))
     bounds = zip(space.floors, space.high, space.kinds, strict=True)
     found = []
     for low, high, kind in bounds:

@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,8 +63,8 @@ def scale_of(name: str, quick: bool) -> Scale:
     processors without bf16 compute with ten times as fast.
     """
     here = {"model": PLACE / name / "float32", "runs": PLACE / name, "scope": "ffn+attention"}
-    small = {"calibration": 40, "reward": 40, "chosen_on": 20, "test": 60, "simulations": 3}
-    small |= {"shares": (0.5,)}  # type: ignore[dict-item]
+    small: dict[str, Any] = {"calibration": 40, "reward": 40, "chosen_on": 20, "test": 60}
+    small |= {"simulations": 3, "shares": (0.5,)}
     found: Scale = Questions() if name == "reference" else Texts(test=96)
     if quick and name == "real":
         small |= {"calibration": 4, "reward": 4, "chosen_on": 2, "test": 8}

@@ -73,7 +73,8 @@ def section(name: str, found: pd.DataFrame, draws: int, apart: float) -> str:
         for budget in BUDGETS:
             at = of[np.isclose(of["budget"], float(budget))]
             if at.empty:
-                cells.append("–"), gaps.append("–")  # type: ignore[func-returns-value]
+                cells.append("–")
+                gaps.append("–")
                 continue
             row = at.iloc[0]
             cells.append(f"{scale * row['value']:.1f} ± {scale * row['stderr']:.1f}")

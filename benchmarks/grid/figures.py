@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lop.data.clusters import clustered_error
@@ -40,7 +42,12 @@ def difference(
     """
     gained = [a - b for a, b in zip(ours, theirs, strict=True)]
     mean, error = rate(*map(np.concatenate, (gained, tokens, clusters)))
-    if len(gained) > 1:
-        each = [values.sum() / count.sum() for values, count in zip(gained, tokens, strict=True)]
-        error = float(np.hypot(error, np.std(each, ddof=1) / np.sqrt(len(each))))
-    return mean, error
+    each = [values.sum() / count.sum() for values, count in zip(gained, tokens, strict=True)]
+    return mean, with_draws(error, each)
+
+
+def with_draws(error: float, each: Sequence[float]) -> float:
+    """An error within draws, together with that of the mean of their figures, one a draw."""
+    if len(each) < 2:
+        return error
+    return float(np.hypot(error, np.std(each, ddof=1) / np.sqrt(len(each))))

@@ -43,8 +43,9 @@ class Sizes:
         if bits == WHOLE or not fits(shape, self.group):
             return 0
         itemsize = DTYPES[self.model.tensors[name].dtype].itemsize
-        of = (*shape, itemsize)
-        return packed_size(*of, WHOLE, self.group) - packed_size(*of, bits, self.group)  # type: ignore[call-arg]
+        rows, columns = shape
+        whole, packed = (packed_size(rows, columns, itemsize, n, self.group) for n in (WHOLE, bits))
+        return whole - packed
 
     def of(self, plan: Plan) -> int:
         """What a plan's checkpoint takes, exactly."""

@@ -182,6 +182,13 @@ class Reward:
                 self._known[key] = -self._divergence(plan, part)
         return self._known[key]
 
+    def by_sample(self, plan: Plan) -> np.ndarray:
+        """The plan's reward on each sample, (N,), in the order of the samples."""
+        found = np.empty(sum(len(part.numbers) for part in self.parts))
+        for i, part in enumerate(self.parts):
+            found[part.numbers] = self.values(plan, i)
+        return found
+
     @contextmanager
     def dense_below(self, layer: int) -> Iterator[None]:
         """Inside, plans leave the layers below `layer` whole; those run once for each batch.

@@ -19,7 +19,6 @@ from lop.kit.figures import Figure, Figures
 from lop.models.costs import parameters, size
 from lop.models.stored import Stored
 from lop.plan import Plan
-from lop.reward import Reward
 from lop.steps.pruning import Cutter, on_disk, prune_one
 from lop.steps.searching import reward_of
 
@@ -72,9 +71,9 @@ def measured(
     place = (model_path, samples_path, kit.scores_dir, *kit.by, metric, batch_size)
     with reward_of(*place) as judge:
         pictures = list(samples["image_id"])
-        whole = _values(judge, space.dense)
+        whole = judge.by_sample(space.dense)
         for ratio, plan in plans.items():
-            values = _values(judge, plan)
+            values = judge.by_sample(plan)
             gone = whole - values
             found.append(
                 Figure(
@@ -104,14 +103,6 @@ def gather_measured(
     with temporary_dir(out) as tmp:
         found = measured(Kit.gather(tmp / "kit", *parts), *judged)
     return Kit.gather(out, *parts, found, settings)
-
-
-def _values(judge: Reward, plan: Plan) -> np.ndarray:
-    """The plan's value on each sample, (N,), in the order of the samples."""
-    found = np.empty(sum(len(part.numbers) for part in judge.parts))
-    for i, part in enumerate(judge.parts):
-        found[part.numbers] = judge.values(plan, i)
-    return found
 
 
 def _error(values: np.ndarray, pictures: Sequence[object]) -> float | None:
