@@ -146,12 +146,12 @@ def test_a_uniform_plan_keeps_whole_groups_at_one_number_of_bits(source):
 
 
 def test_a_search_finds_what_losses_of_single_sites_do_not_tell(source):
-    """Two sites that lose much if both are quantized, and nothing if one is."""
+    """Two sites that lose much if both have few bits, and nothing if one has."""
     space = source.space()
 
     def reward(plan):
         bits = plan.bits.sites if plan.bits else (WHOLE,) * 3
-        return additive(plan) - (2.0 if bits[0] < 8 and bits[1] < 8 else 0.0)
+        return additive(plan) - (2.0 if max(bits[1:]) < 8 else 0.0)
 
     choices = Choices(measured(space), Sizes(source, space, GROUP), (4, 8, WHOLE))
     amount = 0.5 * choices.sizes.of(space.dense)

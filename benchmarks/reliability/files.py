@@ -36,7 +36,8 @@ def truncated(path: Path, rng: Random) -> Told:
     content = path.read_bytes()
     end = rng.randrange(len(content))
     path.write_bytes(content[:end])
-    return Told(f"cut after {end} of {len(content)} bytes", end < 0.9 * len(content))
+    broken = end < 0.9 * len(content) and path.suffix != ".yaml"  # whose settings have defaults
+    return Told(f"cut after {end} of {len(content)} bytes", broken)
 
 
 def flipped(path: Path, rng: Random) -> Told:

@@ -229,7 +229,7 @@ def _from_text(written: str, folder: Path) -> bytes:
             return target.read_bytes()
     except OSError as error:  # not a name that a file may have, or not ours to read
         raise LopError(f"image {shown(written)}: {error.strerror}") from error
-    raise LopError(f"no image file {shown(str(target))}, nor base64 of a picture")
+    raise LopError(f"no image file {shown(written)} in {folder}, nor base64 of a picture")
 
 
 def shown(cell: Any) -> str:

@@ -10,7 +10,7 @@ import gguf
 
 from lop.errors import LopError
 from lop.files import read_json
-from lop.models.checkpoint import load_processor
+from lop.models.checkpoint import load_tokenizer
 
 # llama.cpp knows how text is split before its byte-level BPE by a name; here by the expression.
 SPLITS = {
@@ -90,8 +90,7 @@ def _adds_space(read: dict[str, Any]) -> bool:
 
 def _add_special(writer: Any, folder: Path) -> None:
     """Special tokens, what is put before and behind a text, and the chat template."""
-    loaded = load_processor(folder)
-    tokenizer: Any = getattr(loaded, "tokenizer", loaded)
+    tokenizer = load_tokenizer(folder)
     for name in ("bos", "eos", "unk", "pad"):
         if (found := getattr(tokenizer, f"{name}_token_id", None)) is not None:
             getattr(writer, f"add_{name}_token_id")(found)

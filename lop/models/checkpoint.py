@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -187,6 +188,15 @@ def load_processor(path: str | Path) -> ProcessorMixin:
         processor = AutoProcessor.from_pretrained(path)
         _check_vocabulary(Path(path), getattr(processor, "tokenizer", processor))
         return processor
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a checkpoint alone, which of a text model may be all that it has."""
+    _check_exists(path)
+    with one_line(f"{path}: cannot load the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        _check_vocabulary(Path(path), tokenizer)
+        return tokenizer
 
 
 def _check_vocabulary(folder: Path, tokenizer: Any) -> None:

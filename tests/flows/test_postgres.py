@@ -37,8 +37,9 @@ def cluster(tmp_path_factory):
     root = tmp_path_factory.mktemp("postgres")
     if AS_USER:
         shutil.chown(root, "postgres")
-        for folder in (root.parent, root.parent.parent):  # private to root
-            folder.chmod(0o711)
+        for folder in root.parents:
+            if folder.stat().st_mode & 0o077 == 0:  # private to root
+                folder.chmod(0o711)
     programs, port, data = Path(FOUND[0]).parent, free_port(), root / "data"
     run(programs / "initdb", "--pgdata", data, "--auth", "trust", "--username", "user")
     options = f"-p {port} -k {root} -c listen_addresses=127.0.0.1 -c fsync=off"
