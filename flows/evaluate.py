@@ -43,7 +43,8 @@ def evaluate() -> None:
             with stage.child(f"evaluate {name}", settings, tags) as run:
                 figures = checkpoints.flat(values)
                 if chosen.evaluate.registers and checkpoints.deployable(PRUNED / name):
-                    run.register_checkpoint(PRUNED / name, figures, tags | versions, copied_mb)
+                    place, tags = PRUNED / name, tags | versions
+                    run.register_checkpoint(place, figures, tags, copied_mb, model)
                 else:  # whole models, baselines, and checkpoints that are not kept
                     run.metrics(figures)
 

@@ -54,11 +54,14 @@ def register(
     path: str,
     figures: Mapping[str, float],
     tags: Mapping[str, str],
+    model: str | None = None,
     by_name: bool = False,
 ) -> str:
     """Log a pruned checkpoint in the current run and register it; returns its version.
 
-    With `by_name` its weights are not copied: the version's tag `checkpoint` says where they lie.
+    It is a version of `model`'s checkpoints; default: of the model that it was cut out of, which
+    may be one with recovered weights. With `by_name` its weights are not copied: the version's tag
+    `checkpoint` says where they lie.
     """
     import mlflow
 
@@ -81,7 +84,7 @@ def register(
             metadata={"model_fingerprint": record["model_fingerprint"]},
         )
     mlflow.log_metrics(dict(figures), model_id=info.model_id)
-    name = model_name(record["source"])
+    name = model_name(model or record["source"])
     marks = {**settings, "kept": _short(record["kept"]), **tags, **figures}
     marks["bytes"] = size(checkpoint)
     marks["checkpoint"] = str(checkpoint.resolve()) if by_name else "artifacts/checkpoint"

@@ -84,15 +84,17 @@ class Run:
         figures: Mapping[str, float],
         tags: Mapping[str, str],
         copied_mb: float = checkpoints.COPIED_MB,
+        model: str | None = None,
     ) -> str | None:
         """Log a pruned checkpoint and register it; returns its version, None if that has to wait.
 
         `figures` are the evaluation's, `tags` say where it came from (commit, data hashes). Above
-        `copied_mb` the version only names the place of the weights.
+        `copied_mb` the version only names the place of the weights. `model` is what it is a
+        version of (default: what it was cut out of).
         """
         by_name = checkpoints.size(path) > copied_mb * 1e6
         what = "checkpoint_by_name" if by_name else "checkpoint"
-        return self._say(what, str(path.resolve()), dict(figures), dict(tags))
+        return self._say(what, str(path.resolve()), dict(figures), dict(tags), model)
 
     @contextmanager
     def child(
