@@ -6,6 +6,7 @@ Writes engines.csv and engines.md to docs/results. Run nothing else beside it: i
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pandas as pd
 
 from benchmarks.common import RESULTS
 from benchmarks.engines import checkpoints, llama_cpp, page
+from lop.engines import vllm
 from lop.engines.gguf import export
 from lop.errors import LopError
 from lop.evaluation.timing import Paired
@@ -32,14 +34,15 @@ COLUMNS = [
 
 
 def ask(python: Path, what: str, *paths: Path) -> Any:
-    """What served.py finds out with another interpreter; asked once, and kept.
+    """What served.py finds out with another interpreter; kept, until it or the plugin changes.
 
     Raises LopError when it fails.
     """
     name = "-".join([what, *(path.as_posix().replace("/", "_") for path in paths)])
-    out = (FOUND / f"{name}.json").absolute()
+    code = hashlib.sha256(SCRIPT.read_bytes() + Path(vllm.__file__).read_bytes()).hexdigest()
+    out = (FOUND / code[:8] / f"{name}.json").absolute()
     if not out.exists():
-        FOUND.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
         command = [str(python), str(SCRIPT), what, str(out), *map(str, paths)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +67,8 @@ def of_shape() -> Path:
                 linear.weight.normal_(std=linear.in_features**-0.5)
             model.get_output_embeddings().weight.normal_(std=0.1)
         model.save_pretrained(out)
-        build_tokenizer(["a", "b"], SHAPE.vocab_size).save_pretrained(out)  # GGUF files want one
+        tokenizer = build_tokenizer(["yes", "no", "what is it?"], SHAPE.vocab_size)
+        tokenizer.save_pretrained(out)  # a GGUF file wants one
     return out
 
 
@@ -107,8 +107,3 @@ def scores(source: Stored, space: Space, name: str) -> Sequence[Tensor]:
         texts.tables(0)["calibration"].to_parquet(samples)
         scoring.importance(folder, str(source.path), samples, 16, scope=space.scope)
     return load_all_scores(folder, source.fingerprint)["wanda_sp"]
-
-
-def forget() -> None:
-    """Remove what `make` wrote, but for the real model."""
-    shutil.rmtree(DATA, ignore_errors=True)

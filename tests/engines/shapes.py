@@ -34,6 +34,7 @@ SHAPES = {
         "Gemma3Text",
         query_pre_attn_scalar=32,
         sliding_window=16,
+        tie_word_embeddings=False,
         layer_types=["sliding_attention"] * 3 + ["full_attention"],
     ),
 }
