@@ -26,7 +26,7 @@ class Answer:
 
 
 class Engine:
-    """A GGUF file in llama.cpp, on one thread."""
+    """A GGUF file in llama.cpp, on one thread, with a KV cache in float32: its own f16 tips ties."""
 
     def __init__(self, path: Path) -> None:
         import xllamacpp
@@ -35,6 +35,7 @@ class Engine:
         params.model.path = str(path)
         params.n_ctx, params.n_parallel, params.verbosity = 256, 1, 0
         params.cpuparams.n_threads = 1
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         self.server = xllamacpp.Server(params)
 
     def answer(self, prompt: Sequence[int], tokens: int) -> Answer:

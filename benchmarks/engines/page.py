@@ -23,8 +23,9 @@ def text(table: pd.DataFrame) -> str:
 
 {origin()}
 
-{engines} on {platform.machine()}, one thread, float32; vLLM with `enforce_eager` and lop's
-plugin ([models](../models.md#engines)). Checkpoints are `per_layer` unless they say `padded`, and
+{engines} on {platform.machine()}, one thread,
+float32, KV caches too; vLLM with `enforce_eager` and lop's plugin
+([models](../models.md#engines)). Checkpoints are `per_layer` unless they say `padded`, and
 half of what may go is gone: of all FFN neurons, or of heads and neurons together, with one layer's
 attention and one layer's FFN left out whole. llama.cpp has them as GGUF files, of the architecture
 named.

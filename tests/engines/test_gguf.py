@@ -12,6 +12,9 @@ from lop.cli import main
 from lop.engines.gguf import export
 from lop.errors import LopError
 from lop.models.checkpoint import load
+from lop.models.stored import Stored
+from lop.plan import Bits, Plan
+from lop.pruning import prune_checkpoint
 
 # transformers reads no head size or scale of these from GGUF: they have what it takes for granted
 READ_BACK = {
@@ -172,6 +175,18 @@ def test_biases_are_refused_where_the_architecture_has_none(tmp_path):
     shapes.write(tmp_path, shapes.SHAPES["Qwen3"], ["biases"])
     with pytest.raises(LopError, match="compensated by biases that llama.cpp's qwen3 has not"):
         export(tmp_path / "biases", tmp_path / "m.gguf")
+
+
+def test_quantized_weights_are_written_as_what_they_stand_for(tmp_path):
+    shapes.write(tmp_path, shapes.SHAPES["Llama"], [])
+    source = Stored(tmp_path / "dense")
+    space, kept = source.space(), (16, 32, 48, 16)
+    scores = [torch.arange(float(units)) for units in space.units]
+    plan = Plan(space, kept, Bits((8, 4, 8, 16), group=16))
+    prune_checkpoint(source, plan, scores, tmp_path / "small")
+    assert Stored(tmp_path / "small").quantized
+    export(tmp_path / "small", tmp_path / "m.gguf", "f32")
+    close(llama_cpp(tmp_path / "m.gguf"), logits(load(tmp_path / "small")))
 
 
 def test_a_tokenizer_goes_along(tmp_path, processor):
