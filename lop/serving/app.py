@@ -8,16 +8,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from lop.errors import LopError
+from lop.kit.figures import Figures
 from lop.models.costs import Cost
 from lop.plan import Plan, checkpoint_name
 from lop.serving import refusal, schema
@@ -28,6 +30,10 @@ from lop.serving.planner import Busy, Planner
 from lop.serving.streams import Archive, Streams
 
 PROBE_SECONDS = 5.0
+PAGE_HEADERS = {  # it fetches from this service alone, and no other page may show it
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; "
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+}
 ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": schema.ErrorAnswer}}
 
 
@@ -43,7 +49,10 @@ class Parts:
     score: str
     compensate: bool
     parameters: Cost  # of the whole model
+    size: Cost  # likewise
     ratio_for: Callable[[str, str], float]  # (kind, amount) of `costs` -> pruning ratio
+    figures: Figures | None = None  # of the kit …
+    of_version: str = ""  # … whose predictor has this version
 
 
 def build_app(parts: Parts, token: str | None = None) -> FastAPI:
@@ -70,6 +79,7 @@ def build_app(parts: Parts, token: str | None = None) -> FastAPI:
     app.include_router(_streams(parts), dependencies=secured, responses=ERRORS)
     app.include_router(_about(parts), dependencies=secured, responses=ERRORS)
     app.include_router(_health(parts))
+    app.include_router(_page())
     app.add_middleware(Guard, token=token, meters=parts.meters)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -112,8 +122,34 @@ def _answer(parts: Parts, served: Served, ratio: float, plan: Plan) -> schema.Pl
         layers=list(space.layers),
         parameters=pruned,
         reduction=1 - pruned / dense,
+        bytes=int(parts.size.of(plan)),
+        expected=_expected(parts, served, ratio),
         predictor_version=served.version,
     )
+
+
+def _expected(parts: Parts, served: Served, ratio: float) -> schema.Expected | None:
+    """By the kit's figures, while that kit's predictor is in service."""
+    figures = parts.figures
+    if figures is None or served.version != parts.of_version:
+        return None
+    return schema.Expected(
+        metric=figures.metric,
+        value=figures.value_at(ratio),
+        dense=figures.of[0].value,
+        speed=figures.speed_at(ratio),
+        samples=figures.samples,
+    )
+
+
+def _page() -> APIRouter:
+    router, page = APIRouter(), files("lop.serving").joinpath("page.html").read_text()
+
+    @router.get("/", include_in_schema=False)
+    async def form() -> HTMLResponse:
+        return HTMLResponse(page, headers=PAGE_HEADERS)
+
+    return router
 
 
 def _checkpoints(parts: Parts) -> APIRouter:

@@ -39,7 +39,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MOST_BYTES = 16_384  # of a request's body
 MOST_HEADERS, MOST_HEAD_BYTES = 100, 16_384
 LINGER_SECONDS, LINGER_BYTES = 1.0, 2**20  # of a body that nobody wants
-OPEN = ("/health", "/docs", "/openapi.json")  # without a token: they tell nothing of the model
+OPEN = ("/", "/health", "/docs", "/openapi.json")  # without a token: they tell nothing of the model
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 

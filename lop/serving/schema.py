@@ -76,6 +76,16 @@ class CheckpointRequest(Target):
     name: Name | None = Field(None, description="its id; default lop-RATIO")
 
 
+class Expected(BaseModel):
+    """What a model is predicted to be worth, between what a kit's plans were measured at."""
+
+    metric: str = Field(description="accuracy, loglik, kl or kl_text; a mean over samples")
+    value: float
+    dense: float = Field(description="of the whole model")
+    speed: float | None = Field(description="times the whole model's, by the latency profile")
+    samples: int = Field(description="that plans were measured on")
+
+
 class PlanAnswer(BaseModel):
     """How many units each site keeps: neurons of an FFN, heads of attention."""
 
@@ -87,6 +97,8 @@ class PlanAnswer(BaseModel):
     layers: list[int] = Field(description="decoder layer of each site")
     parameters: int = Field(description="of the whole pruned model")
     reduction: float = Field(description="share of the whole model removed")
+    bytes: int = Field(description="of the whole pruned model's weights on disk")
+    expected: Expected | None = Field(description="null: there is no kit with figures")
     predictor_version: str
 
 

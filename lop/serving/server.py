@@ -22,7 +22,8 @@ from lop.errors import LopError
 from lop.files import check_own, replacing_dir
 from lop.importance import made_for
 from lop.kit import KIT, Kit
-from lop.models.costs import parameters
+from lop.kit.figures import Figures
+from lop.models.costs import parameters, size
 from lop.predictor import Predictor
 from lop.serving.app import Parts, build_app
 from lop.serving.champion import Champion, Source, source_of
@@ -89,10 +90,13 @@ def serve(
         if registered and found and found.path != out / KIT_COPY:
             _copy(found, out / KIT_COPY)
         source = source_of(predictor, out / "predictor", found if follows else None)
-        parts = put_together(source, cutter, out, Limits(workers, queue, keep), poll)
+        figures = found.figures if found and predictor in (kit, str(found.predictor_path)) else None
+        limits = Limits(workers, queue, keep)
+        parts = put_together(source, cutter, out, limits, poll, figures)
         served, at = parts.champion.served, sock.getsockname()[1]
         where = f"http://{f'[{host}]' if ':' in host else host}:{at}"
-        print(f"{where} serves {predictor}, version {served.version}; see {where}/docs", flush=True)
+        said = f"{where} serves {predictor}, version {served.version}; see {where}/docs"
+        print(f"{said}, and {where}/ in a browser", flush=True)
         server = http_server(build_app(parts, token))
         gc.collect()
         gc.freeze()  # else the collector walks all of torch now and then, and all answers wait
@@ -140,8 +144,18 @@ def check_range(option: str, value: float, low: float, high: float) -> None:
         raise LopError(f"--{option} {value:g}: expected {low:g} to {high:g}")
 
 
-def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll: float) -> Parts:
-    """The parts of a service; LopError when the predictor is not for the model of the scores."""
+def put_together(
+    source: Source,
+    cutter: Cutter,
+    out: Path,
+    limits: Limits,
+    poll: float,
+    figures: Figures | None = None,
+) -> Parts:
+    """The parts of a service, and the `figures` of the plans of the predictor that it begins with.
+
+    Raises LopError when the predictor is not for the model of the scores.
+    """
     score, compensate = cutter.scored
     # its weights stay unread
     space, model_fingerprint = made_for(cutter.scores_dir / f"{score}.safetensors")
@@ -172,7 +186,10 @@ def put_together(source: Source, cutter: Cutter, out: Path, limits: Limits, poll
         score,
         compensate,
         parameters(cutter.source, space, compensate),
+        size(cutter.source, space, compensate),
         ratio_at,
+        figures,
+        champion.served.version,
     )
 
 

@@ -83,11 +83,20 @@ class Client:
 
 
 @contextmanager
-def serving(made, out, token=None, scores="scores", bounds=None, protocol=AutoHTTPProtocol, **of):
+def serving(
+    made,
+    out,
+    token=None,
+    scores="scores",
+    bounds=None,
+    protocol=AutoHTTPProtocol,
+    figures=None,
+    **of,
+):
     cutter = Cutter(str(made / "model"), made / scores, "flap", **of)
     source = source_of(str(made / "predictor"), out)
     with listening("127.0.0.1", 0) as sock, owned(out):
-        parts = put_together(source, cutter, out, Limits(), poll=0.1)
+        parts = put_together(source, cutter, out, Limits(), poll=0.1, figures=figures)
         server = http_server(build_app(parts, token), bounds, protocol)
         thread = threading.Thread(target=server.run, args=([sock],))
         thread.start()
