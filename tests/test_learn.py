@@ -3,9 +3,11 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 from conftest import make_samples
@@ -19,6 +21,7 @@ from lop.errors import LopError
 from lop.evaluation.timing import Paired
 from lop.evaluation.tradeoff import Point, sentence
 from lop.files import content_digest
+from lop.kit.figures import Figure, Figures
 from lop.progress import Course
 from lop.settings.params import Fit, Train
 from lop.steps import learning, sizing, training
@@ -206,3 +209,24 @@ def test_on_a_terminal_there_is_one_bar():
     assert "1 of 2, a: about 3 s left" in shown
     assert "2 of 2, b: about" in shown
     assert "%|" in shown
+
+
+def test_the_notebook_runs_as_it_stands(model_dir, data, tmp_path, monkeypatch, capsys):
+    cells = json.loads(Path("docs/learn.ipynb").read_text())["cells"]
+    monkeypatch.chdir(tmp_path)
+    model_dir.rename("my-model")
+    Path("my-data").mkdir()
+    data.rename("my-data/samples.parquet")
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(cell["source"], names)
+    assert re.search(r"^3[67]\.\d% of ffn removed: ", capsys.readouterr().out, re.M)
+    assert lop.load("elastic", ratio=0.2).num_parameters() == names["elastic"].num_parameters()
+
+
+def test_few_samples_that_all_keep_their_answers_are_not_sure():
+    figures = [Figure(0.0, 10, 40, 0.9, 0.04, 0, None), Figure(0.5, 5, 20, 0.9, 0.04, 0, 0.0)]
+    few, many = (Figures("accuracy", n, None, tuple(figures)).sentence() for n in (46, 2000))
+    assert few.startswith("Too few samples to tell one point of accuracy")
+    assert many.startswith("50 % pruned: 50 % of the bytes, speed not measured, 0.0 ± 0.1 points")

@@ -26,7 +26,7 @@ class Answer:
 
 
 class Engine:
-    """A GGUF file in llama.cpp, on one thread, with a KV cache in float32: its own f16 tips ties."""
+    """A GGUF file in llama.cpp, on one thread, with a KV cache in float32: f16 tips near ties."""
 
     def __init__(self, path: Path) -> None:
         import xllamacpp

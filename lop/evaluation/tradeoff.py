@@ -38,6 +38,14 @@ class Unit:
 POINTS = Unit("points of accuracy", 1.0, "one point of accuracy")
 
 
+def accuracy_error(error: float, samples: int) -> float:
+    """The standard error of a difference in accuracy, in points: of one sample at least.
+
+    Where few samples all keep their answers, their own error is 0, and tells nothing.
+    """
+    return max(error, 100 / samples)
+
+
 def sentence(points: Sequence[Point], unit: Unit = POINTS) -> str:
     """What the smallest model that surely loses little saves.
 

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ConfigDict
 
 from lop.errors import LopError
-from lop.evaluation.tradeoff import POINTS, Point, Unit, sentence
+from lop.evaluation.tradeoff import POINTS, Point, Unit, accuracy_error, sentence
 from lop.plan import per_cent
 
 UNITS = {"accuracy": POINTS, "loglik": Unit("nats a sample", 0.05, "0.05 nats a sample", 3)}
@@ -77,18 +77,24 @@ class Figures:
 
     def sentence(self) -> str:
         """What the smallest of the models that lose little saves."""
-        whole = self.of[0]
+        whole, by = self.of[0], UNITS.get(self.metric, DIVERGENCE)
         points = [
             Point(
                 f"{per_cent(figure.ratio)} pruned",
                 figure.bytes / whole.bytes,
                 self.speed_at(figure.ratio),
                 self.scale * figure.loss,
-                np.nan if figure.loss_stderr is None else self.scale * figure.loss_stderr,
+                self._loss_error(figure),
             )
             for figure in self.of[1:]
         ]
-        return sentence(points, UNITS.get(self.metric, DIVERGENCE)) if points else ""
+        return sentence(points, by) if points else ""
+
+    def _loss_error(self, figure: Figure) -> float:
+        if figure.loss_stderr is None:
+            return np.nan
+        error = self.scale * figure.loss_stderr
+        return accuracy_error(error, self.samples) if self.metric == "accuracy" else error
 
     def markdown(self) -> str:
         """A row a ratio."""

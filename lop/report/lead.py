@@ -10,7 +10,7 @@ import pandas as pd
 
 from lop.evaluation.comparison import WHOLE, Comparison
 from lop.evaluation.timing import Paired
-from lop.evaluation.tradeoff import POINTS, Point, Unit, sentence
+from lop.evaluation.tradeoff import POINTS, Point, Unit, accuracy_error, sentence
 from lop.plan import RECOVERED, per_cent
 from lop.report import plots
 
@@ -39,6 +39,9 @@ def _row(
 ) -> dict[str, Any]:
     by, dense = compared.by, name == "dense"
     gap, error = (0.0, 0.0) if dense else compared.difference(name, "dense", by.task, by.metric)
+    error *= by.scale
+    if not dense and by.unit == "points":
+        error = accuracy_error(error, of["count"])
     speeds = ("speedup", "speedup_low", "speedup_high")
     speed, low, high = (1.0 if dense else of.get(key) for key in speeds)
     return {
@@ -52,7 +55,7 @@ def _row(
         "value": by.scale * of[by.metric],
         "stderr": by.scale * (of["stderr"] or 0.0),
         "loss": by.scale * (gap if by.lower else -gap),
-        "loss_stderr": by.scale * error,
+        "loss_stderr": error,
     }
 
 
