@@ -1,8 +1,8 @@
-"""The one exception users see, and the one place that turns any other error into a line.
+"""The exception for bad input, and the conversion of every other error into one line.
 
-Bad input ends in one line on standard error and exit code 2, whoever noticed it: lop itself by a
-LopError, or a library by an error of its own. Any other error may be a bug of lop. It ends in one
-line too, with exit code 1 and its traceback in a file. LOP_TRACEBACK=1 prints every traceback.
+Bad input gives one line on standard error and exit code 2, whether lop raises a LopError or a
+library raises its own error. Any other error may be a bug in lop: it gives one line, exit code 1,
+and a file with the traceback. LOP_TRACEBACK=1 prints every traceback.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ T = TypeVar("T")
 
 BAD_INPUT = 2
 TRY_AGAIN = os.EX_TEMPFAIL if hasattr(os, "EX_TEMPFAIL") else 75
-# of the system, which may be gone when the same is tried again
+# system errors that may not occur again in a second try
 PASSING = frozenset(
     [errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET]
 )
 TRACEBACK = "LOP_TRACEBACK"  # the environment variable that asks for tracebacks
 
-# What these raise is about the files and settings that users give.
+# Errors of these libraries are about the files and settings that users give.
 LIBRARIES = frozenset(
     ["PIL", "datasets", "httpx", "huggingface_hub", "jinja2", "json.decoder", "lm_eval", "mlflow"]
     + ["pandas", "pyarrow", "requests", "safetensors", "safetensors_rust", "sqlalchemy"]
     + ["tokenizers", "transformers", "yaml"]
 )
-# What of lop's extras brings a module that is missing.
+# The extra of lop that installs each optional module.
 EXTRAS = {
     "pipeline": "prefect mlflow dvc lm_eval datasets matplotlib markdown_it psutil networkx",
     "serve": "fastapi uvicorn starlette prometheus_client",
@@ -50,14 +50,15 @@ NO_MEMORY = re.compile("out of memory|(can't|cannot) allocate memory|not enough 
 
 
 class LopError(Exception):
-    """Bad input: the message says what was wrong, where, and what was expected."""
+    """Bad input: the message gives what is wrong, where, and what was expected."""
 
 
 def run(main: Callable[P, int | None], *args: P.args, **kwargs: P.kwargs) -> int:
-    """Run a program and return its exit code: `main`'s, else 2 for bad input, else 1.
+    """Run a program and return its exit code: that of `main`, 2 for bad input, 1 for any other
+    error.
 
-    Whatever goes wrong is one line on standard error. What may pass, as an input/output error of a
-    disk, is 75 (EX_TEMPFAIL); an interrupt is 130, a closed pipe 141.
+    Every error gives one line on standard error. Errors that may be temporary, such as a disk's
+    input/output error, give 75 (EX_TEMPFAIL); an interrupt gives 130, a closed pipe 141.
     """
     try:
         code = main(*args, **kwargs) or 0
@@ -66,7 +67,7 @@ def run(main: Callable[P, int | None], *args: P.args, **kwargs: P.kwargs) -> int
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError as error:
-        if error.filename is None:  # who reads our output has gone; nothing is left to say to it
+        if error.filename is None:  # the reader of our output has closed it: report nothing
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         return report(error)
@@ -75,40 +76,40 @@ def run(main: Callable[P, int | None], *args: P.args, **kwargs: P.kwargs) -> int
 
 
 def report(error: Exception) -> int:
-    """Say on standard error, in one line, what went wrong; returns the exit code."""
+    """Print one line about an error to standard error; returns the exit code."""
     if os.environ.get(TRACEBACK):
         traceback.print_exception(error)
     if known := explained(error):
         print(f"lop: {known}", file=sys.stderr)
         return TRY_AGAIN if getattr(error, "errno", None) in PASSING else BAD_INPUT
-    where = _place_in_code(error)
+    where = _line_of_lop(error)
     print(
-        f"lop failed, perhaps by a bug of its own: {type(error).__name__}: {first_line(error)}"
-        f"{where and f' ({where})'}; traceback in {_kept_traceback(error)}",
+        f"lop failed, which may be a bug in lop: {type(error).__name__}: {first_line(error)}"
+        f"{where and f' ({where})'}; traceback in {_traceback_file(error)}",
         file=sys.stderr,
     )
     return 1
 
 
 @contextmanager
-def at(place: str | Path) -> Iterator[None]:
-    """Errors of libraries in the block get the `place` (a file, a row) that they leave out."""
+def at(where: str | Path) -> Iterator[None]:
+    """Add `where` (a file, a row) to errors that libraries raise in the block without it."""
     try:
         yield
     except LopError:
         raise
     except Exception as error:
         if getattr(error, "filename", None) is None and not hasattr(error, "__notes__"):
-            error.add_note(str(place))
+            error.add_note(str(where))
         raise
 
 
 @contextmanager
 def explaining() -> Iterator[None]:
-    """Turn a library's error about bad input into a LopError, where its traceback is still there.
+    """Turn a library's error about bad input into a LopError while its traceback is available.
 
-    For work in another process: a traceback does not come back from there. The system's own errors
-    stay as they are, since what fails for lack of memory or disk may succeed when tried again.
+    For work in a worker process, which does not send tracebacks back. System errors are not
+    changed: an operation that fails for lack of memory or disk space may succeed in a second try.
     """
     try:
         yield
@@ -121,19 +122,16 @@ def explaining() -> Iterator[None]:
 
 
 def explained(error: BaseException) -> LopError | None:
-    """An error as a LopError of one line; None for what no bad input is known to cause."""
+    """An error as a LopError of one line; None if bad input is not known to cause it."""
     message = _message(error)
     if message is None:
         return None
-    place = next(iter(getattr(error, "__notes__", [])), "")
-    return LopError(f"{place}: {message}" if place and place not in message else message)
+    where = next(iter(getattr(error, "__notes__", [])), "")
+    return LopError(f"{where}: {message}" if where and where not in message else message)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, with the next where it ends in a colon.
-
-    It is what a user wants to read of it.
-    """
+    """The first line of an error's message, and the next line if the first ends in a colon."""
     first = ""
     for line in str(error).strip().splitlines():
         first = f"{first} {line.strip()}".strip()
@@ -149,7 +147,7 @@ def _message(error: BaseException) -> str | None:
         isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))
     ):
         return (
-            f"memory is short: {first_line(error)}; take a smaller batch size, fewer workers, "
+            f"out of memory: {first_line(error)}; use a smaller batch size, fewer workers, "
             "or smaller pictures and texts"
         )
     if isinstance(error, ModuleNotFoundError) and (extra := _extra(error.name or "")):
@@ -163,7 +161,7 @@ def _message(error: BaseException) -> str | None:
         return first_line(error)
     if library := _raised_in(error):
         what = f"{type(error).__name__}: {first_line(error)}"
-        return f"{library} cannot use what it was given: {what} ({TRACEBACK}=1 tells more)"
+        return f"{library} cannot use its input: {what} ({TRACEBACK}=1 prints the traceback)"
     return None
 
 
@@ -185,7 +183,8 @@ def _frames(error: BaseException) -> Iterator[TracebackType]:
 
 
 def _raised_in(error: BaseException) -> str | None:
-    """The library whose code raised an error; the standard library does so for its callers."""
+    """The library whose code raised an error; the standard library's errors belong to its
+    caller."""
     for step in _frames(error):
         if step.tb_frame.f_code.co_filename == "<template>":
             return "jinja2"
@@ -201,8 +200,8 @@ def _library(module: str) -> str | None:
     return next((name for name in (module, _package(module)) if name in LIBRARIES), None)
 
 
-def _place_in_code(error: BaseException) -> str:
-    """The innermost line of lop's own code."""
+def _line_of_lop(error: BaseException) -> str:
+    """The innermost line of lop's code that led to an error."""
     for step in _frames(error):
         name = step.tb_frame.f_globals.get("__name__") or ""
         if _package(name) in ("lop", "flows"):
@@ -210,8 +209,8 @@ def _place_in_code(error: BaseException) -> str:
     return ""
 
 
-def _kept_traceback(error: BaseException) -> str:
-    """The file that keeps a traceback."""
+def _traceback_file(error: BaseException) -> str:
+    """Write a traceback to a file; returns its name."""
     try:
         handle, name = tempfile.mkstemp(prefix="lop-", suffix=".traceback.txt")
         with os.fdopen(handle, "w") as file:

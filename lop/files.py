@@ -1,7 +1,7 @@
-"""Whole or not at all: everything lop writes is written beside its place, then put into it.
+"""Atomic writes: a file or directory gets a temporary name first, and its own name when complete.
 
-What is replaced or deleted is only what lop made: a file or directory under a temporary name that
-lop alone gives, or a directory of the very kind that is being written.
+Only files and directories that lop made are replaced or deleted: those with one of lop's temporary
+names, and directories of the same kind as the new one.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from typing import Any
 from lop.errors import LopError, at, first_line
 
 OWNER = re.compile(r"[0-9a-f]{8}-\d+-\d+")  # what `owner` gives
-# what is being written (tmp), and what it replaces where two names cannot be exchanged (old)
+# tmp: being written; old: being replaced, where the system cannot exchange two names
 _TEMPORARY = re.compile(
     rf"\.lop-(?P<what>tmp|old)-(?P<owner>{OWNER.pattern})-[0-9a-f]{{8}}-(?P<name>.*)", re.DOTALL
 )
-ABANDONED = 24 * 3600.0  # seconds after which what another machine left is taken for dead
+ABANDONED = 24 * 3600.0  # seconds after which another machine's temporary files count as abandoned
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a directory that lop writes is known, so that nothing else is replaced by one."""
+    """How to recognise a directory that lop writes, so that lop replaces no other directory."""
 
     name: str  # "a predictor"
-    files: tuple[str, ...]  # that each holds
-    keys: frozenset[str] = frozenset()  # of the JSON object in the first of them
-    folders: tuple[str, ...] = ()  # that it may hold
-    each: Kind | None = None  # what every other folder in it is
+    files: tuple[str, ...]  # required files
+    keys: frozenset[str] = frozenset()  # required keys of the JSON object in the first file
+    folders: tuple[str, ...] = ()  # allowed subdirectories
+    each: Kind | None = None  # the kind of every other subdirectory
 
     def flaw(self, path: Path) -> str | None:
         """Why the directory `path` is not of this kind; None if it is."""
@@ -50,18 +50,18 @@ class Kind:
             if not (path / file).is_file():
                 return f"holds no {file}"
         if self.keys and not has_keys(path / self.files[0], self.keys):
-            return f"holds another {self.files[0]}, without {', '.join(sorted(self.keys))}"
+            return f"has a {self.files[0]} without {', '.join(sorted(self.keys))}"
         return self._foreign(path)
 
     def _foreign(self, path: Path) -> str | None:
-        for place in path.iterdir():
-            ours = place.name in self.folders or _TEMPORARY.fullmatch(place.name)
-            if ours or not place.is_dir():
+        for entry in path.iterdir():
+            ours = entry.name in self.folders or _TEMPORARY.fullmatch(entry.name)
+            if ours or not entry.is_dir():
                 continue
             if self.each is None:
-                return f"holds a folder {place.name}"
-            if flaw := self.each.flaw(place):
-                return f"{place.name} in it is not {self.each.name}: it {flaw}"
+                return f"holds a folder {entry.name}"
+            if flaw := self.each.flaw(entry):
+                return f"has a folder {entry.name} that is not {self.each.name}: it {flaw}"
         return None
 
 
@@ -75,8 +75,8 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def reading(path: str | Path, what: str) -> Iterator[None]:
-    """Inside, what is wrong with a Parquet file becomes a LopError that names file and `what`."""
-    import pyarrow as pa  # which takes long to import
+    """Turn errors about a Parquet file in the block into a LopError with the file and `what`."""
+    import pyarrow as pa  # slow to import
 
     try:
         yield
@@ -99,7 +99,7 @@ def check_file(path: str | Path, inputs: Iterable[str | Path | None] = ()) -> No
 
     It may be absent or an ordinary file: no link, directory or device.
     """
-    _check_place(Path(path), stat.S_ISREG, "an ordinary file", inputs)
+    _check_path(Path(path), stat.S_ISREG, "an ordinary file", inputs)
 
 
 def check_dir(path: str | Path, kind: Kind, inputs: Iterable[str | Path | None] = ()) -> None:
@@ -108,32 +108,33 @@ def check_dir(path: str | Path, kind: Kind, inputs: Iterable[str | Path | None] 
     It may be absent, empty or of this `kind`: no link, no file, nothing of another kind.
     """
     path = Path(path)
-    _check_place(path, stat.S_ISDIR, "a directory", inputs)
+    _check_path(path, stat.S_ISDIR, "a directory", inputs)
     if path.exists() and any(path.iterdir()) and (flaw := kind.flaw(path)):
         raise LopError(
-            f"{path}: is there already and is not {kind.name}: it {flaw}; not replacing it"
+            f"{path}: already exists and is not {kind.name}: it {flaw}; not replacing it"
         )
 
 
 def check_own(path: Path, marks: Callable[[str], object], what: str) -> None:
     """Raise LopError unless a command that adds to the directory `path` may do so.
 
-    It may be absent, hold nothing but temporaries, or something of lop's own by its name (`marks`).
+    It may be absent, or contain only temporary files, or a file whose name `marks` accepts as
+    lop's.
     """
     if not path.is_dir():
         return
-    names = [place.name for place in path.iterdir() if not _TEMPORARY.fullmatch(place.name)]
+    names = [entry.name for entry in path.iterdir() if not _TEMPORARY.fullmatch(entry.name)]
     if names and not any(marks(name) for name in names):
-        raise LopError(f"{path}: is there already and holds no {what}; name another directory")
+        raise LopError(f"{path}: already exists and holds no {what}; give another directory")
 
 
-def _check_place(
+def _check_path(
     path: Path, right: Callable[[int], bool], what: str, inputs: Iterable[str | Path | None]
 ) -> None:
     if path.is_symlink():
-        raise LopError(f"{path}: is a link to {os.readlink(path)}: name the place itself")
+        raise LopError(f"{path}: is a link to {os.readlink(path)}: give the target's own path")
     if path.exists() and not right(path.stat().st_mode):
-        raise LopError(f"{path}: is there already and is not {what}; not replacing it")
+        raise LopError(f"{path}: already exists and is not {what}; not replacing it")
     out = Path(os.path.realpath(path))
     for given in inputs:
         if given is None or not os.path.exists(given):  # a name in the hub or in a registry
@@ -144,15 +145,15 @@ def _check_place(
         if out in source.parents:
             raise LopError(f"{path}: holds {given}, an input of this command; not replacing it")
         if source in out.parents:
-            raise LopError(f"{path}: lies in {given}, an input of this command; write elsewhere")
+            raise LopError(f"{path}: is inside {given}, an input of this command; write elsewhere")
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`; on success it takes the place of `path`.
+    """Yield a temporary file in the same directory; on success it replaces `path`.
 
-    Raises LopError where `path` is a link, a directory or a device, and the OSError of a full disk
-    or a folder that cannot be written to; then nothing is left.
+    Raises LopError if `path` is a link, a directory or a device, and OSError if the disk is full or
+    the directory is not writable. After an error nothing is left.
     """
     path = Path(path)
     check_file(path)
@@ -160,9 +161,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         tmp.touch(exist_ok=False)
         mode = tmp.stat().st_mode
-        with at(path):  # a full disk's error does not say where
+        with at(path):  # the error of a full disk names no file
             yield tmp
-        tmp.chmod(mode)  # some writers make a file that is private
+        tmp.chmod(mode)  # some libraries write files that only the owner can read
         tmp.replace(path)
     finally:
         with suppress(OSError):
@@ -171,10 +172,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_dir(path: str | Path, kind: Kind) -> Iterator[Path]:
-    """Yield a temporary directory beside `path`; on success it takes the place of `path`.
+    """Yield a temporary directory with the same parent; on success it replaces `path`.
 
-    Whoever looks at `path` meanwhile sees what was there, then what is new. Raises LopError as
-    `check_dir` does, and OSErrors as `replacing` does.
+    Other processes see the complete old directory at `path`, then the complete new one. Raises
+    LopError as `check_dir` does, and OSError as `replacing` does.
     """
     path = Path(path)
     check_dir(path, kind)
@@ -182,13 +183,14 @@ def replacing_dir(path: str | Path, kind: Kind) -> Iterator[Path]:
         with at(path):
             yield tmp
         _give_ordinary_modes(tmp)
-        check_dir(path, kind)  # it may have come meanwhile
+        check_dir(path, kind)  # another process may have created it
         _put(tmp, path)
 
 
 @contextmanager
 def temporary_dir(path: Path) -> Iterator[Path]:
-    """A directory beside `path` for the time of the block; if that is killed, until the next."""
+    """A directory next to `path`, deleted after the block. If the process is killed, the next write
+    in the same parent directory deletes it."""
     tmp = _beside(path, "tmp")
     try:
         tmp.mkdir()
@@ -198,7 +200,8 @@ def temporary_dir(path: Path) -> Iterator[Path]:
 
 
 def remove_dir(path: Path) -> None:
-    """Delete a directory of lop's; nobody finds half of it, whenever this process is killed."""
+    """Delete a directory of lop. It is renamed first: if this process is killed, no half of it is
+    left at `path`."""
     tmp = _beside(path, "tmp")
     with suppress(FileNotFoundError):
         path.rename(tmp)
@@ -206,10 +209,10 @@ def remove_dir(path: Path) -> None:
 
 
 def clear_leftovers(directory: str | Path) -> None:
-    """Remove what processes that have ended left half written in `directory`.
+    """Remove the temporary files that ended processes left in `directory`.
 
-    What belongs to another machine goes when it is a day old. What was taken off its place where
-    nothing has come into it is put back.
+    Temporary files of another machine are removed after a day. An old directory that was renamed,
+    but not yet replaced, gets its name back.
     """
     with suppress(OSError):
         for path in Path(directory).iterdir():
@@ -225,12 +228,12 @@ def clear_leftovers(directory: str | Path) -> None:
 
 
 def owner() -> str:
-    """This process, told apart from all that share a folder or a database with it."""
+    """A name for this process that no other process sharing a directory or database has."""
     return f"{_machine()}-{os.getpid()}-{_started(os.getpid()) or 0}"
 
 
 def has_ended(owner: str) -> bool | None:
-    """Whether the process that is called so has ended; None where this machine cannot tell."""
+    """Whether the process with this `owner` name has ended; None if it is on another machine."""
     machine, pid, started = owner.split("-")
     if machine != _machine():
         return None
@@ -239,7 +242,7 @@ def has_ended(owner: str) -> bool | None:
 
 @functools.cache
 def _machine() -> str:
-    """Eight hex digits: this machine since it was started, and the process numbers in use here."""
+    """Eight hex digits of this machine, its boot and its process-number namespace."""
     parts = [platform.node()]
     with suppress(OSError):
         parts += [
@@ -250,7 +253,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process began, in ticks; 0 where there is no /proc; None when it is not there."""
+    """Start time of a process in ticks; 0 without /proc; None if the process does not exist."""
     if not os.path.exists("/proc/self/stat"):
         try:
             os.kill(pid, 0)
@@ -275,14 +278,16 @@ def _abandoned(path: Path, owner: str) -> bool:
 
 
 def _beside(path: Path, what: str, name: str = "") -> Path:
-    """A new name in the folder of `path`, in which dead processes' leftovers are cleared."""
+    """A new temporary name in the directory of `path`; also removes abandoned temporary files
+    there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path.parent)
     return path.with_name(f".lop-{what}-{owner()}-{secrets.token_hex(4)}-{name}")
 
 
 def _give_ordinary_modes(tmp: Path) -> None:
-    """Modes by the umask, which `tmp` itself was made with: some writers make private files."""
+    """Set the usual file modes, those of `tmp`: some libraries write files that only the owner can
+    read."""
     mode = stat.S_IMODE(tmp.stat().st_mode)
     for path in tmp.rglob("*"):
         if not path.is_symlink():
@@ -290,9 +295,9 @@ def _give_ordinary_modes(tmp: Path) -> None:
 
 
 def _put(tmp: Path, path: Path) -> None:
-    """Give `tmp` the name `path`; what had it is afterwards called `tmp`, or gone."""
+    """Rename `tmp` to `path`; a directory that was at `path` is then at `tmp` or deleted."""
     try:
-        tmp.rename(path)  # where nothing is, or an empty directory
+        tmp.rename(path)  # works if `path` is absent or an empty directory
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
@@ -306,7 +311,7 @@ def _put(tmp: Path, path: Path) -> None:
 
 
 def _settle(old: Path, path: Path) -> None:
-    """After two renames or between them: `old` goes, or back to its place."""
+    """After both renames, delete `old`; after only the first, rename it back to `path`."""
     with suppress(FileNotFoundError):
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -315,7 +320,7 @@ def _settle(old: Path, path: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Exchange the names of two directories in one step; False where the system cannot."""
+    """Exchange the names of two directories atomically; False if the system does not support it."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # not Linux, or an old C library
@@ -324,15 +329,16 @@ def _exchange(a: Path, b: Path) -> bool:
     if call(here, os.fsencode(a), here, os.fsencode(b), ctypes.c_uint(exchange)) == 0:
         return True
     code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # this file system cannot
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # not supported by the file system
         return False
     raise OSError(code, os.strerror(code), str(b))
 
 
 def content_digest(path: str | Path, without: Collection[str] = ()) -> str:
-    """Sixteen hex digits over a file, or all files of a directory but those named `without`.
+    """Sixteen hex digits over a file, or over all files of a directory except those named in
+    `without`.
 
-    What is hidden, such as a clone's .git, does not count.
+    Hidden files, such as those in .git, are left out.
     """
     path = Path(path)
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())

@@ -1,7 +1,7 @@
 """Scores every unit of the decoder's sites from one pass over the calibration set.
 
-The plan says how many units a site loses; a score says which. All scores come out of the same
-pass and the same samples, so methods differ in their formula and in nothing else.
+A plan gives the number of units that a site loses; a score decides which ones. All scores are
+computed in the same pass over the same samples, so methods differ only in their formula.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from lop.typed import as_typed
 if TYPE_CHECKING:
     from lop.data.encoding import Batch
 
-VERSION = 3  # of the numbers that this code gives: raised when a change of it changes them
-CHUNK = 2**24  # activations that are looked at together: 64 MB in float32
+VERSION = 3  # of the scores: raise it when a change of this code changes them
+CHUNK = 2**24  # activations in one chunk: 64 MB in float32
 
 
 @dataclass
@@ -54,15 +54,15 @@ class Stats:
         return cls(norm, mean, sq_dev)
 
     def add(self, x: Tensor, mask: Tensor) -> None:
-        """Take in activations x (B, T, d), or flattened to tokens, where mask (B, T) is 1.
+        """Add activations x (B, T, d), or flattened to tokens, where mask (B, T) is 1.
 
-        Beside x itself it takes memory for a few times `CHUNK` numbers, whatever the batch: neurons
-        do not depend on each other, so that some of them are looked at, then the next. The tensors
-        that were there before are left as they are.
+        Besides x it needs memory for a few times `CHUNK` numbers, whatever the batch size: neurons
+        are independent, so they are processed in chunks. The earlier tensors are not modified in
+        place.
         """
         n, width = int(mask.sum()), max(1, CHUNK // mask.numel())
-        parts = [_moments(_in_rows(some, mask), mask, n) for some in x.split(width, dim=-1)]
-        norm, mean, sq_dev = (torch.cat(of) for of in zip(*parts, strict=True))
+        parts = [_moments(_in_rows(chunk, mask), mask, n) for chunk in x.split(width, dim=-1)]
+        norm, mean, sq_dev = (torch.cat(each) for each in zip(*parts, strict=True))
         # Chan et al.'s merge of two samples' moments: exact, and no large sums of squares
         total, delta = self.tokens + n, mean - self.mean.to(mean.device)
         self.sample_norm = self.sample_norm.to(norm.device) + norm
@@ -83,15 +83,16 @@ class Stats:
 
 
 def _moments(x: Tensor, mask: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What `Stats` holds, each (c,), of activations x (B, T, c) where mask is 1, n times."""
+    """The statistics of `Stats`, each (c,), of activations x (B, T, c) where mask is 1 (n
+    tokens)."""
     x = x.float() * mask[..., None]
     norm, mean = x.norm(dim=1).sum(0), x.sum((0, 1)) / n
-    x.sub_(mean).mul_(mask[..., None]).square_()  # in place: it is a copy, as large as a chunk
+    x.sub_(mean).mul_(mask[..., None]).square_()  # in place: x is a copy here
     return norm, mean, x.sum((0, 1))
 
 
 def _in_rows(x: Tensor, mask: Tensor) -> Tensor:
-    """Activations (B, T, c), where an FFN is given (B·T, c), or (tokens of the mask, c)."""
+    """Activations as (B, T, c); some FFNs get (B·T, c) or (tokens of the mask, c)."""
     if x.ndim == 3 and x.shape[:2] == mask.shape:
         return x
     if x.ndim == 2 and len(x) == mask.numel():
@@ -101,8 +102,8 @@ def _in_rows(x: Tensor, mask: Tensor) -> Tensor:
         rows[mask.bool()] = x
         return rows
     raise LopError(
-        f"an FFN is given activations of {tuple(x.shape[:-1])} tokens, where the batch has "
-        f"{tuple(mask.shape)}; expected one for each token"
+        f"an FFN got activations of {tuple(x.shape[:-1])} tokens, but the batch has "
+        f"{tuple(mask.shape)}; expected one activation vector for each token"
     )
 
 
@@ -125,7 +126,7 @@ def _squares(site: Site, name: str) -> Tensor:
     parts = site.parts[name]
     along = site.tensor(name).float().square().sum(1 - parts[0].dim)
     own = [along.narrow(0, part.offset, site.units * part.block) for part in parts]
-    each = [_of_units(of, site, part.block) for of, part in zip(own, parts, strict=True)]
+    each = [_of_units(part_of, site, p.block) for part_of, p in zip(own, parts, strict=True)]
     return torch.stack(each).sum(0)
 
 
@@ -142,7 +143,7 @@ def flap(stats: Stats, site: Site) -> Tensor:
 def flap_standard(stats: Stats, site: Site) -> Tensor:
     """FLAP's score standardised within the site, (s − mean) / standard deviation.
 
-    That of a unit with many columns is the mean of theirs (FLAP's rule for heads).
+    The score of a unit with many columns is the mean over its columns (FLAP's rule for heads).
     """
     score = stats.variance * site.out.weight.float().square().sum(0)
     standard = (score - score.mean()) / score.std().clamp_min(1e-12)
@@ -150,15 +151,17 @@ def flap_standard(stats: Stats, site: Site) -> Tensor:
 
 
 def mean_activation(stats: Stats, site: Site) -> Tensor:
-    """Mean of x_j, from which FLAP's bias restores what pruned units gave on average.
+    """Mean of x_j, from which FLAP's bias restores the mean output of pruned units.
 
-    The one that is of columns of the output map, not of units: attention heads have many.
+    Unlike the scores, it has one value for each column of the output map, not for each unit: an
+    attention head has many columns.
     """
     return stats.mean
 
 
 def _of_units(values: Tensor, site: Site, block: int | None = None) -> Tensor:
-    """Summed over the entries of each unit, (d,); `block` of them, or as many as it has columns."""
+    """Sum over the entries of each unit, (d,); a unit has `block` entries (default: its
+    columns)."""
     block = block or site.block
     return values if block == 1 else values.view(site.units, block).sum(1)
 
@@ -167,13 +170,13 @@ SCORES: Mapping[str, Callable[[Stats, Site], Tensor]] = {
     f.__name__: f
     for f in (activation_l2, magnitude, wanda_sp, flap, flap_standard, mean_activation)
 }
-# those that say which units of a site matter; the standardised one is for comparing sites, and the
-# mean is what a bias restores
+# scores that rank the units of a site; the standardised score compares sites, and the mean
+# activation is for the bias
 RANKINGS = tuple(name for name in SCORES if name not in ("flap_standard", "mean_activation"))
 
 
 def check_ranks(score: str) -> None:
-    """Raise LopError unless neurons may be ranked by `score`."""
+    """Raise LopError unless `score` can rank neurons."""
     if score not in RANKINGS:
         raise LopError(f"score {score!r}: expected one of {', '.join(RANKINGS)}")
 
@@ -187,8 +190,8 @@ def collect(
 ) -> dict[str, list[Tensor]]:
     """Run the calibration batches and return every score of `SCORES`: a tensor (d_i,) a site.
 
-    A batch for which memory is short is run in parts. The vision tower sees each picture once.
-    Raises LopError when a score is not finite, naming score and layer.
+    A batch that does not fit in memory is run in parts. The vision tower runs once for each
+    picture. Raises LopError with score and site if a score is not finite.
     """
     sites, fitting = find_sites(model, scope), Fitting()
     stats = [Stats.zeros(site.units * site.block) for site in sites]
@@ -202,7 +205,7 @@ def collect(
         mask, before = batch.inputs["attention_mask"], [copy.copy(layer) for layer in stats]
         try:
             model(**batch.inputs, use_cache=False, logits_to_keep=1)
-        except RuntimeError:  # some layers have taken in what will come again in parts
+        except RuntimeError:  # some layers have added this batch, which is run again in parts
             stats[:] = before
             raise
 
@@ -223,7 +226,7 @@ def collect(
 
 
 def check_scores(scores: Sequence[Tensor], units: Sequence[int], name: str) -> None:
-    """Raise LopError unless `scores` are finite and fit sites of so many units."""
+    """Raise LopError unless `scores` are finite and have one value for each of a site's `units`."""
     if len(scores) != len(units):
         raise LopError(f"{name}: scores for {len(scores)} sites, the model has {len(units)}")
     for i, (score, count) in enumerate(zip(scores, units, strict=True)):
@@ -247,7 +250,7 @@ def save_scores(
 ) -> None:
     """Write one score of every unit as safetensors: `sites.<i>`, float32, shape (d_i,).
 
-    Its metadata say of which model and space they are; `origin` names all that they were made of.
+    The metadata name the model and the space; `origin` names all inputs of the scores.
     """
     tensors = {f"sites.{i}": s.float().contiguous() for i, s in enumerate(scores)}
     metadata = {
@@ -264,8 +267,8 @@ def load_scores(
 ) -> list[Tensor]:
     """Read what `save_scores` wrote.
 
-    Raises LopError when the file is missing or corrupt, or was made for another model; with
-    `sibling`, which says that only its weights are others, that is a warning.
+    Raises LopError when the file is missing or corrupt, or was made for another model. With
+    `sibling` (a model with the same sites and other weights) another model is only a warning.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -285,7 +288,7 @@ def load_scores(
 def load_all_scores(
     directory: str | Path, model_fingerprint: str, sibling: bool = False
 ) -> dict[str, list[Tensor]]:
-    """Every score of `SCORES` from the directory that the importance stage wrote."""
+    """Every score of `SCORES`, from the directory that the importance stage wrote."""
     return {
         name: load_scores(Path(directory) / f"{name}.safetensors", model_fingerprint, sibling)
         for name in SCORES
@@ -293,15 +296,15 @@ def load_all_scores(
 
 
 def made_for(path: str | Path) -> tuple[Space, str]:
-    """The space whose scores these are, and its model's fingerprint.
+    """The space and the model's fingerprint for which scores were made.
 
-    `path` is a score's file, or a directory of them. Raises LopError where they do not say.
+    `path` is a score file, or a directory of score files. Raises LopError if they do not record it.
     """
     if (path := Path(path)).is_dir():
         path = path / f"{mean_activation.__name__}.safetensors"
-    load_scores(path)  # that it can be read
+    load_scores(path)  # raises if it cannot be read
     with safe_open(path, "pt") as file:
-        said = file.metadata() or {}
-    if not said.get("model_fingerprint") or not said.get("space"):
-        raise LopError(f"{path}: does not say which model its scores are of; score that model anew")
-    return as_typed(Space, said["space"], f"{path}: space"), said["model_fingerprint"]
+        metadata = file.metadata() or {}
+    if not metadata.get("model_fingerprint") or not metadata.get("space"):
+        raise LopError(f"{path}: does not record its model; compute the scores again")
+    return as_typed(Space, metadata["space"], f"{path}: space"), metadata["model_fingerprint"]

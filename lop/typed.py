@@ -1,4 +1,4 @@
-"""Small JSON files from outside, read as what a type says."""
+"""Reads and checks small JSON files against a type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def as_typed(kind: type[T], value: object, what: str) -> T:
-    """A value, or a text of JSON, as `kind`; LopError says what of it is wrong."""
+    """A value, or JSON text, as `kind`; LopError names the field that is wrong."""
     try:
         adapter = _adapter(kind)  # type: ignore[arg-type]
         if isinstance(value, str):
@@ -32,7 +32,7 @@ def as_typed(kind: type[T], value: object, what: str) -> T:
 
 
 def read_typed(kind: type[T], path: Path) -> T:
-    """What a JSON file says, strictly as `kind`; LopError names the file and the field."""
+    """The content of a JSON file, strictly as `kind`; LopError names the file and the field."""
     adapter: TypeAdapter[Any] = _adapter(kind)  # type: ignore[arg-type]
     try:
         return adapter.validate_json(path.read_bytes(), strict=True)

@@ -1,8 +1,8 @@
-"""Independent pieces of work on the cores or GPUs of one machine: fresh processes, one thread each.
+"""Independent tasks on the cores or GPUs of one machine: new processes, one thread each.
 
-Small models leave cores idle when one process uses them all, and a process of its own is also what
-makes a memory measurement mean something. Modules are imported once, in a server process that the
-workers are forked from before any thread has started.
+One process cannot keep all cores busy with a small model, and memory can only be measured in a
+separate process. Modules are imported once, in a fork server, before it starts any thread; workers
+are forked from it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Run = Callable[..., Any]
 Each = Callable[[Callable[..., T], Iterable[tuple[Any, ...]]], list[T]]
 
 TRIES = 3  # of a call whose worker dies
-VISIBLE = "CUDA_VISIBLE_DEVICES"  # the environment variable by which CUDA shows some GPUs only
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # the environment variable that limits which GPUs CUDA uses
 
 
 @contextmanager
@@ -35,21 +35,21 @@ def processes(count: int, modules: list[str], fresh: bool = False) -> Iterator[R
     """Yield `run(function, *args)`, which calls it in one of `count` processes and waits.
 
     `run` may be called from several threads at once. `modules` are imported before forking; with
-    `fresh`, each call gets a process of its own. A count of 1 is this very process, unless fresh.
-    Where there are GPUs, no two processes have the same one: there are at most as many processes,
-    and each sees its share of the GPUs alone.
+    `fresh`, each call gets a new process. A count of 1 uses the calling process, unless `fresh`. On
+    a machine with GPUs, there are at most as many processes as GPUs, and each process sees only its
+    own share of them.
 
-    A process that dies costs the call it was at, which is made again; LopError after TRIES deaths.
+    If a process dies, its call is repeated; LopError after TRIES deaths.
     """
     devices = gpus()
     count = min(count, len(devices)) if devices else count
     if count == 1 and not fresh:
-        with ThreadPoolExecutor(1) as alone:  # callers may be many threads, models are not shared
+        with ThreadPoolExecutor(1) as alone:  # several callers must not share a model
             yield lambda function, *args: alone.submit(function, *args).result()
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(modules)
-    # A pool a worker: when one process of a pool dies, Python ends all of that pool.
+    # One pool for each worker: when a process of a pool dies, Python ends the whole pool.
     pools: dict[int, ProcessPoolExecutor] = {}
     free: SimpleQueue[int] = SimpleQueue()
     progress.share_terminal()
@@ -67,8 +67,8 @@ def processes(count: int, modules: list[str], fresh: bool = False) -> Iterator[R
                     return pools[line].submit(_work, function, *args).result()
                 pools.pop(line).shutdown()
             raise LopError(
-                f"a worker process died {TRIES} times at the same work; "
-                "if memory is short, set fewer workers"
+                f"a worker process died {TRIES} times in the same task; "
+                "if it ran out of memory, set fewer workers"
             )
         finally:
             if fresh and line in pools:
@@ -105,9 +105,9 @@ def in_processes(count: int, label: str, modules: list[str], fresh: bool = False
 
 
 def once_a_thread(make: Callable[P, T]) -> Callable[P, T]:
-    """Each thread keeps what it made last: models are not for two threads at a time.
+    """Cache the last result of `make` in each thread: two threads must not share a model.
 
-    Threads make one after the other, as transformers changes torch's defaults while it loads.
+    Calls of `make` run one at a time, because transformers changes torch's defaults while it loads.
     """
     mine, making = local(), Lock()
 
@@ -122,22 +122,22 @@ def once_a_thread(make: Callable[P, T]) -> Callable[P, T]:
 
 
 def gpus() -> list[str]:
-    """The names by which CUDA knows the GPUs that this process may use; none is touched."""
+    """CUDA's names of the GPUs that this process may use; does not initialise CUDA."""
     import torch
 
     numbers = [str(i) for i in range(torch.cuda.device_count())]
-    told = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
-    return told[: len(numbers)] or numbers
+    visible = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    return visible[: len(numbers)] or numbers
 
 
 def share_threads(count: int) -> None:
-    """Let torch use a `count`-th of the threads it would use alone: those of OMP_NUM_THREADS, else
-    of the cores that this process may run on. (A forked process of torch's begins with one.)"""
+    """Give torch a share of 1 / `count` of the threads: of OMP_NUM_THREADS, or of the cores that
+    this process may use. (In a forked process, torch starts with one thread.)"""
     import torch
 
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    mine = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-    torch.set_num_threads(max(1, (int(told) if told.isdecimal() else len(mine)) // count))
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    torch.set_num_threads(max(1, (int(setting) if setting.isdecimal() else len(cores)) // count))
 
 
 def _work(function: Callable[..., T], *args: Any) -> T:
@@ -146,9 +146,9 @@ def _work(function: Callable[..., T], *args: Any) -> T:
 
 
 def end_with_parent() -> None:
-    """From now on this process ends when the one that asked for it does, however that ends.
+    """Make this process end when its parent process ends, for whatever reason.
 
-    Its fork server ends with the last of such processes.
+    The fork server ends with the last of these processes.
     """
     parent = multiprocessing.parent_process()
 
@@ -161,7 +161,7 @@ def end_with_parent() -> None:
 
 
 def _start(count: int, line: int, devices: list[str]) -> None:
-    if devices:  # before anything here asks CUDA, which looks but once
+    if devices:  # before CUDA is initialised: it reads the variable only once
         os.environ[VISIBLE] = ",".join(devices)
     end_with_parent()
     share_threads(count)

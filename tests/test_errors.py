@@ -122,7 +122,7 @@ BAD = {
     wrong_config: "(LOP_TRACEBACK=1|rope)",
     tokenizer: "",
     template: "end of statement block|expected",
-    template_of_another: "jinja2 cannot use what it was given: TypeError",
+    template_of_another: "jinja2 cannot use its input: TypeError",
     nested_json: "RecursionError",
     broken_json: "Expecting property name",
     text: "can't decode byte 0xff",
@@ -131,8 +131,8 @@ BAD = {
     long_name: "xxx: File name too long$",
     full_disk: "/out.bin: No space left on device$",
     read_only: "/out.bin: Read-only file system$",
-    memory: "memory is short: MemoryError; take a smaller batch size",
-    torch_memory: "memory is short: .*allocate memory",
+    memory: "out of memory: MemoryError; take a smaller batch size",
+    torch_memory: "out of memory: .*allocate memory",
     package: r"prometheus_client is missing: pip install 'lop\[serve\]'$",
 }
 
@@ -173,7 +173,7 @@ def false(_):
 def test_a_bug_is_not_called_bad_input(fails, tmp_path, capsys):
     assert run(fails, tmp_path) == 1
     said = capsys.readouterr().err
-    assert said.startswith("lop failed, perhaps by a bug of its own: ")
+    assert said.startswith("lop failed, which may be a bug in lop: ")
     assert said.count("\n") == 1
     file = Path(said.split("traceback in ")[1].strip())
     assert f"in {fails.__name__}" in file.read_text()

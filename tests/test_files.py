@@ -76,13 +76,13 @@ def test_what_is_not_of_the_kind_is_not_replaced(tmp_path):
     (model / ".git").mkdir(parents=True)
     (model / "config.json").write_text('{"model_type": "llama"}')
     for path, flaw in [
-        (model, "holds another config.json, without widths"),
+        (model, "has a config.json without widths"),
         (tmp_path, "holds no config.json"),
     ]:
         with pytest.raises(LopError, match=f"is not a predictor: it {flaw}; not replacing it"):
             replacing_dir(path, predictor).__enter__()
     (model / "config.json").write_text("[1]")
-    with pytest.raises(LopError, match="holds another config.json"):
+    with pytest.raises(LopError, match="has a config.json without"):
         check_dir(model, predictor)
     (model / "config.json").write_text('{"widths": [1]}')
     with pytest.raises(LopError, match="it holds a folder .git"):
@@ -92,7 +92,9 @@ def test_what_is_not_of_the_kind_is_not_replaced(tmp_path):
     grid = Kind("a grid", (), each=predictor)
     check_dir(tmp_path, grid)
     (tmp_path / "mine").mkdir()
-    with pytest.raises(LopError, match="mine in it is not a predictor: it holds no config.json"):
+    with pytest.raises(
+        LopError, match="has a folder mine that is not a predictor: it holds no config.json"
+    ):
         check_dir(tmp_path, grid)
 
 
@@ -113,10 +115,12 @@ def test_links_files_devices_and_pipes_are_not_replaced(tmp_path):
     before = names(tmp_path)
     for path in (tmp_path / "pipe", Path("/dev/null")):
         for check in (check_file, lambda p: check_dir(p, THING)):
-            with pytest.raises(LopError, match="is there already and is not"):
+            with pytest.raises(LopError, match="already exists and is not"):
                 check(path)
     for name in ("link", "dangling"):
-        with pytest.raises(LopError, match=r"is a link to (dir|nowhere): name the place itself"):
+        with pytest.raises(
+            LopError, match=r"is a link to (dir|nowhere): give the target's own path"
+        ):
             replacing(tmp_path / name).__enter__()
         with pytest.raises(LopError, match="is a link to"):
             replacing_dir(tmp_path / name, THING).__enter__()
@@ -137,7 +141,7 @@ def test_inputs_are_not_replaced_however_they_are_spelt(tmp_path, monkeypatch):
                 check_dir(out, THING, [None, "org/name", given])
     with pytest.raises(LopError, match="holds in/model/a, an input"):
         check_dir("way/model", THING, ["in/model/a"])
-    with pytest.raises(LopError, match="lies in in/model, an input"):
+    with pytest.raises(LopError, match="is inside in/model, an input"):
         check_dir("way/model/new", THING, ["in/model"])
     with pytest.raises(LopError, match="is an input"):
         check_file("way/model/a", ["in/model/a"])

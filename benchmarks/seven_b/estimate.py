@@ -1,4 +1,4 @@
-"""What each stage takes: memory, time and disk, by arithmetic."""
+"""Memory, time and disk use of each stage, computed from shapes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GPUS = 8
 @dataclass(frozen=True)
 class Card:
     """A GPU: bytes of memory, published dense bfloat16 FLOPs and bytes a second; the share of the
-    FLOPs that is assumed to be reached, and bytes a second of the disk beside it."""
+    FLOPs that is assumed to be reached, and bytes a second of the machine's disk."""
 
     name: str
     memory: float
@@ -34,7 +34,8 @@ class Card:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: bytes on a GPU, seconds on one GPU and on eight, its disk, and how it is counted."""
+    """A stage: bytes on a GPU, seconds on one GPU and on eight, disk use, and the formula of its
+    time."""
 
     name: str
     memory: float
@@ -46,8 +47,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What each stage takes, one method a stage. D is a sample's pass through the decoder, V its
-    picture's through processor and vision tower, W reading the weights from disk; all seconds."""
+    """Memory, time and disk use, one method for each stage. D is the pass of a sample through the
+    decoder, V the pass of its picture through processor and vision tower, W reading the weights
+    from disk; all in seconds."""
 
     shape: Shape
     card: Card
@@ -83,8 +85,8 @@ class Estimate:
         return self.decoder * (1 - ratio * self.shape.ffn)
 
     def room(self, states: int) -> int:
-        """Samples that fit on the card with so many hidden states a token kept of each."""
-        free = self.card.memory - self.base - 0.5e9  # what CUDA itself takes
+        """Samples that fit on the card with `states` hidden states kept for each token."""
+        free = self.card.memory - self.base - 0.5e9  # for CUDA itself
         return int(free // (states * self.shape.captured))
 
     def importance(self) -> Stage:
@@ -101,7 +103,7 @@ class Estimate:
         )  # fmt: skip
 
     def profile(self) -> Stage:
-        """Every layer alone: those below the cut one run once, the others once a size."""
+        """Each layer cut alone: the layers below it run once, the others once for each size."""
         samples, layers = self.params.prepare.reward, self.shape.layers
         sizes = len(self.params.profile.shares)
         passes = [(i + sizes * (layers - i)) / layers for i in range(layers)]
@@ -114,7 +116,8 @@ class Estimate:
         )  # fmt: skip
 
     def search(self) -> Stage:
-        """A search a target, then its plans at budgets between; no more workers than searches."""
+        """One search for each target, then its plans at budgets between targets; one worker for
+        each search at most."""
         p = self.params
         samples, seen = p.prepare.reward, p.prepare.reward * (1 - p.search.hold_out)
         judged = p.search.settings[0].simulations * seen
@@ -132,7 +135,7 @@ class Estimate:
         )  # fmt: skip
 
     def recover(self) -> Stage:
-        """LoRA with activations computed again; the unpruned model runs once a sample."""
+        """LoRA with activation checkpointing; the unpruned model runs once for each sample."""
         p = self.params
         taught, seen = p.prepare.train or 0, p.recover.steps * self._step
         first, steps = taught * (self.vision + self.decoder), seen * 3 * self.decoder
@@ -141,12 +144,12 @@ class Estimate:
             "recover, LoRA", memory, self.load + first + steps,
             self.load + first + steps / GPUS, f"{self.shape.weights / 1e9:.0f} GB",
             f"W + {taught} (V + D) + {p.recover.steps} steps x {self._step} samples x 3 D "
-            "(forward, again, backward); a sample at a time",
+            "(forward, recomputed, backward); a sample at a time",
         )  # fmt: skip
 
     @property
     def lessons(self) -> float:
-        """Bytes of all training samples as the decoder is given them."""
+        """Bytes of all training samples as decoder inputs."""
         return (self.params.prepare.train or 0) * self.shape.captured
 
     @property
@@ -154,7 +157,7 @@ class Estimate:
         return self.params.recover.batch_size * self.params.recover.accumulation
 
     def prune(self) -> list[Stage]:
-        """Cutting all of the grid, or none of it."""
+        """Writing all checkpoints of the grid, or none."""
         written, count = sum(self._grid()), len(self._grid())
         hours = 2 * written / self.card.disk
         return [
@@ -167,13 +170,14 @@ class Estimate:
         ]  # fmt: skip
 
     def evaluate(self) -> list[Stage]:
-        """Answers in parallel, each model's times alone, digests, and cutting what is dropped."""
+        """Answers in parallel, speed of one model at a time, digests, and cutting checkpoints that
+        are not kept."""
         p, s = self.params, self.shape
         grid, asked = self._grid(), p.prepare.benchmark or 0
         decoding = ANSWER * s.weights / self.card.bandwidth / p.evaluate.batch_size
         whole = [0.0, *[0.0 for name in p.prune.methods if name.endswith(RECOVERED)][:1]]
         kept = [self.left(q) for q in [*whole, *self._ratios()]]
-        answers = [asked * (self.vision + of + decoding) for of in kept]
+        answers = [asked * (self.vision + pruned + decoding) for pruned in kept]
         singles, batches = p.evaluate.latency_samples, max(2, p.evaluate.latency_samples // 2)
         timed = 4 * (singles + batches * BATCH) * (self.vision + self.decoder)
         timed += 2 * (self.load + 8 * (singles + batches) * s.weights / self.card.bandwidth)
@@ -194,7 +198,7 @@ class Estimate:
             ),
             Stage(
                 "evaluate, keep: none", 0, cut, cut, f"{max(grid) / 1e9:.0f} GB a worker",
-                "more than with keep: all: every checkpoint cut twice",
+                "added to keep: all; every checkpoint is cut twice",
             ),
         ]  # fmt: skip
 

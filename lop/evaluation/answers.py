@@ -1,9 +1,9 @@
-"""What a checkpoint is worth: its answers to benchmarks, through lm-eval.
+"""Evaluates a checkpoint: its answers to benchmarks, with lm-eval.
 
-lm-eval asks the questions, by the tasks in `lop/evaluation/tasks`, which any user of lm-eval can
-run on other models too. One shard is one (model, task): `<task>.parquet`, a row an answer, and
-`<task>.json`, the figures, named by a fingerprint of checkpoint, task and data, so that a killed or
-extended evaluation pays only for what is missing. lm-eval is an optional dependency, imported when
+lm-eval runs the tasks in `lop/evaluation/tasks`, which any user of lm-eval can run on other models
+too. One shard is one (model, task): `<task>.parquet`, with a row for each answer, and
+`<task>.json`, with the metrics and a fingerprint of checkpoint, task and data. A killed or extended
+evaluation computes only the missing shards. lm-eval is an optional dependency, imported when
 needed.
 """
 
@@ -46,9 +46,10 @@ ROOM = 8  # tokens to generate beyond the longest accepted answer
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's answers to one task: `samples` has its scorer's columns, a row a question.
+    """One model's answers to one task: `samples` has its scorer's columns, and a row for each
+    question.
 
-    `figures` are lm-eval's own of its tasks; for all others the scorer makes them.
+    `figures` are lm-eval's metrics, for its own tasks; for all others the scorer computes them.
     """
 
     samples: pd.DataFrame
@@ -73,7 +74,8 @@ class Evaluation:
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, float | None]]:
-        """Every figure as {"value", "stderr"}; lm-eval's own have the error of a like mean."""
+        """Every metric as {"value", "stderr"}; a metric of lm-eval gets a standard error if it
+        equals the scorer's mean."""
         ours = scoring.score(benchmark(self.task).scorer, self.samples)
         found = {}
         for name, figure in self.figures.items():
@@ -84,12 +86,12 @@ class Evaluation:
 
     @property
     def primary(self) -> str:
-        """The figure to compare models by."""
+        """The metric that compares models."""
         return benchmark(self.task).scorer.primary or next(iter(self.metrics))
 
     @property
     def by_category(self) -> dict[str, float]:
-        """Accuracy of each category, or the primary figure where no answer is right or wrong."""
+        """Accuracy of each category, or the primary metric for a task without right answers."""
         categories = self.samples.groupby("category")
         if "correct" in self.samples:
             return categories["correct"].mean().to_dict()
@@ -98,7 +100,7 @@ class Evaluation:
         return {name: float(of[self.primary]) for name, of in sums.items() if self.primary in of}
 
     def headline(self) -> dict[str, Any]:
-        """The primary figure as plain values; a standard error that does not exist is None."""
+        """The primary metric as plain values; a standard error that does not exist is None."""
         figure = self.metrics[self.primary]
         return {
             self.primary: figure["value"],
@@ -108,7 +110,7 @@ class Evaluation:
         }
 
     def summary(self) -> dict[str, Any]:
-        """The task's official figures as plain values: what stands in `<task>.json`."""
+        """The task's official metrics as plain values: the content of `<task>.json`."""
         return {
             "task": self.task,
             "fingerprint": self.fingerprint,
@@ -119,7 +121,8 @@ class Evaluation:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write `<path>.parquet`, the answers, then `<path>.json`, the figures; each whole."""
+        """Write the answers to `<path>.parquet`, then the metrics to `<path>.json`; each
+        atomically."""
         with replacing(f"{path}.parquet") as tmp:
             self.samples.to_parquet(tmp, index=False)
         with replacing(f"{path}.json") as tmp:
@@ -127,14 +130,14 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """Read what `save(path)` wrote, or raise LopError."""
-        said = read_json(Path(f"{path}.json"))
-        task = said.get("task", HEADLINE)
+        """Read the files of `save(path)`, or raise LopError."""
+        summary = read_json(Path(f"{path}.json"))
+        task = summary.get("task", HEADLINE)
         columns = list(benchmark(task).scorer.columns) or None
         with reading(f"{path}.parquet", "an evaluation"):
             samples = pd.read_parquet(f"{path}.parquet", columns=columns)
-        figures = said["metrics"] if columns is None else {}
-        return cls(samples, task, said.get("fingerprint", ""), figures)
+        figures = summary["metrics"] if columns is None else {}
+        return cls(samples, task, summary.get("fingerprint", ""), figures)
 
 
 def evaluate(
@@ -144,12 +147,11 @@ def evaluate(
     device: str | None = None,
     task: str = HEADLINE,
 ) -> Evaluation:
-    """Ask the model at `model_dir`, dense or pruned, all questions of a task over `data`.
+    """Run a task over `data` on the model at `model_dir`, dense or pruned.
 
-    Runs on `device`, or on a GPU when there is one.
+    Runs on `device`; by default on a GPU, if there is one.
 
-    Raises LopError when model or data cannot be read, or the processor has no chat template that
-    works.
+    Raises LopError if model or data cannot be read, or the processor has no usable chat template.
     """
     with asking(model_dir, batch_size, device) as ask:
         return ask(task, str(data))
@@ -163,10 +165,10 @@ def evaluate_all(
     device: str | None = None,
     content: str | None = None,
 ) -> dict[str, Evaluation]:
-    """The model's answers to each of `tasks` (name -> where its data lie), kept in `out`.
+    """The model's answers to each of `tasks` (name -> path of its data), saved in `out`.
 
-    A finished shard is read, not asked again; the model is loaded only when one is missing.
-    `content` is what `content_of` says of the model, where that is known.
+    A finished shard is read, not computed again; the model is loaded only if one is missing.
+    `content` is `content_of` the model, if known.
     """
     content = content or content_of(model_dir)
     marks = {name: shard_fingerprint(content, name, data) for name, data in tasks.items()}
@@ -183,9 +185,9 @@ def evaluate_all(
 
 
 def finished(out: Path | None, content: str, tasks: Mapping[str, str]) -> dict[str, Evaluation]:
-    """Those shards of a model's answers in `out` that are whole and current, by task.
+    """The complete and current shards of a model's answers in `out`, by task.
 
-    `content` is what `content_of` says of the model.
+    `content` is `content_of` the model.
     """
     known = {
         name: _shard(out, name, shard_fingerprint(content, name, data))
@@ -195,12 +197,12 @@ def finished(out: Path | None, content: str, tasks: Mapping[str, str]) -> dict[s
 
 
 def content_of(model_dir: str | Path) -> str:
-    """The digest of a model's files, all that decides its answers; on the hub its name."""
+    """The digest of a model's files that decide its answers; for a model on the hub, its name."""
     return content_digest(model_dir, NOT_ASKED) if Path(model_dir).is_dir() else str(model_dir)
 
 
 def _shard(out: Path | None, task: str, mark: str) -> Evaluation | None:
-    """The shard of a task, if there is a whole one of that fingerprint."""
+    """The shard of a task, if there is a complete one with that fingerprint."""
     if out is None or not (out / f"{task}.json").exists():
         return None
     try:
@@ -211,9 +213,10 @@ def _shard(out: Path | None, task: str, mark: str) -> Evaluation | None:
 
 
 def shard_fingerprint(content: str, task: str, data: str | Path) -> str:
-    """Twelve hex digits over all that decides a shard: checkpoint (`content_of`), task, data.
+    """Twelve hex digits over everything that decides a shard: checkpoint (`content_of`), task,
+    data.
 
-    Data on the hub are known by their names only.
+    Data on the hub are represented by their names only.
     """
     known, parts = benchmark(task), [task, content]
     parts.append(content_digest(data) if Path(data).exists() else str(data))
@@ -229,8 +232,9 @@ def asking(
 ) -> Iterator[Callable[[str, str], Evaluation]]:
     """Load the model at `model_dir` and yield `ask(task, data)`.
 
-    No answers or requests are cached: lm-eval's keys name no model, so a pruned model would get the
-    dense one's. What the vision tower makes of a picture is kept while the block lasts.
+    Answers and requests are not cached: lm-eval's cache keys do not contain the model, so a pruned
+    model would get the dense model's answers. The vision tower's output for a picture is cached
+    within the block.
     """
     quiet_libraries()
     try:
@@ -238,8 +242,8 @@ def asking(
     except ImportError as error:
         raise LopError(f"cannot run lm-eval: {error}; pip install 'lop[pipeline]'") from error
     model, processor = load_to_ask(model_dir, device)
-    # a model in memory, as the stock loader of `hf-multimodal` refuses a pruned checkpoint; it
-    # finds the processor through the model's path
+    # a model in memory, because `hf-multimodal` cannot load a pruned checkpoint; it finds the
+    # processor by the model's path
     lm = LikelihoodLM(pretrained=model, batch_size=batch_size)
 
     def ask(task: str, data: str) -> Evaluation:
@@ -256,7 +260,7 @@ def asking(
 
 
 def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:
-    """Have lm-eval ask a task, and judge each answer: a table with the columns of `COLUMNS`."""
+    """Run a task with lm-eval and score each answer; returns a table with `COLUMNS`."""
     from lm_eval.evaluator import evaluate as run
     from lm_eval.tasks import TaskManager
 
@@ -265,14 +269,14 @@ def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:
     loaded = manager.load([name])
     for task in loaded["tasks"].values():
         _make_room(task, lm.tokenizer, getattr(known.utils, "right_answers", None))
-    # not `simple_evaluate`: around this same call it seeds all global generators and takes a
-    # second to describe the machine (pip, git, cmake …)
+    # not `simple_evaluate`: it also seeds all global generators, and takes a second to describe the
+    # machine (pip, git, cmake …)
     run(
         lm,
         loaded,
         apply_chat_template=True,
         bootstrap_iters=0,
-        log_samples=False,  # would hash every picture; the answers stand in the task
+        log_samples=False,  # would hash every picture; the answers are in the task
     )
     row = known.utils.row
     rows = [
@@ -280,12 +284,12 @@ def _answers(lm: Any, name: str, data: str) -> pd.DataFrame:
         for task in loaded["tasks"].values()
         for asked in _by_question(task)
     ]
-    # where a group is all about a picture, a row need not say which
+    # rows without a picture: the group is all about one picture
     return pd.DataFrame([{"picture": each["group"], **each} for each in rows], columns=COLUMNS)
 
 
 def _make_room(task: Any, tokenizer: Any, right_answers: Any) -> None:
-    """Have answers generated as long as the longest accepted one and some more."""
+    """Set the limit of generated tokens to the longest accepted answer plus `ROOM`."""
     if right_answers is None:
         return
     texts = {answer for doc in task.eval_docs for answer in right_answers(doc)}
@@ -295,7 +299,7 @@ def _make_room(task: Any, tokenizer: Any, right_answers: Any) -> None:
 
 
 def _by_question(task: Any) -> Iterator[list[Any]]:
-    """The requests of each question, in order: one, or one a choice."""
+    """The requests of each question, in order: one, or one for each choice."""
     questions: dict[int, list[Any]] = {}
     for instance in task.instances:
         questions.setdefault(instance.doc_id, []).append(instance)

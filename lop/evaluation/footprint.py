@@ -1,4 +1,4 @@
-"""What a checkpoint costs: parameters, bytes on disk, peak memory, latency. Needs no lm-eval."""
+"""The cost of a checkpoint: parameters, bytes on disk, peak memory, latency. Needs no lm-eval."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from lop.models.space import find_ffns, linear_weights
 from lop.models.weights import weight_files
 from lop.progress import quiet_libraries
 
-BATCH = 8  # samples at once
-VERSION = 4  # of the numbers that this code gives: raised when a change of it changes them
+BATCH = 8  # samples in a batch
+VERSION = 4  # of the measurements: raise it when a change of this code changes them
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a checkpoint costs. Compare only what was measured on one machine, in fresh processes.
+    """The cost of a checkpoint. Compare only measurements of one machine, in new processes.
 
-    `peak_bytes` is the peak of loading and answering above what the process held before; `peak_of`
-    says of what: "cuda" (allocated by torch), "rss" (VmHWM, reset first), or "maxrss" (ru_maxrss,
-    which cannot be reset: too low when the process had been larger).
-    `latency_ms` is the median time of one sample: processor and `tokens` greedy tokens. Prefill is
-    the forward pass over a sample's prompt, its image tokens among them and the vision tower
-    included; decode is what comes after, None where that is within the noise of the clock.
-    `answers_per_s` is of `batch` samples at once. `speedup` and `batch_speedup` are how many times
-    as fast as the dense model one sample and a batch are answered, timed in turn with it, between
-    `_low` and `_high` in half of the pairs; None of the dense model itself. `flops_per_token` is
-    what arithmetic says of speed: two for each weight of the language model's linear maps.
+    `peak_bytes` is the peak memory of loading and answering, above the memory before. `peak_of` is
+    the kind of memory: "cuda" (allocated by torch), "rss" (VmHWM, reset first), or "maxrss"
+    (ru_maxrss, which cannot be reset: too low if the process was larger before). `latency_ms` is
+    the median time of one sample: processor and `tokens` greedy tokens. Prefill is the forward pass
+    over a sample's prompt, its image tokens among them and the vision tower included; decode is
+    what comes after, None where that is within the noise of the clock. `answers_per_s` is of
+    `batch` samples at once. `speedup` and `batch_speedup` are how many times as fast as the dense
+    model one sample and a batch are answered, timed in turn with it, between `_low` and `_high` in
+    half of the pairs; None of the dense model itself. `flops_per_token` is what arithmetic says of
+    speed: two for each weight of the language model's linear maps.
     """
 
     parameters: int
@@ -65,7 +65,7 @@ class Footprint:
     batch_speedup_high: float | None = None
 
     def summary(self) -> dict[str, Any]:
-        """The figures as plain values."""
+        """The fields as plain values."""
         return asdict(self)
 
 
@@ -78,12 +78,12 @@ def measure(
     device: str | None = None,
     dense_dir: str | Path | None = None,
 ) -> Footprint:
-    """Load the model at `model_dir` and time samples, each answered with `tokens` tokens.
+    """Load the model at `model_dir` and time samples; each answer has `tokens` tokens.
 
-    The number of tokens is fixed, as a badly pruned model that forgets to stop would seem slow.
-    With `dense_dir` every sample is answered by that model and this one in turn.
+    The number of tokens is fixed: a badly pruned model may not stop, and would seem slow. With
+    `dense_dir`, that model and this one answer each sample in turn.
 
-    Raises LopError as `evaluate` does, and when `model_dir` is not a directory.
+    Raises LopError as `evaluate` does, and if `model_dir` is not a directory.
     """
     quiet_libraries()
     for path in (model_dir, dense_dir or model_dir):
@@ -125,8 +125,8 @@ def _times(
     asked: list[list[dict[str, Any]]],
     tokens: int,
 ) -> tuple[pd.DataFrame, Paired | None]:
-    """What the first model takes for each of some questions, and how many times as fast as the
-    second it is: they answer in turn."""
+    """Times of the first model for each of some questions, and its speed relative to the second
+    model; the two answer in turn."""
     _time_answers(*models[-1], asked[0], tokens)
     _time_answers(*models[0], asked[0], tokens)
     own, other = [], []
@@ -161,8 +161,8 @@ def load_to_ask(model_dir: str | Path, device: str | None) -> tuple[PreTrainedMo
 def _time_answers(
     model: PreTrainedModel, processor: Processor, samples: list[dict[str, Any]], tokens: int
 ) -> dict[str, float]:
-    """Prompt tokens of some samples that are answered at once, and seconds: to prefill, to generate
-    `tokens` tokens, and from samples to decoded answers."""
+    """For a batch of samples: its prompt tokens, and the seconds to prefill, to generate `tokens`
+    tokens, and from samples to decoded answers."""
     start = time.perf_counter()
     inputs = prompt_tensors(processor, samples, padding_side="left")
     inputs = inputs.to(model.device, model.dtype)
@@ -170,10 +170,10 @@ def _time_answers(
     output = model.generate(  # type: ignore[operator]
         **inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens
     )
-    processor.batch_decode(output)  # also waits for the device
+    processor.batch_decode(output)  # also synchronises the device
     answered = time.perf_counter()
     with torch.inference_mode():
-        model(**inputs, use_cache=True, logits_to_keep=1).logits.argmax().item()  # waits too
+        model(**inputs, use_cache=True, logits_to_keep=1).logits.argmax().item()  # synchronises
     return {
         "prompt": inputs["input_ids"].numel(),
         "answer": answered - start,
@@ -183,13 +183,14 @@ def _time_answers(
 
 
 def memory_meter(device: str | None) -> tuple[str, Callable[[], int]]:
-    """What memory is measured, and a function that tells its peak from now on, in bytes."""
+    """The kind of memory that is measured, and a function that returns its peak from now on, in
+    bytes."""
     if device != "cpu" and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
         return "cuda", lambda: torch.cuda.max_memory_allocated(device) - held
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is held now
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the present memory
         held = _status("VmRSS")
         return "rss", lambda: _status("VmHWM") - held
     except OSError:

@@ -1,9 +1,10 @@
-"""How long a plan takes on this machine: every site is timed at a grid of sizes, and times add up.
+"""Predicts a plan's latency on this machine: each site is timed at a grid of sizes, and times add
+up.
 
-A model answers the same request with all sites cut alike, a size after another and again from the
-start, while each site's own time is watched. So it is timed as it runs, with its caches cold and
-its cache of keys growing, and not alone in a loop. What is left of the whole is the rest, which no
-plan changes.
+A model answers the same request with all sites cut to the same share, for each share in turn and in
+several rounds, while the time of each site is measured. So a site is timed in the running model,
+with cold processor caches and a growing key-value cache, not alone in a loop. The remaining time is
+the rest, which no plan changes.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ from lop.typed import as_typed
 SHARES = (1.0, 0.75, 0.5, 0.3, 0.1)  # of a site's units
 REPEATS = 7
 COLUMNS = ("site", "kept", "prefill_ms", "decode_ms")
-REST = -1  # the number of what is no site
+REST = -1  # the site number of the rest
 
 Count = Annotated[int, Field(gt=0)]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is timed: `batch` prompts of so many tokens at once, each answered with `generated`."""
+    """The timed request: a batch of `batch` prompts of `prompt` tokens, each with `generated` new
+    tokens."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -54,7 +56,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where times hold."""
+    """The hardware and its use for which times are valid."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -65,7 +67,7 @@ class Machine:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Machine:
-        """The one that a model is on."""
+        """The machine of a model."""
         kind, dtype = model.device.type, str(model.dtype).removeprefix("torch.")
         if kind == "cuda":
             return cls(kind, torch.cuda.get_device_name(model.device), dtype, 0)
@@ -99,12 +101,12 @@ class LatencyProfile:
     table: pd.DataFrame
 
     def of(self, plan: Plan) -> float:
-        """Milliseconds that a plan's model takes to answer the request; sites that are no part of
-        the plan's space are whole."""
+        """Milliseconds of a plan's model for the request; sites outside the plan's space are
+        whole."""
         return sum(self.parts(plan))
 
     def parts(self, plan: Plan) -> tuple[float, float]:
-        """The same, of the prompt and of decoding."""
+        """Milliseconds of the prompt and of decoding."""
         kept = dict(zip(_keys(self.space), self.space.units, strict=True))
         kept |= dict(zip(_keys(plan.space), plan.kept, strict=True))
         total = self._timed[REST][1:, 0].copy()
@@ -113,41 +115,43 @@ class LatencyProfile:
         return float(total[0]), float(total[1])
 
     def site(self, site: int, kept: np.ndarray) -> np.ndarray:
-        """Milliseconds of a site of this space with so many units (n,), of both parts; (2, n).
+        """Milliseconds of a site of this space with `kept` units (n,), of prompt and decoding; (2,
+        n).
 
-        Linear between the sizes that were timed, and down to nothing for a site that is skipped.
+        Linear between the timed sizes; 0 for a site that is skipped.
         """
         x, *measured = self._timed[site]
-        times = [np.interp(kept, x, of) for of in measured]
+        times = [np.interp(kept, x, y) for y in measured]
         return np.stack(times) * (np.asarray(kept) > 0)
 
     @cached_property
     def _timed(self) -> dict[int, np.ndarray]:
-        """By site: its sizes, and milliseconds of both parts; (3, n)."""
+        """By site: its sizes, and milliseconds of prompt and decoding; (3, n)."""
         groups = self.table.sort_values("kept").groupby("site")[list(COLUMNS[1:])]
         return {int(str(site)): rows.to_numpy(float).T for site, rows in groups}
 
     def cost(self, space: Space, site: int, kept: np.ndarray) -> np.ndarray:
-        """Milliseconds of a site of `space` with so many units, (n,) for (n,)."""
+        """Milliseconds of a site of `space` with `kept` units (n,); (n,)."""
         own = _keys(self.space).index(_keys(space)[site])
         return self.site(own, kept).sum(0)
 
     def rest(self, space: Space) -> float:
-        """Milliseconds of all that a plan of `space` does not change."""
+        """Milliseconds of everything that a plan of `space` does not change."""
         units = enumerate(space.units)
         own = sum(self.cost(space, site, np.array([n]))[0] for site, n in units)
         return self.of(space.dense) - float(own)
 
     def amount(self, target: str) -> float:
-        """Milliseconds of a target such as 120ms, 1.2s, or 0.7x, of what the dense model takes."""
+        """Milliseconds of a target such as 120ms, 1.2s, or 0.7x (of the dense model's latency)."""
         match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(x|ms|s)", target.strip())
         if not match:
-            raise LopError(f"latency {target!r}: expected such as 0.7x, 120ms or 1.2s")
+            raise LopError(f"latency {target!r}: expected a value such as 0.7x, 120ms or 1.2s")
         unit = {"x": self.of(self.space.dense), "ms": 1.0, "s": 1000.0}[match[2]]
         return float(match[1]) * unit
 
     def check_fits(self, space: Space, machine: Machine | None) -> None:
-        """Raise LopError unless it is of a model with these sites, and of this machine if given."""
+        """Raise LopError unless the profile is of a model with these sites, and of `machine` if
+        given."""
         own = dict(zip(_keys(self.space), self.space.units, strict=True))
         if any(own.get(key) != n for key, n in zip(_keys(space), space.units, strict=True)):
             raise LopError(
@@ -156,12 +160,12 @@ class LatencyProfile:
             )
         if machine and machine != self.machine:
             raise LopError(
-                f"latency profile of {self.machine}, this is {machine}: time the model here, or "
-                "say --elsewhere where it is to run there"
+                f"latency profile of {self.machine}, this is {machine}: run lop latency here, or "
+                "set --elsewhere if the model will run there"
             )
 
     def save(self, path: Path) -> None:
-        """Write the table as Parquet, whole, with all else in its metadata."""
+        """Write the table as Parquet, atomically, with the other fields in its metadata."""
         table = self.table.copy()
         for name in ("space", "request", "machine"):
             table.attrs[name] = asdict(getattr(self, name))
@@ -170,7 +174,7 @@ class LatencyProfile:
 
     @classmethod
     def load(cls, path: Path) -> LatencyProfile:
-        """Read what `save` wrote; LopError, naming file and column, when it cannot be one."""
+        """Read the file of `save`; LopError with file and column if it is not valid."""
         with reading(path, "a latency profile"):
             table = pd.read_parquet(path)
             parts = {"space": Space, "request": Request, "machine": Machine}
@@ -196,7 +200,7 @@ def _keys(space: Space) -> list[tuple[int, str]]:
 
 
 def processor_name() -> str:
-    """What the processor calls itself."""
+    """The processor's model name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
@@ -210,11 +214,11 @@ def measure(
     shares: Sequence[float] = SHARES,
     repeats: int = REPEATS,
 ) -> LatencyProfile:
-    """Time every FFN and attention of a model with each of `shares` of its units left.
+    """Time each FFN and attention site of a model with each of `shares` of its units.
 
-    A size is timed once in each of `repeats` rounds, and the medians count. Inside, the model's
-    weights are replaced by their first units; at the end it is as before. Raises LopError where
-    weights are offloaded.
+    Each size is timed once in each of `repeats` rounds; the result is from medians. During the
+    measurement the model's sites have only their first units; afterwards it is as before. Raises
+    LopError if weights are offloaded.
     """
     request, sites = request or Request(), find_sites(model, "ffn+attention")
     check_in_memory(sites)
@@ -225,17 +229,19 @@ def measure(
         for number, level in enumerate(progress(rounds, "latency", len(rounds), "answer")):
             show(level)
             times = _watched(model, request, sites)
-            if number >= len(levels):  # the first round only warms up
+            if number >= len(levels):  # the first round is a warm-up
                 found.append(pd.DataFrame(times).assign(kept=[*level, 0]))
     table = _typical(pd.concat(found, ignore_index=True), len(levels))
     return LatencyProfile(space, request, Machine.of(model), table)
 
 
 def _typical(found: pd.DataFrame, levels: int) -> pd.DataFrame:
-    """One row a site and size, of the answers in `found`: a table of all sites and the rest each.
+    """One row for each site and size, from the answers in `found`, each with all sites and the
+    rest.
 
-    An answer in a busy moment is slower as a whole: so a site's part of an answer's time counts,
-    and the median of whole answers. Medians of single sites would have a sum that is too small.
+    Other load slows down a whole answer. So the result is the median of each site's share of an
+    answer's time, times the median of whole answers. Medians of single sites would sum to too
+    little.
     """
     rows = len(found[found["site"] == REST])
     sites = len(found) // rows
@@ -252,7 +258,7 @@ def _typical(found: pd.DataFrame, levels: int) -> pd.DataFrame:
 
 
 def answer(model: PreTrainedModel, request: Request) -> np.ndarray:
-    """Seconds to answer a request once, (2,): of the pass over the prompt, and of what follows."""
+    """Seconds of one answer to a request, (2,): the pass over the prompt, and decoding."""
     marks: list[float] = []
 
     def mark(*_: Any) -> None:
@@ -270,7 +276,7 @@ def answer(model: PreTrainedModel, request: Request) -> np.ndarray:
 
 
 def _watched(model: PreTrainedModel, request: Request, sites: Sequence[Site]) -> dict[str, Any]:
-    """Milliseconds of each site and of the rest, of the pass over the prompt and after it."""
+    """Milliseconds of each site and of the rest, in the pass over the prompt and in decoding."""
     spent = np.zeros((2, len(sites)))
     open_: dict[int, Any] = {}
     calls = np.zeros(len(sites), int)
@@ -287,7 +293,8 @@ def _watched(model: PreTrainedModel, request: Request, sites: Sequence[Site]) ->
 
     with ExitStack() as hooks:
         for i, site in enumerate(sites):
-            # the module of an FFN may be its whole layer: it lasts from its maps in to that out
+            # the module of an FFN may be its whole layer: time it from its input maps to its output
+            # map
             is_ffn = site.kind == "ffn"
             for module in [site.map(name) for name in site.inputs] if is_ffn else [site.module]:
                 first = module.register_forward_pre_hook(partial(before, i), with_kwargs=True)
@@ -303,7 +310,7 @@ def _watched(model: PreTrainedModel, request: Request, sites: Sequence[Site]) ->
 
 
 def _clock(model: PreTrainedModel) -> Callable[[], Any]:
-    """A stamp on the device's own time: work on a graphics card is only handed over to it."""
+    """A clock on the device's own time: a GPU works asynchronously."""
     if model.device.type != "cuda":
         return time.perf_counter
 
@@ -341,7 +348,7 @@ def _generate(model: PreTrainedModel, request: Request) -> None:
 
 
 def _plain(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Without the tokens that stand for pictures, as there are none."""
+    """Replace image and video tokens, because the request has no pictures."""
     names = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
     for name in names:
         token: int | None = getattr(model.config, name, None)
@@ -352,7 +359,7 @@ def _plain(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 @contextmanager
 def _kept(sites: Sequence[Site]) -> Iterator[Callable[[Sequence[int]], None]]:
-    """Inside, what it gives has sites compute with their first units, in memory of their own."""
+    """Yields a function that makes sites compute with copies of their first units, in the block."""
     full = [site.tensors() for site in sites]
     before = [attributes(site) for site in sites]
 

@@ -1,7 +1,7 @@
-"""Two models on the same questions, pair by pair: how far apart they are, and how surely.
+"""Paired differences of two models on the same questions, with standard errors.
 
-A difference has the error of the jackknife over pictures of `lop.evaluation.tasks.scoring`; for a
-mean with one question a picture it is the usual s/√n of the paired differences.
+The error is the jackknife over pictures of `lop.evaluation.tasks.scoring`; for a mean with one
+question per picture it is the usual s/√n of the paired differences.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from lop.files import reading
 def paired(scorer: Scorer, a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[float, float]:
     """`metric` of one model minus that of another, and the standard error of the difference.
 
-    `a` and `b` are the `clusters` that the scorer makes of their answers, for which `check_pairs`
-    holds. The error is nan for a single picture. Raises LopError for a metric it does not know.
+    `a` and `b` are the scorer's `clusters` of answers that passed `check_pairs`. The error is nan
+    for a single picture. Raises LopError for an unknown metric.
     """
     difference = scorer.figure(a.sum(), metric) - scorer.figure(b.sum(), metric)
     return float(difference), jackknife(scorer.without(a)[metric] - scorer.without(b)[metric])
 
 
 def check_pairs(a: pd.DataFrame, b: pd.DataFrame) -> None:
-    """Raise LopError unless `a` and `b` answer the same questions, in the same words, each once."""
+    """Raise LopError unless `a` and `b` answer the same questions with the same prompts, each
+    once."""
     x, y = a.set_index("id"), b.set_index("id")
     if not (x.index.is_unique and y.index.is_unique and set(x.index) == set(y.index)):
         raise LopError(
@@ -39,7 +40,7 @@ def check_pairs(a: pd.DataFrame, b: pd.DataFrame) -> None:
     other = x.index[(x["prompt_hash"] != y["prompt_hash"].reindex(x.index)).to_numpy()]
     if len(other):
         raise LopError(
-            f"cannot pair the results: {len(other)} questions were asked in other words, "
+            f"cannot pair the results: {len(other)} questions have different prompts, "
             f"first {other[0]}; evaluate both models again"
         )
 
@@ -47,13 +48,13 @@ def check_pairs(a: pd.DataFrame, b: pd.DataFrame) -> None:
 def read_answers(folder: str | Path, task: str) -> pd.DataFrame:
     """The answers of the model at `<evaluation>/<model>` to `task`, ordered by id.
 
-    Raises LopError, naming what is there, when it has not been asked that task.
+    Raises LopError with the tasks that exist, if that task was not evaluated.
     """
     folder = Path(folder)
     path = folder / f"{task}.parquet"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.parquet"))) or "no task at all"
-        raise LopError(f"{path}: no answers to task {task!r}; {folder.name} was asked: {known}")
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.parquet"))) or "none"
+        raise LopError(f"{path}: no answers to task {task!r}; tasks of {folder.name}: {known}")
     with reading(path, "answers"):
         table = pd.read_parquet(path)
     needed = set(benchmark(task).scorer.columns) - {"group", "picture", "prompt_hash"}

@@ -1,4 +1,4 @@
-"""Two things timed in turn, so that a busy moment of the machine hits both alike."""
+"""Times two functions in turn, so that other load on the machine affects both alike."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PAIRS = 10
 
 @dataclass(frozen=True)
 class Paired:
-    """How many times as fast as the first of two things the second is, with an interval that holds
-    the middle half of the pairs."""
+    """Speed of the second function relative to the first: the median ratio of the pairs, with their
+    quartiles."""
 
     ratio: float
     low: float
@@ -24,13 +24,13 @@ class Paired:
 
     @classmethod
     def of(cls, first: np.ndarray, second: np.ndarray) -> Paired:
-        """Of the seconds that each took, (pairs,) both."""
+        """From the seconds of each call, (pairs,) both."""
         low, middle, high = map(float, np.quantile(first / second, (0.25, 0.5, 0.75)))
         return cls(middle, low, high, float(np.median(first)), float(np.median(second)), len(first))
 
     @property
     def is_noise(self) -> bool:
-        """Whether the pairs do not agree on which of the two is faster."""
+        """Whether the interval includes 1, so that neither is clearly faster."""
         return self.low <= 1 <= self.high
 
     def __str__(self) -> str:
@@ -41,9 +41,9 @@ class Paired:
 def in_turn(
     first: Callable[[], np.ndarray], second: Callable[[], np.ndarray], pairs: int = PAIRS
 ) -> list[Paired]:
-    """Time two things in turn, A B A B …, after once without; both return seconds, (k,) each.
+    """Time two functions in turn, A B A B …, after one warm-up pair; each returns seconds, (k,).
 
-    One result for each of the k.
+    Returns one result for each of the k measurements.
     """
     seconds = np.stack([np.stack([first(), second()]) for _ in range(pairs + 1)][1:])
     return [Paired.of(seconds[:, 0, i], seconds[:, 1, i]) for i in range(seconds.shape[2])]

@@ -8,9 +8,9 @@ from lop.kit import Kit
 
 
 class PlanModel(PythonModel):
-    """Column `ratio` in, columns `ratios` and `kept` (one entry a layer) out."""
+    """Input: column `ratio`. Output: columns `ratios` and `kept`, with one entry for each site."""
 
-    def load_context(self, context):  # type: ignore[no-untyped-def] # MLflow wants this signature
+    def load_context(self, context):  # type: ignore[no-untyped-def] # MLflow requires this signature
         self.predictor = Kit.load(context.artifacts["kit"]).predictor
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

@@ -1,4 +1,5 @@
-"""Budget in, plan out, in milliseconds: what search found, kept in a small network."""
+"""Predicts a plan for any budget in milliseconds, with a small network trained on search
+results."""
 
 from __future__ import annotations
 
@@ -28,14 +29,15 @@ from lop.predictor.mlp import PlanMLP
 from lop.predictor.transformer import PlanTransformer
 from lop.typed import read_typed
 
-AT_ONCE = 8  # budgets of its grid that a predictor's network is asked for together
+AT_ONCE = 8  # grid budgets in one batch of a predictor's network
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """What a predictor was trained for, and its network's shape; bounds hold for what is read."""
+    """The model and range a predictor was trained for, and its network's shape. The bounds are
+    checked when it is read."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -47,7 +49,7 @@ class PredictorConfig:
     hidden: Annotated[int, Field(gt=0, le=8192)] = 128
     depth: Annotated[int, Field(gt=0, le=64)] = 2
     heads: Annotated[int, Field(gt=0, le=1024)] = 4  # of the transformer
-    base: str = "uniform"  # what it learned to differ from, or knapsack; only said here
+    base: str = "uniform"  # or knapsack: the plans it learned differences from; a record only
 
 
 PREDICTOR = Kind(
@@ -74,21 +76,22 @@ class Predictor:
             raise LopError(f"predictor kind {config.kind!r}: expected one of {', '.join(NETWORKS)}")
         self.config = config
         self.network = NETWORKS[config.kind](config).eval()
-        self._blocks: dict[int, np.ndarray] = {}  # of the grid, as far as it was asked for
+        self._blocks: dict[int, np.ndarray] = {}  # network outputs on the grid, as far as computed
 
     def plan(self, ratio: float, space: Space | None = None) -> Plan:
-        """The plan for a global pruning ratio, on its budget.
+        """The plan for a global pruning ratio; it meets its budget.
 
-        `space` may bound the predictor's further. Raises LopError outside the range of ratios that
-        were searched.
+        `space` may add floors or a multiple to the predictor's space. Raises LopError outside the
+        range of searched ratios.
         """
         return self.plans([ratio], space)[0]
 
     def plans(self, ratios: Sequence[float], space: Space | None = None) -> list[Plan]:
-        """A plan a ratio: linear between those of a grid of budgets, each put on its budget.
+        """A plan for each ratio: interpolated linearly between a grid of budgets, then adjusted to
+        its budget.
 
-        They are not nested. A site may get more units at a higher ratio, as the best plans of
-        two budgets are rarely one within the other.
+        They are not nested: a site may keep more units at a higher ratio, because the best plans of
+        two budgets are rarely nested.
         """
         for ratio in ratios:
             self.check_ratio(ratio)
@@ -96,21 +99,21 @@ class Predictor:
         space, found = space or self.config.space, []
         for ratio in ratios:
             at = min(int(np.searchsorted(budgets, ratio, side="right")), GRID - 1) - 1
-            near = zip(self._said(at), self._said(at + 1), strict=True)
-            said = [np.interp(ratio, budgets[at : at + 2], site) for site in near]
-            found.append(Plan.from_ratios(said, space, ratio))
+            near = zip(self._output(at), self._output(at + 1), strict=True)
+            predicted = [np.interp(ratio, budgets[at : at + 2], site) for site in near]
+            found.append(Plan.from_ratios(predicted, space, ratio))
         return found
 
     @cached_property
     def _budgets(self) -> np.ndarray:
-        """`GRID` budgets of its range."""
+        """`GRID` budgets from the smallest to the largest ratio."""
         return np.linspace(self.config.min_ratio, self.config.max_ratio, GRID)
 
-    def _said(self, number: int) -> np.ndarray:
-        """What the network says of one of these budgets, (S,), in float64.
+    def _output(self, number: int) -> np.ndarray:
+        """The network's output for one of these budgets, (S,), in float64.
 
-        It is asked for `AT_ONCE` of them, the same ones whoever asks: a first plan is soon there,
-        and no plan depends on what was asked for before, not even by a rounding.
+        It is computed in fixed blocks of `AT_ONCE` budgets: the first plan is fast, and no plan
+        depends on earlier calls, not even by rounding.
         """
         block, row = divmod(number, AT_ONCE)
         if block not in self._blocks:
@@ -123,22 +126,23 @@ class Predictor:
         return copy.deepcopy(self.network).double().eval()
 
     def reaches(self, ratio: float) -> bool:
-        """Whether a ratio is in the range of those that were searched."""
+        """Whether a ratio is in the range of searched ratios."""
         return self.config.min_ratio <= ratio <= self.config.max_ratio
 
     def check_ratio(self, ratio: float) -> None:
-        """Raise LopError outside the range of ratios that were searched."""
+        """Raise LopError outside the range of searched ratios."""
         low, high = self.config.min_ratio, self.config.max_ratio
         if not self.reaches(ratio):
             raise LopError(
-                f"pruning ratio {ratio:g} is out of reach: this predictor was trained on "
-                f"{low:g} to {high:g}"
+                f"pruning ratio {ratio:g}: expected {low:g} to {high:g}, the range that this "
+                "predictor was trained on"
             )
 
     def check_fits(self, space: Space, model_fingerprint: str, sibling: bool = False) -> None:
-        """Raise LopError unless this predictor was trained for this very model.
+        """Raise LopError unless this predictor was trained for this model.
 
-        With `sibling`, other weights in the same sites (a fine-tuned model's) are a warning.
+        With `sibling`, a model with the same sites and other weights (a fine-tuned one) is only a
+        warning.
         """
         if not self.config.space.fits(space):
             raise LopError(
@@ -151,24 +155,29 @@ class Predictor:
                 f"this model is {model_fingerprint}"
             )
             if not sibling:
-                raise LopError(f"{other}: train a predictor for it, or take it for a sibling's")
+                raise LopError(
+                    f"{other}: train a predictor for it (lop prune takes this one with --sibling)"
+                )
             warnings.warn(other, stacklevel=2)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` to the directory `path`, whole."""
+        """Write `config.json` and `model.safetensors` to the directory `path`, atomically."""
         with replacing_dir(path, PREDICTOR) as tmp:
             (tmp / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
             save_file(self.network.state_dict(), tmp / "model.safetensors")
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Predictor:
-        """Read what `save_pretrained` wrote; LopError when it is not there or not whole."""
+        """Read the directory that `save_pretrained` wrote; LopError if it is missing or
+        incomplete."""
         path = Path(path)
         _check_directory(path)
         config = read_typed(PredictorConfig, path / "config.json")
         try:
             _check(config)
-            with torch.device("meta"):  # its shapes cost nothing, whatever the config says
+            with torch.device(
+                "meta"
+            ):  # shapes without memory, however large the config's numbers are
                 expected = cls(config).network.state_dict()
         except LopError as error:
             raise LopError(f"{path}/config.json: {error}") from error
@@ -190,7 +199,7 @@ def _check_directory(path: Path) -> None:
 
 
 def _check(config: PredictorConfig) -> None:
-    """Raise LopError for a range of ratios that is none, or that no plan can meet."""
+    """Raise LopError for an empty range of ratios, or one that no plan can meet."""
     low, high = config.min_ratio, config.max_ratio
     if low > high:
         raise LopError(f"min_ratio {low:g} is above max_ratio {high:g}")
@@ -198,13 +207,16 @@ def _check(config: PredictorConfig) -> None:
 
 
 def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's tensors; LopError unless they have the names and shapes expected, and finite."""
+    """A network's tensors; LopError unless names and shapes are as expected and all numbers
+    finite."""
     weights = {}
     try:
-        path.open("rb").close()  # safetensors says of any file that it cannot open: no such file
+        path.open(
+            "rb"
+        ).close()  # safetensors reports "no such file" for any file that it cannot open
         with safe_open(path, "pt") as file:
             for name in sorted(set(file.keys()) ^ set(expected)):
-                wrong = "is missing" if name in expected else "has no place in this network"
+                wrong = "is missing" if name in expected else "is not a tensor of this network"
                 raise LopError(f"{path}: {name} {wrong}")
             for name, tensor in expected.items():
                 shape = list(file.get_slice(name).get_shape())

@@ -1,7 +1,8 @@
-"""What every predictor network shares: it learns only how a plan differs from a known one.
+"""Shared by all predictor networks: a network learns the difference from a base plan.
 
-θ = base(b) + f with f zero at first: an untrained predictor says the base plan, and so does one
-that was shown nothing better. What it learns on top carries over to budgets between those searched.
+θ = base(b) + f with f zero at first: an untrained predictor gives the base plan, and so does one
+that was trained on nothing better. The learned difference also applies to budgets between the
+searched ones.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lop.plan import Space
 
-GRID = 101  # budgets 0, 0.01 … 1, between which a base is linear
+GRID = 101  # budgets 0, 0.01 … 1; a base is linear between them
 
 
 class PlanNetwork(nn.Module):
@@ -32,11 +33,12 @@ class PlanNetwork(nn.Module):
         raise NotImplementedError
 
     def generate(self, budget: Tensor) -> Tensor:
-        """From the budget alone: (B,) -> ratios (B, S)."""
+        """From the budget alone: budget (B,) -> ratios (B, S)."""
         raise NotImplementedError
 
     def base_plan(self, budget: Tensor) -> Tensor:
-        """base(b): (B,) -> (B, S). A budget is linear in its plan, so mixes meet theirs."""
+        """base(b): budget (B,) -> ratios (B, S). A budget is linear in its plan, so an interpolated
+        plan meets the interpolated budget."""
         place = budget.clamp(0, 1) * (GRID - 1)
         low = place.long().clamp(max=GRID - 2)
         return torch.lerp(self.base[low], self.base[low + 1], (place - low)[:, None])
@@ -46,7 +48,7 @@ class ParallelNetwork(PlanNetwork):
     """Not autoregressive: p(θ | b) = Π p(θ_i | b), all sites at once; ignores true plans."""
 
     def difference(self, budget: Tensor) -> Tensor:
-        """f of the output form: budget (B,) -> (B, S)."""
+        """f in θ = base(b) + f: budget (B,) -> (B, S)."""
         raise NotImplementedError
 
     def forward(self, budget: Tensor, plans: Tensor) -> Tensor:
@@ -60,7 +62,7 @@ class ParallelNetwork(PlanNetwork):
 
 
 class Positions(nn.Embedding):
-    """What a network knows of each site, (S, hidden): its place in order, and its kind."""
+    """Embeddings of the sites, (S, hidden): the sum of those of position and of kind."""
 
     def __init__(self, space: Space, hidden: int) -> None:
         super().__init__(len(space.units), hidden)
@@ -70,12 +72,12 @@ class Positions(nn.Embedding):
         self.register_buffer("kinds", places, persistent=False)
 
     def all(self) -> Tensor:
-        """(S, hidden)"""
+        """All embeddings, (S, hidden)."""
         return self.weight if self.kind is None else self.weight + self.kind(self.kinds)
 
 
 def zero_head(hidden: int, out: int) -> nn.Linear:
-    """The last layer of a network, which says f = 0 until it is trained."""
+    """The last layer of a network; its output is f = 0 before training."""
     head = nn.Linear(hidden, out)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)

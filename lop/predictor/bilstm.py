@@ -9,10 +9,10 @@ from lop.predictor.base import ParallelNetwork, Positions, zero_head
 
 
 class PlanBiLSTM(ParallelNetwork):
-    """Position i sees the budget, and what its neighbours on both sides carry to it.
+    """Position i depends on the budget and on the states of its neighbours on both sides.
 
-    It reads from both ends, so it cannot be taught with the ratios it is to predict: it is not
-    autoregressive, unlike the Transformer.
+    It reads in both directions, so teacher forcing would show it the ratios to predict: unlike the
+    Transformer, it is not autoregressive.
     """
 
     def __init__(self, space: Space, hidden: int = 128, depth: int = 2) -> None:

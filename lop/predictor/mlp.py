@@ -1,4 +1,4 @@
-"""The plainest predictor: budget in, all sites' ratios out (an ablation in LOP)."""
+"""The simplest predictor: from a budget to the ratios of all sites (an ablation in LOP)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lop.predictor.base import ParallelNetwork, zero_head
 
 
 class PlanMLP(ParallelNetwork):
-    """`depth` hidden layers of GELU; an output for each site of the model to be pruned."""
+    """`depth` hidden layers with GELU; one output for each site of the model to be pruned."""
 
     def __init__(self, space: Space, hidden: int = 128, depth: int = 2) -> None:
         super().__init__(space)

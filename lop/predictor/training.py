@@ -1,4 +1,4 @@
-"""Trains a predictor on the good plans that search found (LOP, appendix A.1)."""
+"""Trains a predictor on the good plans of the searches (LOP, appendix A.1)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from lop.progress import progress
 
 
 def good_samples(samples: pd.DataFrame, sure: float = 1.0) -> pd.DataFrame:
-    """What a predictor learns from: each target's plans that are surely better than their root.
+    """A predictor's training samples: each target's plans that are significantly better than their
+    root.
 
-    Those are the plans whose gain, on samples that no search saw, is more than `sure` standard
-    errors. A plan's `weight` is its gain shrunken by its error, g · (1 - e² / g²), as James and
-    Stein do: a gain that is mostly noise counts little. A target without such a plan has its root
-    alone, whose gain is 0. Every target has the same total weight; weights average 1.
+    These are the plans whose gain on held-out samples is more than `sure` standard errors. A plan's
+    `weight` is its gain shrunken by its error, g · (1 - e² / g²) (James-Stein): a gain that is
+    mostly noise counts little. A target without such a plan has only its root, with a gain of 0.
+    Every target has the same total weight; the mean weight is 1.
 
     Raises LopError for samples without gains, or a negative `sure`.
     """
@@ -37,7 +38,7 @@ def good_samples(samples: pd.DataFrame, sure: float = 1.0) -> pd.DataFrame:
         raise LopError(f"train.samples.sure {sure}: expected at least 0")
     if missing := [name for name in ("gain", "gain_error") if name not in samples]:
         raise LopError(
-            f"search samples without {' and '.join(missing)}: an earlier version's; search again"
+            f"search samples without {' and '.join(missing)}: of an earlier version; search again"
         )
     chosen = []
     for _, rows in samples.groupby("target"):
@@ -55,7 +56,7 @@ def good_samples(samples: pd.DataFrame, sure: float = 1.0) -> pd.DataFrame:
 
 
 def gains(good: pd.DataFrame) -> dict[float, float]:
-    """By target, the mean gain of the plans that are learned from, by their weights; 0 for none."""
+    """By target, the weighted mean gain of the training plans; 0 if there are none."""
     parts = good.assign(gain=good["gain"] * good["weight"]).groupby("target")[["gain", "weight"]]
     return {float(target): row["gain"] / row["weight"] for target, row in parts.sum().iterrows()}
 
@@ -93,10 +94,11 @@ def train(
 ) -> Predictor:
     """Fit a predictor to the plans in `samples` by MSE, an autoregressive one with teacher forcing.
 
-    Columns: target, plan (None is the base's own), and weight in the loss (else 1); `smooth` is how
-    many budgets `mix_neighbours` adds. With a `profile` it learns how plans differ from the
-    knapsack's, not from uniform ones. AdamW with a cosine learning rate. `log(name, value, epoch)`
-    is called with `train_mse` once an epoch, and `free_running_mse` (no teacher) every tenth.
+    Columns: target, plan (None: the base plan), and weight in the loss (default 1). `smooth` is the
+    number of budgets that `mix_neighbours` adds. With a `profile` it learns the difference from the
+    knapsack's plans, not from uniform plans. AdamW with a cosine learning rate. `log(name, value,
+    epoch)` is called with `train_mse` every epoch, and with `free_running_mse` (without teacher
+    forcing) every tenth.
 
     Raises LopError for fewer than 1 epoch.
     """
@@ -143,7 +145,8 @@ def train(
 
 
 def knapsack_base(profile: Profile) -> Tensor:
-    """The knapsack's plans at the budgets of a network's base, (GRID, S); the last reachable on."""
+    """The knapsack's plans at the budgets of a network's base, (GRID, S); beyond the largest
+    possible ratio, the plan of that ratio."""
     most = profile.space.max_ratio
     plans = [solve(profile, min(b, most)).ratios for b in np.linspace(0, 1, GRID)]
     return torch.tensor(plans)
@@ -167,7 +170,8 @@ def latency_ms(predictor: Predictor, repeats: int = 50) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A network this small is slower on several threads, and far slower on a busy machine."""
+    """Run the block on one thread: a network this small is slower on several threads, and far
+    slower on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -177,6 +181,6 @@ def one_thread() -> Iterator[None]:
 
 
 def samples_fingerprint(samples: pd.DataFrame) -> str:
-    """Twelve hex digits over the targets, plans and rewards that a predictor learned from."""
+    """Twelve hex digits over the targets, plans and rewards of a predictor's training samples."""
     rows = [(r["target"], tuple(r["kept"]), r["reward"]) for r in samples.to_dict("records")]
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:12]

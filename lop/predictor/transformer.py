@@ -1,7 +1,7 @@
 """The autoregressive predictor: p(θ | b) = Π p(θ_i | b, θ_<i) (LOP, appendix A.1, eq. 7-12).
 
-A causal Transformer over the sites of the model to be pruned. Position i sees the budget b and the
-ratios of the sites before it, and gives the ratio of site i.
+A causal Transformer over the sites of the model to be pruned. The inputs of position i are the
+budget b and the ratios of the sites before it; its output is the ratio of site i.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def stepper(self, rows: int, length: int) -> Callable[[Tensor, int], Tensor]:
-        """The same a position at a time, each after those before it: x (B, hidden), position -> x.
+        """The same, one position at a time in order: x (B, hidden), position -> x.
 
-        With tensors this small, modules and growing caches would cost as much as the arithmetic.
+        Plain functions and one preallocated cache: with tensors this small, calls of modules and
+        growing caches would take as long as the arithmetic.
         """
         modules: tuple[Any, ...] = (
             self.norm1,
@@ -70,7 +71,7 @@ class Block(nn.Module):
 
 
 class PlanTransformer(PlanNetwork):
-    """Maps a budget to pruning ratios of sites, one after another."""
+    """Maps a budget to pruning ratios of sites, one site after another."""
 
     def __init__(self, space: Space, hidden: int = 128, depth: int = 2, heads: int = 4) -> None:
         super().__init__(space)
@@ -97,7 +98,8 @@ class PlanTransformer(PlanNetwork):
 
     @torch.inference_mode()
     def generate(self, budget: Tensor) -> Tensor:
-        """Free running: budget (B,) -> ratios (B, S), each site from its own predecessors."""
+        """Without teacher forcing: budget (B,) -> ratios (B, S), each site from the predicted
+        ratios before it."""
         rows = len(budget)
         blocks: Iterable[Any] = self.blocks
         steps = [block.stepper(rows, self.sites) for block in blocks]

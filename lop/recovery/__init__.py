@@ -1,1 +1,1 @@
-"""Recovery: distillation that gives back what pruning costs, at all budgets in one run."""
+"""Recovery: distillation that restores the quality lost by pruning, for all budgets in one run."""

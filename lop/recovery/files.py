@@ -1,4 +1,4 @@
-"""What recovery writes: a model of the same form as before, and where it comes from."""
+"""The output of recovery: a model with the same tensors as before, and a record of its source."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ KEYS = ("recovered_from", "fingerprint")
 def save_recovered(
     out: Path, model: PreTrainedModel, processor: ProcessorMixin, record: dict[str, Any]
 ) -> None:
-    """Write a recovered model, with what is told of it in recovery.json.
+    """Write a recovered model, with `record` and its fingerprint in recovery.json.
 
-    Of `record`, `recovered_from` is the fingerprint of the model before.
+    `recovered_from` in `record` is the fingerprint of the source model.
     """
-    said = record | {"fingerprint": fingerprint(model)}
-    save(model, processor, out, {RECORD: json.dumps(said, indent=2) + "\n"})
+    record = record | {"fingerprint": fingerprint(model)}
+    save(model, processor, out, {RECORD: json.dumps(record, indent=2) + "\n"})
 
 
 def check_recovered(path: Path, model_fingerprint: str) -> None:
-    """Raise LopError unless a directory holds what the model with this fingerprint became."""
+    """Raise LopError unless a directory holds a model recovered from the model with this
+    fingerprint."""
     if not ((path / RECORD).is_file() and has_keys(path / RECORD, KEYS)):
         raise LopError(f"{path}: no {RECORD}; expected a model that `lop recover` wrote")
-    made_of = read_json(path / RECORD)["recovered_from"]
-    if made_of != model_fingerprint:
-        raise LopError(f"{path}: recovered from model {made_of}, this model is {model_fingerprint}")
+    source = read_json(path / RECORD)["recovered_from"]
+    if source != model_fingerprint:
+        raise LopError(f"{path}: recovered from model {source}, this model is {model_fingerprint}")

@@ -1,4 +1,4 @@
-"""The training samples as the decoder is given them, with what the unpruned model makes of them."""
+"""Training samples as decoder inputs, with the unpruned model's hidden states as targets."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from lop.recovery.student import Student
 from lop.reward.captured import Captured, capture, check_logits
 from lop.reward.sharing import Decoder, share
 
-PLACES = ("rows", "columns", "tokens", "owners", "answers")  # what a batch has one of a place
+# fields of a batch with one entry for each position
+PLACES = ("rows", "columns", "tokens", "owners", "answers")
 
 
 @dataclass
 class Lesson:
-    """A batch, and the unpruned model's hidden states (P, H) at its places: the last, and by layer
-    those after each, where they are wanted."""
+    """A batch, and the unpruned model's hidden states (P, H) at its positions: the last ones and,
+    if requested, those after each layer."""
 
     batch: Captured
     hidden: Tensor
     layers: dict[int, Tensor]
 
     def some(self, count: int, rng: np.random.Generator) -> Lesson:
-        """The same with so many of its places, drawn by chance; all where it has no more."""
+        """The same with `count` of its positions, drawn at random; all if it has no more."""
         if len(self.hidden) <= count:
             return self
         chosen = torch.from_numpy(np.sort(rng.choice(len(self.hidden), count, replace=False)))
@@ -39,17 +40,18 @@ class Lesson:
         return Lesson(replace(self.batch, **at), self.hidden[chosen], layers)
 
     def to(self, device: torch.device) -> Lesson:
-        """The same on a device."""
+        """A copy on a device."""
         layers = {i: state.to(device) for i, state in self.layers.items()}
         return Lesson(_moved(self.batch, device), self.hidden.to(device), layers)
 
 
 class Lessons:
-    """Training samples in fixed parts of about `size`, whole pictures where that is possible.
+    """Training samples in fixed parts of about `size`; samples of one picture stay together if
+    possible.
 
-    All that comes before the decoder is the same at every budget: it runs once, and so does the
-    unpruned model, whose memory is then free. Kept are, in the CPU's memory, one embedding a token
-    and one hidden state a token of text, and if `layered` one more for each layer.
+    Everything before the decoder is the same at every budget and runs once. So does the unpruned
+    model; its memory is then free. The CPU's memory holds one embedding for each token, one hidden
+    state for each token of text and, if `layered`, one more for each layer.
     """
 
     def __init__(
@@ -63,32 +65,32 @@ class Lessons:
         layered: bool = False,
     ) -> None:
         check_logits(model, processor, samples)
-        dealt = progress(_dealt(samples["image_id"], size, seed), "reading samples", unit="batch")
+        parts = progress(_parts(samples["image_id"], size, seed), "reading samples", unit="batch")
         self.parts: list[list[Lesson]] = []
         decoder = Decoder()
         with student.dense():
-            for part in dealt:
+            for part in parts:
                 captures = capture(model, processor, samples.iloc[part], size, everywhere=True)
                 (shared,) = share(model, [captures], size, decoder)
                 self.parts.append([_taught(student, batch, layered) for batch in shared])
 
     def at(self, number: int, seed: int) -> list[Lesson]:
-        """The part that is read as the `number`-th: all of them in turn, by chance, again and
-        again."""
-        turn, place = divmod(number, len(self.parts))
-        order = np.random.default_rng((seed, turn)).permutation(len(self.parts))
-        return self.parts[order[place]]
+        """The `number`-th part of the training: all parts in random order, in each epoch
+        another."""
+        epoch, index = divmod(number, len(self.parts))
+        order = np.random.default_rng((seed, epoch)).permutation(len(self.parts))
+        return self.parts[order[index]]
 
 
 def _taught(student: Student, batch: Captured, layered: bool) -> Lesson:
-    """A batch with what the unpruned model makes of it, in the CPU's memory."""
+    """A batch with the unpruned model's hidden states, in the CPU's memory."""
     there = next(student.parameters()).device
     hidden, layers = student(_moved(batch, there), layered)
     return Lesson(batch, hidden, layers).to(torch.device("cpu"))
 
 
-def _dealt(pictures: pd.Series, size: int, seed: int) -> list[np.ndarray]:
-    """Numbers of samples by part: pictures in a random order, whose samples stay together."""
+def _parts(pictures: pd.Series, size: int, seed: int) -> list[np.ndarray]:
+    """Sample numbers by part: pictures in random order, with their samples together."""
     names, of = np.unique(pictures.to_numpy(str), return_inverse=True)
     rank = np.random.default_rng(seed).permutation(len(names))
     order = np.argsort(rank[of], kind="stable")
@@ -96,7 +98,7 @@ def _dealt(pictures: pd.Series, size: int, seed: int) -> list[np.ndarray]:
 
 
 def _moved(batch: Captured, device: torch.device) -> Captured:
-    """A batch on a device, of tensors that gradients may go through."""
+    """A batch on a device, with tensors that autograd accepts."""
     given = {f.name: getattr(batch, f.name) for f in fields(batch)}
     return replace(batch, **{name: _tensors(value, device) for name, value in given.items()})
 

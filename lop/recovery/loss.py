@@ -1,4 +1,4 @@
-"""What a student should say: what the unpruned model says, and the right answers."""
+"""The student's loss: distance from the unpruned model, and cross-entropy of the right answers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lop.reward.captured import at_once, logits_of
 
 @dataclass(frozen=True)
 class Loss:
-    """In nats a token: the divergence from the unpruned model, at answers and at other text, and
-    the cross-entropy of the answers; and the squared distance of hidden states, as a share."""
+    """In nats a token: the KL divergence from the unpruned model at answers and at other text, and
+    the cross-entropy of the answers. `hidden` is the relative squared distance of hidden states."""
 
     answers: Tensor
     text: Tensor
@@ -28,7 +28,8 @@ class Loss:
 def loss_of(
     model: PreTrainedModel, lesson: Lesson, hidden: Tensor, layers: Mapping[int, Tensor]
 ) -> Loss:
-    """The loss of a student's hidden states (P, H) at a lesson's places: the last, and by layer.
+    """The loss of a student's hidden states (P, H) at a lesson's positions: the last ones, and by
+    layer.
 
     KL(unpruned ‖ student) over the whole vocabulary (Hinton et al., arXiv:1503.02531, at
     temperature 1).
@@ -37,7 +38,7 @@ def loss_of(
     parts = [part.split(size) for part in (hidden, lesson.hidden.to(hidden), lesson.batch.tokens)]
     judged = []
     for part in zip(*parts, strict=True):
-        # logits of a large vocabulary are computed again in the backward pass, not kept
+        # logits of a large vocabulary are recomputed in the backward pass
         once = len(parts[0]) == 1
         judged.append(
             _judged(model, *part)
@@ -56,19 +57,19 @@ def loss_of(
 
 
 def _distance(state: Tensor, taught: Tensor) -> Tensor:
-    """Squared distance of hidden states (P, H), as a share of what they should be."""
+    """Squared distance of hidden states (P, H), relative to the squared norm of `taught`."""
     return (state - taught).float().square().sum() / taught.float().square().sum()
 
 
 def _judged(model: PreTrainedModel, hidden: Tensor, taught: Tensor, tokens: Tensor) -> Tensor:
-    """At each place: divergence, and minus the log-likelihood of what should come next; (2, P)."""
+    """At each position: divergence, and negative log-likelihood of the right next token; (2, P)."""
     with torch.no_grad():
         expected = logits_of(model, taught).log_softmax(1)
-    said = logits_of(model, hidden).log_softmax(1)
-    divergence = (expected.exp() * (expected - said)).sum(1)
-    return torch.stack([divergence, -said.gather(1, tokens[:, None])[:, 0]])
+    found = logits_of(model, hidden).log_softmax(1)
+    divergence = (expected.exp() * (expected - found)).sum(1)
+    return torch.stack([divergence, -found.gather(1, tokens[:, None])[:, 0]])
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Their mean, 0 where there are none."""
+    """The mean; 0 if there are no values."""
     return values.sum() / max(1, len(values))

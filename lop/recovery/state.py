@@ -1,4 +1,4 @@
-"""Where a recovery stands, on disk, so that a killed one goes on and ends the same."""
+"""The state of a recovery on disk, so that a killed run resumes and gives the same result."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torch.optim import AdamW
 from lop.files import replacing
 
 STATE = "recovery-state.safetensors"
-EVERY = 30.0  # seconds from one saving to the next
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW knows of a weight
+EVERY = 30.0  # seconds between two saves
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # AdamW's state of a weight
 
 
 @dataclass
 class State:
-    """Weights that learn by name, what their optimizer knows, and the curve so far, in a folder.
+    """Trained weights by name, their optimizer's state and the learning curve, in a directory.
 
-    What other settings (`key`) left there is not gone on with.
+    A state with another `key` (other inputs or settings) is ignored.
     """
 
     folder: Path | None
@@ -36,21 +36,21 @@ class State:
 
     @property
     def path(self) -> Path | None:
-        """The one file."""
+        """The state's file."""
         return self.folder / STATE if self.folder else None
 
     def restore(self) -> int:
-        """Take up what is there; returns the steps that are done."""
+        """Load the saved state; returns the number of finished steps."""
         if self.path is None or not self.path.exists():
             return 0
         try:
             with safe_open(self.path, "pt") as file:
-                said = file.metadata() or {}
-                if said.get("key") != self.key:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self.key:
                     return 0
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
-            return 0  # a broken file is no state
+            return 0  # ignore a broken file
         for name, weight in self.weights.items():
             weight.data.copy_(tensors[f"weight.{name}"])
         known = self.optimizer.state_dict()
@@ -59,11 +59,12 @@ class State:
             for i, name in enumerate(self.weights)
         }
         self.optimizer.load_state_dict(known)
-        self.curve[:] = json.loads(said["curve"])
+        self.curve[:] = json.loads(metadata["curve"])
         return len(self.curve)
 
     def keep(self, now: bool = False) -> None:
-        """Write all that the next step depends on, if it is time."""
+        """Save everything that the next step depends on, if `EVERY` seconds have passed or
+        `now`."""
         if self.path is None or not (now or time.monotonic() - self._saved > EVERY):
             return
         self._saved = time.monotonic()
@@ -73,6 +74,6 @@ class State:
             known = self.optimizer.state[weight]
             tensors |= {f"{moment}.{name}": known[moment] for moment in MOMENTS}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        said = {"key": self.key, "curve": json.dumps(self.curve)}
+        metadata = {"key": self.key, "curve": json.dumps(self.curve)}
         with replacing(self.path) as tmp:
-            save_file({n: t.contiguous() for n, t in tensors.items()}, tmp, metadata=said)
+            save_file({n: t.contiguous() for n, t in tensors.items()}, tmp, metadata=metadata)

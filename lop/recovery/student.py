@@ -1,7 +1,8 @@
-"""A model whose sites compute with the first of their units, at any plan, and learn while they do.
+"""A model that is trained at any plan: its sites compute with the first of their units.
 
-All plans share one set of weights: a plan's are views of the front of each, with the units in order
-of importance. What one budget learns is so in all larger ones (MatFormer, arXiv:2310.07707).
+All plans share one set of weights, with the units in order of importance: a plan's weights are
+views of the first units. Training at one budget so changes all larger ones too (MatFormer,
+arXiv:2310.07707).
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from lop.models.space import check_in_memory, decoder_layers, find_sites, space_
 from lop.plan import Plan
 from lop.reward.captured import Captured, hidden_at
 
-ADAPTER = "default"  # peft's name for the only one
+ADAPTER = "default"  # peft's name for a single adapter
 
 
 @dataclass(frozen=True)
 class _Weight:
-    """A tensor of a site's map or of its adapter, and which slice of the site it is cut like."""
+    """A tensor of a site's linear map or of its adapter, and the site's tensor that it is cut
+    like."""
 
     module: nn.Module
     name: str
@@ -37,12 +39,13 @@ class _Weight:
 
 
 class Student(nn.Module):
-    """A model that is trained at plans: inside `with student:` units are in order of importance.
+    """A model that is trained at plans; inside `with student:` its units are in order of
+    importance.
 
-    `trained` are its weights that learn, by name: those of the decoder without embeddings, or with
-    a `rank`, low-rank adapters of its sites' maps (LoRA), which begin as `seed` says. `scores`, a
-    tensor (d_i,) a site, are what importance is. On exit all is in the model's own order again, and
-    adapters are part of the weights. Raises LopError for scores that do not fit, or where peft is
+    `trained` are the trained weights by name: those of the decoder without embeddings or, with a
+    `rank`, low-rank adapters of the sites' linear maps (LoRA), initialised from `seed`. `scores`,
+    one tensor (d_i,) for each site, give the importance. On exit the units are in the model's own
+    order again, and adapters are merged. Raises LopError for scores that do not fit, or if peft is
     missing.
     """
 
@@ -94,9 +97,9 @@ class Student(nn.Module):
             parameter.requires_grad_(False)
 
     def show(self, plan: Plan) -> None:
-        """Have the model compute with what a plan keeps, until the next one is shown.
+        """Make the model compute with the units of a plan, until the next call.
 
-        Backward passes are to come before that too, since layers may be computed again in them.
+        Run the backward pass before the next call: it may recompute layers.
         """
         if not plan.space.fits(self.space):
             raise LopError(f"plan for units {plan.space.units}, the model has {self.space.units}")
@@ -104,7 +107,7 @@ class Student(nn.Module):
         for site, units, full, before in shown:
             restore(site, before)
             for weight in full:
-                # as an attribute and no parameter: a view that gradients go through
+                # an attribute, not a parameter: a view that passes gradients to the parameter
                 weight.module._parameters.pop(weight.name, None)
                 front = site.front(weight.like, weight.tensor, units)
                 weight.module.__dict__[weight.name] = front
@@ -112,20 +115,21 @@ class Student(nn.Module):
         units_of: dict[int, int] = {}
         for site, kept in zip(self.sites, plan.kept, strict=True):
             units_of[site.layer] = units_of.get(site.layer, 0) + kept
-        both = self.space.scope != "ffn"  # else attention is always there
+        both = self.space.scope != "ffn"  # with scope ffn, attention is never dropped
         self._dropped = {i for i, units in units_of.items() if both and not units}
 
     @contextmanager
     def dense(self) -> Iterator[None]:
-        """Inside, the model is the one that it was, as long as nothing has been learned."""
+        """In the block, the model is the whole model, without gradients."""
         self.show(self.space.dense)
         with torch.no_grad():
             yield
 
     def forward(self, batch: Captured, layered: bool = False) -> tuple[Tensor, dict[int, Tensor]]:
-        """Last hidden states (P, H) at a batch's places; if `layered` also those after each layer.
+        """Last hidden states (P, H) at a batch's positions and, if `layered`, those after each
+        layer.
 
-        A layer that the plan drops has none.
+        A layer that the plan drops has no entry.
         """
         states: dict[int, Tensor] = {}
         with ExitStack() as hooks:
@@ -139,13 +143,13 @@ class Student(nn.Module):
 def _keep(
     states: dict[int, Tensor], layer: int, batch: Captured, _: nn.Module, __: Any, output: Any
 ) -> None:
-    """Note a layer's output at a batch's places."""
+    """Store a layer's output at a batch's positions."""
     hidden = output[0] if isinstance(output, tuple) else output
     states[layer] = hidden[batch.rows, batch.columns]
 
 
 def _weights(site: Site, adapted: bool) -> Iterator[_Weight]:
-    """All that is cut with a site's units."""
+    """All tensors that are cut along a site's units."""
     for like in site.parts:
         owner, _, name = like.rpartition(".")
         base = site.map(owner)
@@ -154,7 +158,7 @@ def _weights(site: Site, adapted: bool) -> Iterator[_Weight]:
         yield _Weight(base, name, like, tensor)
         if adapted and name == "weight":
             adapter: Any = site.module.get_submodule(owner)
-            # the factor on the side of the units
+            # the low-rank factor that has the units' dimension
             part = (adapter.lora_A if owner == site.output else adapter.lora_B)[ADAPTER]
             yield _Weight(part, name, like, part.weight)
 
@@ -166,7 +170,7 @@ def _release(weight: _Weight) -> None:
 
 
 def _decoder_weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The decoder's weights without embeddings, by their name in the model."""
+    """The decoder's weights without embeddings, by name in the model."""
     maps = (model.get_input_embeddings(), model.get_output_embeddings())
     embeddings = {id(p) for each in maps if each is not None for p in each.parameters()}
     own = {id(p) for p in model.get_decoder().parameters()} - embeddings
@@ -187,7 +191,7 @@ def _adapt(model: PreTrainedModel, sites: Sequence[Site], rank: int, seed: int) 
 
 @torch.no_grad()
 def _merge(site: Site) -> None:
-    """Make the adapters of a site part of its weights."""
+    """Merge a site's adapters into its weights."""
     for name in (*site.inputs, site.output):
         adapter: Any = site.module.get_submodule(name)
         adapter.merge()

@@ -1,4 +1,4 @@
-"""One training run over all budgets: each step draws one, and the model learns at its plan."""
+"""One training run for all budgets: each step draws a budget and trains the model at its plan."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from lop.recovery.state import State
 from lop.recovery.student import Student
 from lop.settings import Recovery
 
-VERSION = 1  # of the numbers that this code gives: raised when a change of it changes them
-WARMUP = 0.05  # share of the steps in which the rate rises
+VERSION = 1  # of the result: raise it when a change of this code changes it
+WARMUP = 0.05  # share of the steps with a rising learning rate
 CLIP = 1.0  # largest norm of a step's gradient
-FIGURES = ("loss", "answers", "text", "right", "hidden")  # of a step
-SHOWN = 20  # ratios whose plans name what is trained
+FIGURES = ("loss", "answers", "text", "right", "hidden")  # losses of a step
+SHOWN = 20  # ratios whose plans are part of the state's key
 
 PlanAt = Callable[[float], Plan]
 
@@ -44,23 +44,23 @@ def recover(
     settings: Recovery,
     folder: Path | None = None,
 ) -> pd.DataFrame:
-    """Train a model in place such that it is good at every budget; returns the learning curve.
+    """Train a model in place for all budgets at once; returns the learning curve.
 
-    Each step draws a ratio and one of `plans`, which give a plan at a ratio, and takes some of the
-    samples. The unpruned model, as it is at the start, is the teacher. `scores`, (d_i,) a site, say
-    which units a plan keeps. What is reached is kept in `folder`: a run that was killed goes on
-    from there, and ends the same.
+    Each step draws a ratio, one of `plans` (functions from a ratio to a plan) and a part of the
+    samples. The teacher is the unpruned model, as it is at the start. `scores`, (d_i,) for each
+    site, decide which units a plan keeps. The state is saved in `folder`: a killed run resumes from
+    it and gives the same result.
 
-    The curve has a row a step: `step`, `ratio`, `loss` and its parts in nats a token, `answers` and
-    `text` (divergence from the unpruned model) and `right` (cross-entropy of the answers), `hidden`
-    (distance of hidden states, as a share), and the learning rate `lr`.
+    The curve has a row for each step: `step`, `ratio`, `loss` and its parts: in nats a token,
+    `answers` and `text` (divergence from the unpruned model) and `right` (cross-entropy of the
+    answers); `hidden` (relative distance of hidden states); and the learning rate `lr`.
 
-    Raises LopError for a ratio that the plans do not reach, and where the loss is no number; what
-    was reached before stays in `folder`.
+    Raises LopError for a ratio outside the range of the plans, and for a loss that is not finite;
+    the state before that step is saved in `folder`.
     """
     if settings.low is None or settings.high is None:
-        raise LopError("recovery: expected the smallest and the largest ratio that are drawn")
-    for plan_at in plans:  # before anything long
+        raise LopError("recovery: expected low and high, the range of ratios to draw from")
+    for plan_at in plans:  # fail before any long computation
         for ratio in (settings.low, settings.high):
             plan_at(ratio)
     ratios = np.linspace(settings.low, settings.high, SHOWN).tolist()
@@ -85,7 +85,7 @@ def recover(
         size, seed, layered = settings.batch_size, settings.seed, settings.hidden > 0
         lessons = Lessons(student, model, processor, samples, size, seed, layered)
         for weight in student.trained.values():
-            weight.data = weight.data.float()  # steps are too small for less
+            weight.data = weight.data.float()  # steps are too small for 16 bits
         if settings.checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.train()
@@ -102,7 +102,7 @@ def recover(
 
 
 class _Run:
-    """The loop, and what a step needs."""
+    """The training loop and its state."""
 
     def __init__(
         self,
@@ -117,20 +117,20 @@ class _Run:
         self.accelerator, self.student, self.model = accelerator, student, model
         self.lessons, self.plans, self.settings = lessons, plans, settings
         self.optimizer = optimizer
-        self.called: Any = accelerator.prepare_model(student)  # spread over processes
+        self.called: Any = accelerator.prepare_model(student)  # distributed over processes
 
     def all(self, state: State) -> None:
-        """All steps that are not done yet."""
+        """Run all steps that are not finished."""
         done, steps = state.restore(), self.settings.steps
         bar = progress(range(done, steps), "recovery", steps, "step")
         bar.initial = bar.n = done
         for step in bar:
             figures = self.step(step)
             if not math.isfinite(figures["loss"]):
-                where = f"; that of step {len(state.curve)} is kept in {state.path}"
+                where = f"; the state of step {len(state.curve)} is in {state.path}"
                 state.keep(now=True)
                 raise LopError(
-                    f"recovery: the loss is {figures['loss']} at step {step + 1}: give a smaller "
+                    f"recovery: the loss is {figures['loss']} at step {step + 1}: set a smaller "
                     f"learning rate than {self.settings.lr:g}{where if state.path else ''}"
                 )
             for group in self.optimizer.param_groups:
@@ -145,7 +145,7 @@ class _Run:
             bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
 
     def step(self, number: int) -> dict[str, float]:
-        """The gradient of one step, and its figures."""
+        """Compute the gradient of one step; returns its ratio, losses and learning rate."""
         chosen, world = self.settings, self.accelerator.num_processes
         rng = np.random.default_rng((chosen.seed, number))  # the same in every process
         between = rng.uniform(chosen.low or 0.0, chosen.high or 0.0)
@@ -160,8 +160,8 @@ class _Run:
                 part = [lesson.some(chosen.places, own) for lesson in part]
             rows += [self._learn(lesson, len(part)) for lesson in part]
         figures = dict(zip(FIGURES, np.mean(rows, 0), strict=True))
-        said = {name: float(value) for name, value in figures.items()}
-        return {"step": number + 1, "ratio": ratio, **said, "lr": chosen.lr * self._rate(number)}
+        losses = {name: float(value) for name, value in figures.items()}
+        return {"step": number + 1, "ratio": ratio, **losses, "lr": chosen.lr * self._rate(number)}
 
     def _learn(self, lesson: Lesson, batches: int) -> list[float]:
         """Add a batch's gradient; returns the loss and its parts."""
@@ -173,11 +173,11 @@ class _Run:
             loss = parts.answers + chosen.text * parts.text + chosen.right * parts.right
             loss = loss + chosen.hidden * parts.hidden
         self.accelerator.backward(loss / (batches * chosen.accumulation))
-        said = (loss, parts.answers, parts.text, parts.right, parts.hidden)
-        return [float(part.detach()) for part in said]
+        losses = (loss, parts.answers, parts.text, parts.right, parts.hidden)
+        return [float(part.detach()) for part in losses]
 
     def _rate(self, step: int) -> float:
-        """Factor on the learning rate: it rises, and falls as a cosine."""
+        """Factor on the learning rate: linear warm-up and cosine decay."""
         steps = self.settings.steps
         cosine = (1 + math.cos(math.pi * step / steps)) / 2
         return cosine * min(1.0, (step + 1) / max(1.0, WARMUP * steps))

@@ -1,4 +1,4 @@
-"""What the decoder would be given for a set of samples, computed once."""
+"""The decoder's inputs for a set of samples, computed once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lop.data.samples import letters, pixels
 from lop.errors import LopError
 from lop.models.vision import seeing_once
 
-LOGITS = 2**26  # at most so many at once: 256 MB in float32
-CLOSE = {torch.float32: 1e-4}  # relative difference taken for rounding; other types are coarser
+LOGITS = 2**26  # most logits at once: 256 MB in float32
+CLOSE = {torch.float32: 1e-4}  # relative difference due to rounding; larger for other types
 
 
 class Below:
-    """The decoder's first layers, as they are now: they run once, and their output is remembered.
+    """The decoder's first layers in their present state: they run once, and their output is cached.
 
-    Use one of them for one batch.
+    An instance is for one batch.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
@@ -34,7 +34,8 @@ class Below:
 
     @contextmanager
     def skipped(self) -> Iterator[None]:
-        """Inside, the decoder goes on from what is remembered; the first time it is kept."""
+        """In the block, the layers return the cached output; the first time they run and fill the
+        cache."""
         if self._output is None:
             hook = self.layers[-1].register_forward_hook(self._keep)
             try:
@@ -42,7 +43,7 @@ class Below:
             finally:
                 hook.remove()
             return
-        own = [vars(layer).get("forward") for layer in self.layers]  # accelerate's, if any
+        own = [vars(layer).get("forward") for layer in self.layers]  # set by accelerate, if any
         for layer in self.layers:
             layer.forward = lambda *args, **kwargs: _copied(self._output)
         try:
@@ -58,7 +59,7 @@ class Below:
 
 
 def _copied(output: Any) -> Any:
-    """A layer's output, safe from what is later done to it in place."""
+    """A copy of a layer's output, so that later in-place operations do not change it."""
     if isinstance(output, tuple):
         return tuple(map(_copied, output))
     return output.clone() if isinstance(output, Tensor) else output
@@ -66,10 +67,10 @@ def _copied(output: Any) -> Any:
 
 @dataclass
 class Captured:
-    """A batch of rows as the decoder receives it, and what should come next at some places.
+    """A batch of decoder inputs, and the next tokens to predict at some positions.
 
-    `rows` and `columns` are the places (P,), `tokens` what comes next there, `owners` the number
-    of the sample that it belongs to, `answers` whether it is of an answer or a text, and not of a
+    `rows` and `columns` are the positions (P,), `tokens` the right next tokens, `owners` the
+    numbers of their samples, and `answers` whether a token belongs to an answer or a text, not to a
     question. The layers `below` are not run again.
     """
 
@@ -82,28 +83,28 @@ class Captured:
     below: Below | None = field(default=None, kw_only=True)
 
     def inputs(self) -> dict[str, Any]:
-        """What to call the decoder with."""
+        """Keyword arguments for a call of the decoder."""
         return self.decoder_inputs
 
 
 def hidden_at(model: PreTrainedModel, batch: Captured) -> Tensor:
-    """The decoder's last hidden states (P, H) at a batch's places."""
+    """The decoder's last hidden states (P, H) at a batch's positions."""
     with batch.below.skipped() if batch.below else nullcontext():
         hidden: Tensor = model.get_decoder()(**batch.inputs()).last_hidden_state
-    # with a device map they may be on another device than what went in
+    # with a device map they may be on another device than the inputs
     return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
 
 
 def logits_of(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """What the model's own forward makes of last hidden states (P, H): logits (P, vocab).
+    """Logits (P, vocab) of last hidden states (P, H), by the model's own forward.
 
-    Output embeddings, and whatever scales or caps their result, whatever the architecture: only
-    the call of the model inside is replaced, by these hidden states.
+    This includes output embeddings and any scaling or capping of logits, for any architecture: only
+    the call of the base model is replaced by these hidden states.
     """
     inner: Any = model.base_model
     if inner is model:
-        raise LopError(f"{type(model).__name__}: has no model of its own below its output map")
-    own = vars(inner).get("forward")  # accelerate's, where the model is spread over devices
+        raise LopError(f"{type(model).__name__}: has no base model below its output map")
+    own = vars(inner).get("forward")  # set by accelerate, if the model is on several devices
     inner.forward = lambda *args, **kwargs: _Decoded(hidden[None])
     try:
         ids = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
@@ -116,13 +117,13 @@ def logits_of(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 def at_once(model: PreTrainedModel) -> int:
-    """How many places' logits are held at once."""
+    """The number of positions whose logits are in memory at once."""
     return max(1, LOGITS // model.config.get_text_config().vocab_size)
 
 
 @dataclass
 class _Decoded:
-    """What a model inside returns: hidden states, and of all else nothing."""
+    """The output of a base model: hidden states, and None for every other attribute."""
 
     last_hidden_state: Tensor
 
@@ -136,9 +137,9 @@ class _Decoded:
 
 @torch.inference_mode()
 def check_logits(model: PreTrainedModel, processor: ProcessorMixin, samples: pd.DataFrame) -> None:
-    """Raise LopError when `logits_of` what is captured are not those of the model's forward.
+    """Raise LopError if `logits_of` captured inputs differ from the logits of the model's forward.
 
-    One sample is looked at, the shortest.
+    It checks one sample, the shortest.
     """
     batch = next(encode(samples.iloc[_by_length(samples)[:1]], model, processor, 1))
     captured = _captured(model, batch, torch.zeros(len(batch.targets)))
@@ -150,19 +151,19 @@ def check_logits(model: PreTrainedModel, processor: ProcessorMixin, samples: pd.
     difference = (found - expected[at]).norm() / expected[at].norm().clamp_min(1e-6)
     if not difference < CLOSE.get(model.dtype, 3e-2):
         raise LopError(
-            f"{type(model).__name__}: its logits come of more than its decoder's last hidden "
-            f"states (relative difference {difference:.1e}); lop cannot judge plans of it"
+            f"{type(model).__name__}: its logits depend on more than its decoder's last hidden "
+            f"states (relative difference {difference:.1e}); lop cannot compute rewards of it"
         )
 
 
 class _Reached(Exception):
-    """Raised by the hook once the decoder's inputs are known, so that it does not run."""
+    """Raised by the hook when the decoder's inputs are known, so that the decoder does not run."""
 
 
 @dataclass
 class Capture:
-    """A batch as captured, one sample a row: its token ids (B, T), its samples' lengths and
-    their pictures as stored (B each)."""
+    """A captured batch, one sample in each row: token ids (B, T), the samples' lengths, and their
+    pictures as stored (B each)."""
 
     batch: Captured
     pictures: list[tuple[bytes, ...]]
@@ -178,11 +179,11 @@ def capture(
     batch_size: int,
     everywhere: bool = False,
 ) -> list[Capture]:
-    """Run all that comes before the decoder, once, and keep what the decoder would be given.
+    """Run everything before the decoder once, and keep the decoder's inputs.
 
-    The places kept are the answers' tokens, or all tokens of text (`everywhere`).
-    Kept are embeddings, positions and masks: about samples · tokens · hidden numbers. The vision
-    tower sees each picture once, and fewer than `batch_size` samples where memory is short.
+    The positions are those of the answers' tokens, or of all tokens of text (`everywhere`).
+    Embeddings, position ids and masks are kept: about samples · tokens · hidden numbers. The vision
+    tower runs once for each picture. Batches that do not fit in memory are halved.
     """
     order = _by_length(samples)
     stored = [tuple(image["bytes"] for image in images) for images in samples["images"]]
@@ -207,9 +208,9 @@ def capture(
 def _captured(
     model: PreTrainedModel, batch: Batch, numbers: Tensor, everywhere: bool = False
 ) -> Captured:
-    """A batch of samples with these numbers (B,), with what the decoder is given for it.
+    """The decoder's inputs for a batch of samples with these numbers (B,).
 
-    Where a sample has no answer its places are all tokens of text.
+    A sample without an answer has all its tokens of text as positions.
     """
     unanswered = (batch.targets == IGNORE).all(1, keepdim=True)
     targets = torch.where(unanswered | everywhere, batch.text_targets, batch.targets)
@@ -220,7 +221,8 @@ def _captured(
 
 
 def _decoder_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
-    """What the model calls its decoder with for a batch; the decoder itself does not run."""
+    """The arguments with which the model calls its decoder for a batch; the decoder does not
+    run."""
     seen: dict[str, Any] = {}
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -238,9 +240,9 @@ def _decoder_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
 
 
 def _by_length(samples: pd.DataFrame) -> np.ndarray:
-    """An order in which neighbours are about equally long, so that batches hold little padding.
+    """An order in which neighbours have about the same length, so that batches have little padding.
 
-    By pictures first: where their sizes differ, their tokens outnumber the text's.
+    By picture size first: pictures of different sizes differ by more tokens than texts do.
     """
     rows = samples.to_dict("records")
     return np.lexsort(([letters(row) for row in rows], [pixels(row) for row in rows]))

@@ -1,7 +1,7 @@
-"""Which score should rank a model's neurons, and should what they gave on average be restored?
+"""Chooses the score that ranks a model's neurons, and whether to compensate for pruned neurons.
 
-Uniform plans of every score, with compensation and without, are judged on the same reward samples.
-What loses least is what `auto` means, for score and compensation alike.
+Uniform plans of every score, with and without compensation, are evaluated on the same reward
+samples. `auto` means the candidate that loses least, for score and compensation alike.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from lop.typed import read_typed
 if TYPE_CHECKING:
     from lop.reward import Reward
 
-VERSION = 1  # of the numbers that this code gives: raised when a change of it changes them
+VERSION = 1  # of the choice: raise it when a change of this code changes it
 AUTO = "auto"
 FILE = "choice.json"
 RATIOS = (0.2, 0.3, 0.5)
 SAMPLES = 200
-SURE = 2.0  # standard errors that a ratio's typical loss is above 0, else the ratio says nothing
+SURE = 2.0  # a ratio counts only if its typical loss is this many standard errors above 0
 
 
 class Candidate(NamedTuple):
@@ -45,7 +45,8 @@ CANDIDATES = tuple(Candidate(score, restored) for restored in (False, True) for 
 
 @dataclass(frozen=True)
 class Measured:
-    """The mean reward of a candidate's uniform plan, and what it is above the chosen one's."""
+    """The mean reward of a candidate's uniform plan, and its difference from the chosen
+    candidate's."""
 
     score: str
     compensate: bool
@@ -57,7 +58,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Choice:
-    """What `auto` means for a model, and the figures behind it."""
+    """The meaning of `auto` for a model, and the measurements behind it."""
 
     score: str
     compensate: bool
@@ -66,18 +67,18 @@ class Choice:
     ratios: tuple[float, ...]
     samples: int
     reward: str
-    fingerprint: str  # of all that decides it
+    fingerprint: str  # of everything that decides the choice
     table: tuple[Measured, ...]
 
     def __str__(self) -> str:
         restored = "with" if self.compensate else "without"
         return (
-            f"auto is score {self.score} {restored} compensation, by uniform plans at "
+            f"auto is score {self.score} {restored} compensation, from uniform plans at "
             f"{', '.join(f'{ratio:g}' for ratio in self.ratios)} on {self.samples} reward samples"
         )
 
     def resolve(self, score: str, compensate: bool | str) -> Candidate:
-        """A score and compensation that may each be `auto`, as what they mean."""
+        """Replace `auto` in a score and a compensation by its meaning."""
         if score == AUTO and compensate == AUTO:
             return Candidate(self.score, self.compensate)
         if score == AUTO:
@@ -86,10 +87,10 @@ class Choice:
 
 
 def chosen(scores_dir: str | Path, score: str, compensate: bool | str) -> Candidate:
-    """The score and compensation that are meant, where either may be `auto`.
+    """The score and compensation to use, where either may be `auto`.
 
-    Raises LopError for a score that there is not, and for `auto` where scores were made without
-    reward samples.
+    Raises LopError for an unknown score, and for `auto` if the scores were made without reward
+    samples.
     """
     if score != AUTO:
         check_ranks(score)
@@ -99,14 +100,14 @@ def chosen(scores_dir: str | Path, score: str, compensate: bool | str) -> Candid
     if not path.exists():
         open_ = "score" if score == AUTO else "compensate"
         raise LopError(
-            f"{path}: is not there, so {open_} {AUTO} is open: these scores were made without "
-            f"reward samples; make them again with --reward, or name the {open_}"
+            f"{path}: does not exist, so {open_} {AUTO} is undefined: these scores were made "
+            f"without reward samples; compute them again with --reward, or name the {open_}"
         )
     return read_choice(path).resolve(score, compensate)
 
 
 def read_choice(path: Path) -> Choice:
-    """What `save` wrote; LopError, naming file and field, for what cannot be a choice."""
+    """Read the file that `save` wrote; LopError with file and field if it is not valid."""
     choice = read_typed(Choice, path)
     try:
         for score in (choice.score, *choice.by_compensate.values()):
@@ -116,7 +117,7 @@ def read_choice(path: Path) -> Choice:
         if set(choice.by_compensate) != {_key(False), _key(True)}:
             raise LopError("by_compensate: expected false and true")
     except LopError as error:
-        raise LopError(f"{path}: {error}; make the scores again") from error
+        raise LopError(f"{path}: {error}; compute the scores again") from error
     return choice
 
 
@@ -134,8 +135,7 @@ def choose(
 ) -> Choice:
     """Measure every candidate's uniform plans and choose.
 
-    `reward` is made of reward samples in one part, whose pictures are `pictures` (N,), and is not
-    entered;
+    `reward` has its samples in one part, with their `pictures` (N,), and is not entered yet;
     `scores` holds every score of `lop.importance.SCORES`.
     """
     dense, rewards = measure(reward, scores, ratios)
@@ -163,8 +163,8 @@ def choose(
 def measure(
     reward: Reward, scores: Mapping[str, Sequence[Tensor]], ratios: Sequence[float]
 ) -> tuple[np.ndarray, dict[Candidate, np.ndarray]]:
-    """The dense model's reward on each sample, (N,), and by candidate that of its uniform plans,
-    (R, N)."""
+    """The dense model's reward on each sample, (N,), and by candidate the rewards of its uniform
+    plans, (R, N)."""
     rewards = {}
     with reward:
         dense = _values(reward, 0.0)
@@ -184,17 +184,17 @@ def relative(
 ) -> dict[Candidate, np.ndarray]:
     """Each candidate's loss on each sample in units of the typical loss, mean over ratios, (N,).
 
-    The unit of a ratio is the loss of the candidate in the middle. Losses grow many times over from
-    the least ratio to the largest: summed up as they are, the largest would decide alone. A ratio
-    at which the typical loss is within noise says nothing about scores and is left out.
+    The typical loss of a ratio is that of the median candidate. Losses grow many times over from
+    the smallest ratio to the largest: in a plain sum, the largest ratio would decide alone. A ratio
+    whose typical loss is within noise is left out.
     """
     losses = {candidate: dense - values for candidate, values in rewards.items()}
     count = len(next(iter(losses.values())))
     units = []
     for r in range(count):
         middle = sorted((loss[r] for loss in losses.values()), key=np.mean)[len(losses) // 2]
-        told = middle.mean() > SURE * clustered_error(middle, pictures)
-        units.append(middle.mean() if told else np.inf)
+        significant = middle.mean() > SURE * clustered_error(middle, pictures)
+        units.append(middle.mean() if significant else np.inf)
     weights = 1 / np.array(units)[:, None] / max(1, np.isfinite(units).sum())
     return {candidate: (loss * weights).sum(0) for candidate, loss in losses.items()}
 
@@ -208,8 +208,8 @@ def simplest(
     """The first of `CANDIDATES` whose loss is within one standard error of the least.
 
     The error is that of the difference, paired by sample. (The one-standard-error rule of Breiman
-    et al., Classification and Regression Trees, 1984.) With `score` or `compensate`, among those
-    that have it.
+    et al., Classification and Regression Trees, 1984.) `score` and `compensate` limit the
+    candidates.
     """
     among = [
         c for c in CANDIDATES if score in (None, c.score) and compensate in (None, c.compensate)

@@ -1,6 +1,6 @@
-"""What a plan's next-token distributions are worth, place by place.
+"""Rewards from a plan's next-token distributions, for each predicted token.
 
-A place is a token of a sample and the one that should come next. Log-likelihood and accuracy need
+A position of a sample is a token whose next token is predicted. Log-likelihood and accuracy need
 the right answers; the divergence from the dense model's own distributions needs none.
 """
 
@@ -16,21 +16,21 @@ from transformers import PreTrainedModel
 
 from lop.reward.captured import CLOSE, Captured, at_once, hidden_at, logits_of
 
-# loglik, accuracy and kl are about the answers' tokens, kl_text is about all tokens of text
+# loglik, accuracy and kl use the answers' tokens, kl_text uses all tokens of text
 KINDS = ("loglik", "accuracy", "kl", "kl_text")
-LABELLED = ("loglik", "accuracy")  # those that need right answers
-ROWS = 16  # whose softmax is taken at once, so that it stays in a processor's cache
-LARGE = 8192  # vocabularies of more tokens are compared on the likely ones
-LIKELIEST = 32  # tokens of each place that are likely ones, …
-PLACES = 512  # … for that many places together
+LABELLED = ("loglik", "accuracy")  # kinds that need right answers
+ROWS = 16  # rows in one softmax, so that they fit in a processor's cache
+LARGE = 8192  # vocabularies of more tokens are compared on the likely tokens only
+LIKELIEST = 32  # likely tokens of each position, …
+PLACES = 512  # … for this many positions together
 
 
 @dataclass
 class Expected:
-    """The dense model's distributions at places `start` to `end` of a batch.
+    """The dense model's distributions at positions `start` to `end` of a batch.
 
-    `loglik` (p, U): of `tokens` (U,), or of the whole vocabulary where that is None; they sum to 1.
-    `narrow`: whether the model's output map can be made to know those tokens alone.
+    `loglik` (p, U): of `tokens` (U,), or of the whole vocabulary if that is None; the probabilities
+    sum to 1. `narrow`: whether the model's output map can be reduced to these tokens.
     """
 
     start: int
@@ -40,7 +40,7 @@ class Expected:
     narrow: bool = False
 
     def divergence(self, model: PreTrainedModel, hidden: Tensor) -> Tensor:
-        """KL of these distributions from the model's own at last hidden states (p, H); (p,)."""
+        """KL(these distributions ‖ the model's at last hidden states (p, H)); (p,)."""
         if self.tokens is None:
             logits = logits_of(model, hidden)
         elif self.narrow:
@@ -52,11 +52,11 @@ class Expected:
 
 @torch.inference_mode()
 def expect(model: PreTrainedModel, batch: Captured) -> list[Expected]:
-    """The model's own distributions at a batch's places, some places at a time.
+    """The model's distributions at a batch's positions, in parts of `PLACES`.
 
-    A vocabulary of more than `LARGE` tokens is narrowed to those that are among the `LIKELIEST` at
-    one of the places; their probabilities are scaled to sum to 1. On a decoder of 262,144 tokens
-    that ranks plans as the whole vocabulary does, for a fifth of the time.
+    A vocabulary of more than `LARGE` tokens is reduced to the tokens that are among the `LIKELIEST`
+    at one of the positions; their probabilities are scaled to sum to 1. With a vocabulary of
+    262,144 tokens this ranks plans as the whole vocabulary does, in a fifth of the time.
     """
     found, hidden = [], hidden_at(model, batch)
     for start in range(0, len(hidden), PLACES):
@@ -76,14 +76,15 @@ def expect(model: PreTrainedModel, batch: Captured) -> list[Expected]:
 
 @torch.inference_mode()
 def divergence(model: PreTrainedModel, batch: Captured, expected: list[Expected]) -> Tensor:
-    """At each place of a batch: KL of what is expected from what the model says, in nats; (P,)."""
+    """KL(expected ‖ model) at each position of a batch, in nats; (P,)."""
     hidden = hidden_at(model, batch)
     return torch.cat([each.divergence(model, hidden[each.start : each.end]) for each in expected])
 
 
 @torch.inference_mode()
 def likelihood(model: PreTrainedModel, batch: Captured) -> Tensor:
-    """At each place of a batch: log-likelihood of the token, and 1 for a mistake; (2, P)."""
+    """At each position of a batch: log-likelihood of the next token, and 1 if the model's most
+    likely token is another; (2, P)."""
     judged = []
     for hidden, tokens in zip(
         (states := hidden_at(model, batch)).split(size := at_once(model)),
@@ -98,12 +99,13 @@ def likelihood(model: PreTrainedModel, batch: Captured) -> Tensor:
 
 
 def _total(logits: Tensor) -> Tensor:
-    """Logsumexp of logits (P, V), by log_softmax, which is several times faster on CPUs."""
+    """Logsumexp of logits (P, V), computed with log_softmax: several times faster on CPUs."""
     return logits[:, 0] - torch.cat([rows.log_softmax(1)[:, 0] for rows in logits.split(ROWS)])
 
 
 def _can_narrow(model: PreTrainedModel, hidden: Tensor, tokens: Tensor, logits: Tensor) -> bool:
-    """Whether a narrowed output map gives these logits (p, U): some models do more with them."""
+    """Whether a reduced output map gives these logits (p, U); some models process logits
+    further."""
     head = model.get_output_embeddings()
     if head is None or hasattr(head, "_hf_hook") or any(p.is_meta for p in head.parameters()):
         return False
@@ -121,7 +123,7 @@ def _narrow_logits(model: PreTrainedModel, hidden: Tensor, tokens: Tensor) -> Te
 
 @contextmanager
 def _narrowed(head: nn.Module, tokens: Tensor) -> Iterator[None]:
-    """Inside, an output map knows `tokens` (U,) alone."""
+    """Reduce an output map to `tokens` (U,) in the block."""
     whole = dict(head.named_parameters(recurse=False))
     for name, parameter in whole.items():
         setattr(head, name, nn.Parameter(parameter.detach()[tokens], requires_grad=False))

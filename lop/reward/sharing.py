@@ -1,8 +1,8 @@
-"""Samples that begin alike share that beginning: questions about one picture read it once.
+"""Samples with a common prefix share it: the questions about one picture process it once.
 
-A row holds the common beginning and then, one after the other, the rest of each sample. A rest sees
-the beginning and itself, and keeps the positions it had, so each token computes what it did before
-(tree attention, as in speculative decoding: Miao et al. 2024, arXiv:2305.09781).
+A row has the common prefix and then, one after another, the suffix of each sample. A suffix attends
+to the prefix and to itself, and keeps its position ids, so each token's result is unchanged (tree
+attention, as in speculative decoding: Miao et al. 2024, arXiv:2305.09781).
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from lop.reward.captured import CLOSE, Capture, Captured, hidden_at
 
 T = TypeVar("T")
 
-# what a decoder may be given a token; deepstack is Qwen3-VL's, and has a tensor a layer
+# a decoder's inputs with one value for each token; deepstack is Qwen3-VL's, with a tensor for each
+# layer
 PER_TOKEN = {"inputs_embeds", "attention_mask", "position_ids", "cache_position"}
 DEEPSTACK, AT = "deepstack_visual_embeds", "visual_pos_masks"
 FULL = "full_attention"
-SETTINGS = (bool, int, float, str)  # what is no tensor does not depend on the rows
-TAKES_MASKS = ("sdpa", "eager")  # attention that takes a mask of any form
-LONGEST = 4  # a row's length in units of its longest sample: attention grows with it
+SETTINGS = (bool, int, float, str)  # inputs that are not tensors do not depend on the rows
+TAKES_MASKS = ("sdpa", "eager")  # attention implementations that accept any mask
+LONGEST = 4  # longest row, in units of its longest sample; attention's cost grows with it
 
 
 @dataclass
 class _Sample:
-    """One sample without padding: its ids (T,) and what the decoder is given a token (T, …)."""
+    """One sample without padding: its ids (T,) and the decoder's inputs for each token (T, …)."""
 
     pictures: tuple[bytes, ...]
     ids: Tensor
@@ -44,7 +45,8 @@ class _Sample:
 
 @dataclass
 class _Row:
-    """Samples with a common beginning; `segments` (L,) is 0 there and else the sample's, from 1."""
+    """Samples with a common prefix; `segments` (L,) is 0 in the prefix, and the sample's number,
+    from 1, elsewhere."""
 
     given: dict[str, Tensor]
     segments: Tensor
@@ -57,16 +59,16 @@ class _Row:
 
 @dataclass
 class Shared(Captured):
-    """A batch of rows with `segments` (B, L), -1 where padded; its mask is made when needed.
+    """A batch of rows with `segments` (B, L), -1 for padding; the mask is built when needed.
 
-    `boolean`: whether attention takes a mask of what is seen; else it takes one that it adds.
+    `boolean`: whether attention takes a boolean mask, not an additive one.
     """
 
     segments: Tensor
     boolean: bool
 
     def inputs(self) -> dict[str, Any]:
-        """What to call the decoder with; the mask is (B, 1, L, L)."""
+        """Keyword arguments for a call of the decoder; the mask is (B, 1, L, L)."""
         mask = _mask(self.segments)
         if not self.boolean:
             dtype = self.decoder_inputs["inputs_embeds"].dtype
@@ -77,10 +79,10 @@ class Shared(Captured):
 
 @dataclass
 class Decoder:
-    """What a decoder turned out to take, once samples have shown it; None until then."""
+    """What a decoder supports, as found by trying it on samples; None before that."""
 
     unmasked: bool | None = None  # padding without a mask
-    rows: bool | None = None  # samples with a common beginning in one row
+    rows: bool | None = None  # samples with a common prefix in one row
 
 
 def share(
@@ -89,13 +91,13 @@ def share(
     batch_size: int,
     decoder: Decoder | None = None,
 ) -> list[list[Captured]]:
-    """By part, its captured samples with common beginnings shared, `batch_size` in a batch.
+    """By part, its captured samples with common prefixes shared, `batch_size` samples in a batch.
 
-    As they were captured where no two samples have one picture, where the decoder has other layers
-    than those of full attention or is given more than embeddings, padding and positions, and where
-    its hidden states show that it does not take the mask for what it is. Rows that share nothing
-    are read without a mask, which is faster, where the decoder has full attention alone.
-    Whoever calls it many times gives the same `decoder`, so that it is tried only once.
+    Samples stay as captured if no two of them have the same picture, if the decoder has layers
+    without full attention or inputs besides embeddings, padding and positions, or if its hidden
+    states show that it does not respect the mask. Rows without sharing run without a mask, which is
+    faster, if the decoder has only full attention. Pass the same `decoder` to every call, so that
+    it is tried only once.
     """
     decoder = decoder or Decoder()
     as_captured = [[capture.batch for capture in captures] for captures in parts]
@@ -121,7 +123,8 @@ def share(
 def _batches(
     groups: list[list[_Sample]], others: dict[str, Any], batch_size: int, boolean: bool
 ) -> list[Captured]:
-    """Rows of like length together, and those of one sample, which need no mask, apart."""
+    """Batches of rows of similar length; rows of one sample, which need no mask, in separate
+    batches."""
     rows, batches = sorted(map(_row, groups), key=lambda row: len(row.segments)), []
     for some in ([r for r in rows if r.samples == 1], [r for r in rows if r.samples > 1]):
         parts = _parts(some, [r.samples for r in some], batch_size)
@@ -133,10 +136,10 @@ def _batches(
 def _unmasked(
     model: PreTrainedModel, parts: list[list[Captured]], decoder: Decoder
 ) -> list[list[Captured]]:
-    """Captured batches with their padding read like any token: as it is on the right, causal
-    attention shows it to no other, and needs no mask (B, 1, T, T).
+    """Captured batches with padding treated like any other token: it is on the right, so in causal
+    attention no other token attends to it, and no mask (B, 1, T, T) is needed.
 
-    As they are where one of them shows that the decoder has other uses for the mask.
+    They are returned unchanged if one of them shows that the decoder uses the mask otherwise.
     """
     free = [[_free(batch) for batch in batches] for batches in parts]
     both = [pair for pairs in zip(parts, free, strict=True) for pair in zip(*pairs, strict=True)]
@@ -183,7 +186,7 @@ def _understood(model: PreTrainedModel, captures: list[Capture]) -> bool:
 
 
 def _a_token(capture: Capture) -> dict[str, Tensor]:
-    """What the decoder is given, as tensors (B, T, …)."""
+    """The decoder's inputs for each token, as tensors (B, T, …)."""
     shape, given = capture.ids.shape, capture.batch.decoder_inputs
     positions = given.get("position_ids")
     if positions is None:
@@ -226,9 +229,10 @@ def _samples(captures: Iterable[Capture]) -> Iterable[_Sample]:
 
 
 def _groups(samples: Iterable[_Sample]) -> list[list[_Sample]]:
-    """Samples by their pictures, as many together as make a row of a fair length."""
+    """Samples grouped by picture; a group makes a row of at most `LONGEST` times its longest
+    sample."""
     by_picture: dict[object, list[_Sample]] = {}
-    for number, sample in enumerate(samples):  # one without pictures is a group of its own
+    for number, sample in enumerate(samples):  # a sample without pictures is its own group
         by_picture.setdefault(sample.pictures or number, []).append(sample)
     groups: list[list[_Sample]] = []
     for alike in by_picture.values():
@@ -238,7 +242,7 @@ def _groups(samples: Iterable[_Sample]) -> list[list[_Sample]]:
 
 
 def _row(samples: Sequence[_Sample]) -> _Row:
-    """One row of samples whose common beginning is the longest that all of them have."""
+    """One row of samples with their longest common prefix."""
     first, start = samples[0], _common(samples)
     segments, columns = [0] * start, []
     for number, sample in enumerate(samples, 1):
@@ -258,14 +262,14 @@ def _row(samples: Sequence[_Sample]) -> _Row:
 
 
 def _common(samples: Sequence[_Sample]) -> int:
-    """How many tokens all samples begin with; all of them where there is one sample."""
+    """Length of the samples' common prefix in tokens; the whole length of a single sample."""
     shortest = min(len(sample.ids) for sample in samples)
     ids = torch.stack([sample.ids[:shortest] for sample in samples])
     return int((ids == ids[0]).all(0).int().cumprod(0).sum())
 
 
 def _parts(items: Iterable[T], sizes: Iterable[int], most: int) -> list[list[T]]:
-    """Items in order, in parts whose sizes add up to `most` or less, or of one item."""
+    """Items in order, in parts whose sizes sum to at most `most`; a larger item is a part alone."""
     parts: list[list[T]] = []
     room = 0
     for item, size in zip(items, sizes, strict=True):
@@ -278,7 +282,7 @@ def _parts(items: Iterable[T], sizes: Iterable[int], most: int) -> list[list[T]]
 
 
 def _batch(rows: Sequence[_Row], others: dict[str, Any], boolean: bool) -> Captured:
-    """A batch of rows; one without a mask where none of them is shared, as in `_unmasked`."""
+    """A batch of rows; without a mask if no row is shared, as in `_unmasked`."""
     padded = {
         name: pad_sequence([row.given[name] for row in rows], batch_first=True)
         for name in rows[0].given
@@ -300,7 +304,7 @@ def _batch(rows: Sequence[_Row], others: dict[str, Any], boolean: bool) -> Captu
 
 
 def _mask(segments: Tensor) -> Tensor:
-    """(B, 1, L, L): whether a token (row) sees another (column)."""
+    """(B, 1, L, L): whether a token (row) attends to another (column)."""
     length = segments.shape[1]
     before = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     same = segments[:, :, None] == segments[:, None, :]
@@ -309,13 +313,14 @@ def _mask(segments: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _agree(model: PreTrainedModel, group: Sequence[_Sample], others: dict[str, Any]) -> bool:
-    """Whether the decoder computes for samples in one row what it does for each of them alone."""
+    """Whether the decoder gives the same results for samples in one row as for each of them
+    alone."""
     together = hidden_at(model, _batch([_row(group)], others, _takes_booleans(model)))
     return _same(together, torch.cat([hidden_at(model, _alone(one, others)) for one in group]))
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:
-    """Whether hidden states are the same but for rounding."""
+    """Whether hidden states are equal up to rounding."""
     difference = (found - expected).float().norm() / expected.float().norm()
     return bool(difference < CLOSE.get(expected.dtype, 3e-2))
 

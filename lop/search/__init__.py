@@ -1,8 +1,8 @@
-"""Searches for good plans at a target ratio, and keeps every plan it evaluates as a sample.
+"""Searches for good plans at a target ratio; every evaluated plan is kept as a sample.
 
-One search is one (searcher, target, seed); its samples are one Parquet shard, named after a
-fingerprint of all that decides its content, so that a killed or extended run pays only for what is
-missing.
+One search is one (searcher, target, seed). Its samples are one Parquet shard, whose name contains a
+fingerprint of everything that decides its content: a killed or extended run computes only the
+missing shards.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ SEARCHERS: Mapping[str, Searcher] = {
     for searcher in (surrogate, local, mcts, evolution, random, uniform, knapsack, carried)
 }
 
-FINALISTS = 3  # best plans of a search that the held-out samples check
-VERSION = 5  # of the plans that this code finds: raised when a change of it changes them
-CHANGES = {"knapsack": 1}  # the same, of plans that one searcher alone finds
+FINALISTS = 3  # best plans of a search that are evaluated on the held-out samples
+VERSION = 5  # of the plans: raise it when a change of this code changes them
+CHANGES = {"knapsack": 1}  # added to VERSION for the plans of one searcher
 
 __all__ = [
     "SEARCHERS",
@@ -69,23 +69,24 @@ def search(
     hold_out: float = HOLD_OUT,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Run one search from `root` (default: the uniform plan); a row for every plan evaluated.
+    """Run one search from `root` (default: the uniform plan); returns a row for every evaluated
+    plan.
 
-    A share `hold_out` of the reward's parts is not seen by the search; it checks the `FINALISTS`
-    best plans that all other samples judged.
+    A share `hold_out` of the reward's parts is held out from the search. The `FINALISTS` best
+    plans, among those evaluated on all other samples, are then evaluated on it.
 
-    Columns: target, plan (ratios), kept (units), reward, share (of the samples seen that judged
-    it), gain (on the held-out samples, over the root; nan where not checked), gain_error (its
-    standard error), searcher, seed, simulation, depth, seconds (since the search began),
-    fingerprint, model_fingerprint.
+    Columns: target, plan (ratios), kept (units), reward, share (of the search's samples that the
+    plan was evaluated on), gain (over the root, on the held-out samples; nan if not evaluated
+    there), gain_error (its standard error), searcher, seed, simulation, depth, seconds (since the
+    search began), fingerprint, model_fingerprint.
     """
     key = shard_key(reward, target, seed, simulations, searcher, root, hold_out, settings)
-    # seeded by its key, so that a resumed grid equals an uninterrupted one
+    # seeded by the search, so that a resumed run gives the same plans as an uninterrupted one
     rng = np.random.default_rng([seed, round(target * 1_000_000)])
     start = root or Plan.uniform(reward.space, target)
     seen, held = held_out(len(reward.parts), hold_out)
-    judge = Drawn(reward, seen)
-    steps = SEARCHERS[searcher](judge, start, simulations, rng, **settings)
+    drawn = Drawn(reward, seen)
+    steps = SEARCHERS[searcher](drawn, start, simulations, rng, **settings)
     rows, begun, best = [], time.perf_counter(), -np.inf
     bar = progress(steps, f"{searcher} {target:g} seed {seed}", simulations, "simulation")
     for step in bar:
@@ -111,9 +112,9 @@ def search(
 
 
 def _checked(samples: pd.DataFrame, held: Drawn, root: Plan) -> pd.DataFrame:
-    """The samples with `gain` and `gain_error` of the best plans, by samples that no search saw.
+    """The samples with `gain` and `gain_error` of the best plans on the held-out samples.
 
-    The root's gain is 0. Without samples held out no other plan is checked.
+    The root's gain is 0. Without held-out samples no other plan has a gain.
     """
     checked = {root.kept: (0.0, 0.0)}
     whole = samples[samples["share"] == 1].sort_values("reward", ascending=False, kind="stable")
@@ -128,12 +129,14 @@ def _checked(samples: pd.DataFrame, held: Drawn, root: Plan) -> pd.DataFrame:
 def by_searcher(
     settings: Mapping[str, Any] | Sequence[Mapping[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """Search settings, or a list of them, by the searcher they are for; LopError for two of one."""
+    """Search settings, or a list of them, by searcher; LopError for a searcher with two
+    settings."""
     listed = [settings] if isinstance(settings, Mapping) else settings
     named = [{"searcher": "surrogate", **each} for each in listed]
     chosen = {each["searcher"]: each for each in named}
     if len(chosen) < len(named):
-        raise LopError(f"settings for {', '.join(e['searcher'] for e in named)}: one a searcher")
+        names = ", ".join(each["searcher"] for each in named)
+        raise LopError(f"settings for {names}: expected one for each searcher")
     return chosen
 
 
@@ -147,9 +150,9 @@ def shard_key(
     hold_out: float,
     settings: Mapping[str, Any],
 ) -> str:
-    """Twelve hex digits over everything that decides a search's samples.
+    """Twelve hex digits over everything that decides the samples of a search.
 
-    Raises LopError when there is no such searcher, it has no such setting, or nothing to do.
+    Raises LopError for an unknown searcher, an unknown setting, or fewer than one simulation.
     """
     if simulations < 1:
         raise LopError(f"simulations {simulations}: expected at least 1")
@@ -176,7 +179,8 @@ def run_shard(
     hold_out: float = HOLD_OUT,
     **settings: Any,
 ) -> Path:
-    """The shard of one search in directory `out`, searched for only if it is not there yet."""
+    """The shard of one search in directory `out`; the search runs only if the shard does not
+    exist."""
     key = shard_key(reward, target, seed, simulations, searcher, root, hold_out, settings)
     path = Path(out) / f"{searcher}-{target:g}-{seed}-{key}.parquet"
     if not path.exists():
@@ -187,7 +191,7 @@ def run_shard(
 
 
 def best_plan(samples: pd.DataFrame, space: Space) -> Plan:
-    """The plan with the highest reward in a table of search samples, judged by all that it saw."""
+    """The plan with the highest reward among those evaluated on all of the search's samples."""
     whole = samples[samples["share"] == 1]
     kept = whole.loc[whole["reward"].idxmax(), "kept"]
     return Plan(space, tuple(int(k) for k in kept))

@@ -1,9 +1,9 @@
-"""What every searcher is: a function that evaluates plans one after another.
+"""The interface of a searcher: a function that evaluates plans one after another.
 
     searcher(reward, root, simulations, rng, **settings) -> iterator of Evaluated
 
-`root` is the plan to start from; it meets the target budget, as all plans of the search do.
-`reward` is a `lop.search.drawn.Drawn`; all but the surrogate do with any function of a plan.
+`root` is the plan to start from; all plans of the search meet its budget. `reward` is a
+`lop.search.drawn.Drawn`; all searchers except the surrogate accept any function of a plan.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Searcher = Callable[..., Iterator["Evaluated"]]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A plan and its reward, and where in the search it was met.
+    """A plan, its reward, and its simulation and depth in the search.
 
-    `share` is the share of the samples that the search sees by which it was judged.
+    `share` is the share of the search's samples that it was evaluated on.
     """
 
     plan: Plan
@@ -34,15 +34,16 @@ class Evaluated:
 
 
 def shake(plan: Plan, delta: float, rng: np.random.Generator) -> Plan:
-    """Move every site's ratio by U(−delta, delta) and put the plan back on its budget."""
+    """Change every site's ratio by U(−delta, delta), then adjust the plan to its budget."""
     return plan.nearest(np.array(plan.ratios) + rng.uniform(-delta, delta, len(plan.kept)))
 
 
 def transfer(plan: Plan, delta: float, rng: np.random.Generator) -> Plan:
-    """Move units from one site to another: 1 to `delta` of the giver's, budget kept."""
+    """Move units from one site to another, from 1 unit to a share `delta` of the giver's; the
+    budget does not change."""
     space, kept = plan.space, np.array(plan.kept)
     giver, taker = rng.permutation(len(kept))[:2]
-    price = space.costs[giver] / space.costs[taker]  # what the taker gets for a unit
+    price = space.costs[giver] / space.costs[taker]  # units that the taker gets for one unit
     room = min(kept[giver] - space.floors[giver], (space.units[taker] - kept[taker]) / price)
     most = min(int(room), max(1, round(delta * space.units[giver])))
     if most < 1:
@@ -59,7 +60,7 @@ def transfer(plan: Plan, delta: float, rng: np.random.Generator) -> Plan:
 
 
 def mixed(plan: Plan, delta: float, rng: np.random.Generator) -> Plan:
-    """`shake` or `transfer`, by the toss of a coin."""
+    """`shake` or `transfer`, each with probability one half."""
     move = shake if rng.random() < 0.5 else transfer
     return move(plan, delta, rng)
 
@@ -68,9 +69,9 @@ MOVES = {move.__name__: move for move in (shake, transfer, mixed)}
 
 
 def new_plan(draw: Callable[[], Plan], seen: set[tuple[int, ...]], tries: int = 20) -> Plan:
-    """A plan that was not met before, where `tries` draws find one; it counts as met from now on.
+    """A plan that is not in `seen`, if `tries` draws find one; it is added to `seen`.
 
-    Two ways to the same plan would spend a simulation on what is known.
+    Evaluating the same plan twice would waste a simulation.
     """
     plan = draw()
     for _ in range(tries):

@@ -1,9 +1,10 @@
-"""Plans that no search found: what was found at other targets, put on this one's budget.
+"""Plans that are not found by a search at this target: changes found at other targets, adjusted to
+this target's budget.
 
-Between two targets a predictor says what it learned at them. That is right only where it still
-helps: so such plans are judged as a search's are, at the targets and at budgets between them. The
-uniform plan and one half-way to it are judged as well: a knapsack fits its profile, and is
-sometimes behind them.
+Between two targets, a predictor gives a mixture of what it learned at both, which may not help
+there. So such plans are evaluated like the plans of a search, at the targets and at budgets between
+them. The uniform plan and a plan half-way to it are also evaluated: a knapsack overfits to its
+profile, and is sometimes worse than they are.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ def carried(
     rng: Any,
     plans: Sequence[Sequence[int]] = (),
 ) -> Iterator[Evaluated]:
-    """The root, then each of `plans` (units kept), as `carried_plans` makes them."""
+    """Evaluate the root, then each of `plans` (units kept), as `carried_plans` gives them."""
     known = [Plan(root.space, tuple(kept)) for kept in plans]
     for simulation, plan in enumerate([root, *known][:simulations]):
         yield Evaluated(plan, reward(plan), simulation, depth=min(simulation, 1))
 
 
 def budgets(targets: Sequence[float], spacing: float) -> list[float]:
-    """The targets, and evenly between them as many budgets as leave no gap above `spacing`."""
+    """The targets, and evenly spaced budgets between them, so that no gap is above `spacing`."""
     ordered = sorted(set(targets))
     found = ordered[:1]
     for low, high in pairwise(ordered):
@@ -45,9 +46,9 @@ def budgets(targets: Sequence[float], spacing: float) -> list[float]:
 
 
 def differences(samples: pd.DataFrame) -> dict[float, np.ndarray]:
-    """By target, how the plan with the most gain on held-out samples differs from the root's.
+    """By target, the difference between the root and the plan with the largest held-out gain.
 
-    In ratios, (S,). Targets where no plan has a gain are left out.
+    In ratios, (S,). Targets without a plan of positive gain are left out.
     """
     found = {}
     for target, rows in samples.sort_values("simulation", kind="stable").groupby("target"):
@@ -59,10 +60,10 @@ def differences(samples: pd.DataFrame) -> dict[float, np.ndarray]:
 
 
 def carried_plans(root: Plan, target: float, found: Mapping[float, np.ndarray]) -> list[Plan]:
-    """The plans to judge at `target`, each once and none the root.
+    """The plans to evaluate at `target`: distinct, and without the root.
 
-    They are: the root as changed at the next target below, at the next above, and by both; the
-    uniform plan, and the one half-way to it.
+    They are: the root with the change of the next target below, with that of the next target above,
+    and with an interpolation of both; the uniform plan, and the plan half-way to it.
     """
     ratios, uniform = np.array(root.ratios), np.full(len(root.kept), target)
     below = max((t for t in found if t < target), default=None)

@@ -1,8 +1,7 @@
-"""Which of the reward samples a search sees, and which check its best plans.
+"""Splits the reward samples into those that a search uses and those held out for its best plans.
 
-A search that is judged by the samples that it fits finds plans that are good on those and mostly
-not on others. So some parts of the samples are held out: of the best plans found, they say how much
-better than the search's root each is.
+A search overfits to its samples: its plans are good on these and mostly not on others. So some
+parts of the samples are held out, and measure how much better than the root the best plans are.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ HOLD_OUT = 0.3  # share of the parts
 
 
 class Parts(Protocol):
-    """What a search needs of a reward (`lop.reward.Reward`): values of samples, by part."""
+    """The part of `lop.reward.Reward` that a search needs: rewards of samples, by part."""
 
     @property
     def parts(self) -> Sequence[HasPictures]:
@@ -30,15 +29,15 @@ class Parts(Protocol):
 
 
 class HasPictures(Protocol):
-    """A part of the samples, of which each is about one picture (or from one document)."""
+    """A part of the samples; each sample is about one picture (or from one document)."""
 
     @property
     def pictures(self) -> np.ndarray:
-        """(n,)"""
+        """The picture (or document) of each sample, (n,)."""
 
 
 class Drawn:
-    """A reward by some of its parts. Calling it with a plan gives the mean of their samples."""
+    """A reward on some parts of its samples. A call with a plan gives the mean over them."""
 
     def __init__(self, reward: Parts, parts: Sequence[int]) -> None:
         self.reward, self.parts = reward, list(parts)
@@ -50,9 +49,9 @@ class Drawn:
     def gap(
         self, plan: Plan, root: Plan, parts: Sequence[int] | None = None
     ) -> tuple[float, float]:
-        """How much better than `root` a plan is on the same samples, and the standard error of it.
+        """The gain of a plan over `root` on the same samples, and its standard error.
 
-        The error is that of a mean of clusters, a cluster a picture. `parts`: some of its parts.
+        The error is clustered by picture. `parts` selects some of the parts (default: all).
         """
         chosen = self.parts if parts is None else parts
         gaps = [self.reward.values(plan, p) - self.reward.values(root, p) for p in chosen]
@@ -63,9 +62,9 @@ class Drawn:
 
 
 def held_out(parts: int, share: float) -> tuple[list[int], list[int]]:
-    """Numbers of the parts that a search sees and of those held out, at least one if there are two.
+    """Indices of the search's parts and of the held-out parts, at least one if there are two.
 
-    With a single part nothing can be held out.
+    With a single part nothing is held out.
     """
     held = min(parts - 1, max(1, round(share * parts))) if share else 0
     return list(range(parts - held)), list(range(parts - held, parts))

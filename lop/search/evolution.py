@@ -1,4 +1,4 @@
-"""A plain evolutionary search: the rival that a tree has to beat at equal evaluations."""
+"""A plain evolutionary search: the baseline for tree search at the same number of evaluations."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def evolution(
     step_end: float = 0.05,
     move: str = "mixed",
 ) -> Iterator[Evaluated]:
-    """Steady state: one child at a time, and the best `population` plans live on.
+    """Steady state: one child at a time; the best `population` plans survive.
 
-    A parent is the better of two drawn at random. With chance `crossover` a second one gives each
-    of its layers with chance one half; then the child is moved by a step that shrinks
-    geometrically from `step` to `step_end` over the search.
+    A parent is the better of two drawn at random. With probability `crossover`, each layer comes
+    from a second parent with probability one half. Then a move changes the child, by a step that
+    shrinks geometrically from `step` to `step_end` over the search.
     """
     alive: list[Evaluated] = []
     seen: set[tuple[int, ...]] = set()

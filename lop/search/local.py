@@ -1,4 +1,4 @@
-"""Local search: what each site's units are worth around the current plan, again and again."""
+"""Local search: measures each site's gain and loss around the current plan, repeatedly."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def local(
     step: float = 0.1,
     step_min: float = 0.01,
 ) -> Iterator[Evaluated]:
-    """Measure each site a step up and a step down; move units from the best givers to takers.
+    """Measure each site one step up and one step down; move units from the best givers to the best
+    takers.
 
-    A step is a share of a site's units. A round measures all sites around the current plan,
-    which costs two evaluations a site, and then tries the best exchange alone, the best two
-    together, four, and so on. The best of them is the next plan; where none is better the step
-    halves. Ends after `simulations` evaluations, or when the step is below `step_min`.
+    A step is a share of a site's units. A round measures all sites around the current plan (two
+    evaluations for each site), then tries the best exchange alone, the best two together, four, and
+    so on. The best of these is the next plan; if none is better, the step is halved. The search
+    ends after `simulations` evaluations, or when the step is below `step_min`.
     """
     current, best, used = root, reward(root), 1
     yield Evaluated(root, best, 0, 0)
@@ -47,9 +48,10 @@ def local(
 
 
 def _worth(reward: RewardOf, plan: Plan, base: float, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """By site: reward gained by a step more units, and lost by a step fewer; nan if none.
+    """By site: reward gained with one step more units, and lost with one step fewer; nan if
+    impossible.
 
-    Where sites differ in cost, per FFN neuron.
+    Per FFN neuron, if sites differ in cost.
     """
     space, changes = plan.space, np.full((2, len(plan.kept)), np.nan)
     alike = len(set(space.costs)) == 1
@@ -66,7 +68,7 @@ def _worth(reward: RewardOf, plan: Plan, base: float, step: float) -> tuple[np.n
 
 
 def _exchanges(plan: Plan, gains: np.ndarray, losses: np.ndarray, step: float) -> Iterator[Plan]:
-    """Plans in which the 1, 2, 4 … best takers gain a step, and as many givers lose one."""
+    """Plans in which the 1, 2, 4 … best takers gain one step, and as many givers lose one."""
     takers = [i for i in np.argsort(-gains) if np.isfinite(gains[i])]
     givers = [i for i in np.argsort(losses) if np.isfinite(losses[i])]
     pairs: list[tuple[int, int]] = []

@@ -1,7 +1,7 @@
 """Monte-Carlo tree search over complete plans (LOP, appendix A.3, eq. 26-32).
 
-A node is a plan that meets the budget; its children are small perturbations of it. Searching is
-selecting a promising leaf, giving it children, and evaluating one of them.
+A node is a plan that meets the budget; its children are small perturbations of it. Each simulation
+selects a promising leaf, adds children to it, and evaluates one of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lop.search.base import MOVES, Evaluated, RewardOf, new_plan
 
 @dataclass
 class Node:
-    """A plan in the tree with the rewards seen at and below it."""
+    """A plan in the tree, with statistics of the rewards at and below it."""
 
     plan: Plan
     depth: int = 0
@@ -53,10 +53,10 @@ def mcts(
 
     Children of a node at depth t are its plan after a `move` (see `lop.search.base.MOVES`) of at
     most δ = max(step · step_decay^t, step_min). Selection follows UCB with rewards scaled to [0, 1]
-    over the search so far, so that `exploration` means the same for any reward. A node is worth
-    the `value` of the rewards at and below it: their `mean` (the paper's) or `max`. The defaults
-    suit a good root, such as the knapsack's plan; from a uniform one, `max` and a step of 0.3 get
-    further.
+    over the search so far, so that `exploration` does not depend on the reward's scale. The value
+    of a node is the `mean` (as in the paper) or the `max` of the rewards at and below it. The
+    defaults suit a good root, such as the knapsack's plan; from the uniform plan, `max` and a step
+    of 0.3 find better plans.
     """
     top = Node(root)
     low, high = math.inf, -math.inf

@@ -1,4 +1,4 @@
-"""The two searchers that learn nothing: plans drawn at random, and the uniform plan alone."""
+"""Two baselines without learning: random plans, and the uniform plan alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def random(
     rng: np.random.Generator,
     step: float = 0.5,
 ) -> Iterator[Evaluated]:
-    """The root, then independent plans around it: each shaken by its own U(0, `step`)."""
+    """The root, then independent plans around it: each is shaken by a step drawn from U(0,
+    `step`)."""
     seen: set[tuple[int, ...]] = set()
     for simulation in range(simulations):
         if simulation == 0:
@@ -29,6 +30,6 @@ def random(
 
 
 def uniform(reward: RewardOf, root: Plan, simulations: int, rng: Any) -> Iterator[Evaluated]:
-    """The uniform plan at the root's budget: what one has without any search."""
+    """The uniform plan at the root's budget: the baseline without any search."""
     plan = root.nearest([root.ratio] * len(root.kept))
     yield Evaluated(plan, reward(plan), simulation=0, depth=0)

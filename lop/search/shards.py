@@ -1,4 +1,4 @@
-"""Search samples on disk: a shard a search, and an index of those that are current."""
+"""Search samples on disk: one shard for each search, and an index of the current shards."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ COLUMNS = (  # of a shard
 
 
 def write_index(directory: str | Path, shards: Iterable[Path]) -> None:
-    """Say which shards make up the current samples; others stay on disk, for when params return."""
+    """Write the names of the current shards; other shards stay on disk, for earlier settings."""
     with replacing(Path(directory) / INDEX) as tmp:
         tmp.write_text(json.dumps([shard.name for shard in shards], indent=2) + "\n")
 
 
 def read_search(directory: str | Path) -> pd.DataFrame:
-    """All samples of a search directory's current shards, in order.
+    """All samples of the current shards of a search directory, in order.
 
-    Raises LopError when there is no search or a shard is missing or broken.
+    Raises LopError if there are no search samples, or if a shard is missing or broken.
     """
     directory = Path(directory)
     if not (directory / INDEX).exists():
         raise LopError(f"{directory}: no {INDEX}; expected search samples, run the search first")
     names = _current(directory)
     if not names:
-        raise LopError(f"{directory / INDEX}: names no shard; run the search first")
+        raise LopError(f"{directory / INDEX}: lists no shard; run the search first")
     return read_shards(directory / name for name in names)
 
 
@@ -48,10 +48,10 @@ def read_shards(paths: Iterable[Path]) -> pd.DataFrame:
 
 
 def list_searches(directory: str | Path) -> pd.DataFrame:
-    """What lies in a search directory: a row a shard, with the rewards it began at and ended at.
+    """The shards of a search directory: a row for each, with its first and its best reward.
 
-    `current` shards are those that `read_search` gives; others were made with other settings.
-    Raises LopError when there is none or one is broken.
+    `current` shards are those that `read_search` reads; others were made with other settings.
+    Raises LopError if there is no shard, or if one is broken.
     """
     directory = Path(directory)
     current = _current(directory) if (directory / INDEX).exists() else []
@@ -73,7 +73,7 @@ def list_searches(directory: str | Path) -> pd.DataFrame:
 def curve(samples: pd.DataFrame) -> pd.DataFrame:
     """One search by simulation: reward, best reward so far, and simulations per second so far.
 
-    Plans that were judged by some of the samples are left out.
+    Plans that were evaluated on only some of the samples are left out.
     """
     ordered = samples[samples["share"] == 1].sort_values("simulation")
     count, seconds = ordered["simulation"] + 1, ordered["seconds"]
@@ -88,7 +88,7 @@ def curve(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def _best(samples: pd.DataFrame) -> float:
-    """The highest reward of plans that were judged by all samples that the search saw."""
+    """The highest reward of plans that were evaluated on all of the search's samples."""
     return float(samples.loc[samples["share"] == 1, "reward"].max())
 
 
@@ -97,11 +97,11 @@ def _read_shard(path: Path) -> pd.DataFrame:
         samples = pd.read_parquet(path)
     if missing := [name for name in COLUMNS if name not in samples]:
         raise LopError(
-            f"{path}: not a shard of this version's searches, no column {', '.join(missing)}: "
+            f"{path}: not a search shard of this version of lop: no column {', '.join(missing)}; "
             "delete it and search again"
         )
     if samples.empty:
-        raise LopError(f"{path}: no search samples, no row: delete it and search again")
+        raise LopError(f"{path}: a search shard without rows; delete it and search again")
     try:
         _check_plans(samples)
     except (TypeError, ValueError) as error:
@@ -110,7 +110,7 @@ def _read_shard(path: Path) -> pd.DataFrame:
 
 
 def _check_plans(samples: pd.DataFrame) -> None:
-    """Raise ValueError or TypeError unless each row is a plan that a search can have evaluated."""
+    """Raise ValueError or TypeError unless each row is a valid plan."""
     for column in ("target", "reward"):
         if not np.isfinite(samples[column].to_numpy(float)).all():
             raise ValueError(f"column {column}: expected finite numbers")
@@ -124,12 +124,12 @@ def _check_plans(samples: pd.DataFrame) -> None:
 
 
 def check_fits(samples: pd.DataFrame, space: Space, model_fingerprint: str) -> None:
-    """Raise LopError unless these search samples are plans for this very model."""
+    """Raise LopError unless these search samples are plans for this model."""
     others = sorted(set(samples["model_fingerprint"]) - {model_fingerprint})
     if others:
         raise LopError(
-            f"search samples of model {others[0]}, the scores are of model {model_fingerprint}: "
-            "give the scores that the search had"
+            f"search samples of model {others[0]}, but scores of model {model_fingerprint}: "
+            "give the scores that the search used"
         )
     d, kept = np.asarray(space.units), np.stack(samples["kept"].tolist())
     ratios = np.stack(samples["plan"].tolist())
@@ -139,15 +139,15 @@ def check_fits(samples: pd.DataFrame, space: Space, model_fingerprint: str) -> N
 
 
 def check_directory(directory: Path) -> None:
-    """Raise LopError for a directory that holds something, and no search samples among it."""
+    """Raise LopError for a directory that is not empty and has no search samples."""
     if directory.exists() and not directory.is_dir():
         raise LopError(f"{directory}: is a file; expected a directory for search samples")
     check_own(directory, lambda name: name == INDEX or SHARD.fullmatch(name), "search samples")
 
 
 def _current(directory: Path) -> list[str]:
-    """Names of the current shards, from the index; none leads out of the directory."""
+    """Names of the current shards, from the index; none may point outside the directory."""
     names = read_json(directory / INDEX)
     if isinstance(names, list) and all(isinstance(n, str) and Path(n).name == n for n in names):
         return names
-    raise LopError(f"{directory / INDEX}: expected a list of names of files beside it")
+    raise LopError(f"{directory / INDEX}: expected a list of names of files in {directory}")

@@ -139,7 +139,7 @@ def test_a_target_in_latency_is_met_as_predicted(made, capsys, method):
     other = replace(found, machine=replace(found.machine, name="another"), table=table)
     other.save(Path(timed))
     assert main([*command, "--latency-profile", timed]) == 2
-    assert "say --elsewhere" in capsys.readouterr().err
+    assert "set --elsewhere" in capsys.readouterr().err
     assert main([*command, "--latency-profile", timed, "--elsewhere"]) == 0
 
 

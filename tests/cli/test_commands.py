@@ -114,14 +114,14 @@ def test_an_output_replaces_nothing_but_its_own_kind(made, capsys):
     for command, message in [
         (command_of(made, "--out", made / "model"), "is an input of this command"),
         (command_of(made, "--out", made / "predictor"), "is an input of this command"),
-        (command_of(made, "--out", made / "search"), "is there already and is not"),
-        (command_of(made, "--out", dense), "is there already and is not"),
+        (command_of(made, "--out", made / "search"), "already exists and is not"),
+        (command_of(made, "--out", dense), "already exists and is not"),
         (command_of(made, "--out", made / "link"), "is a link to"),
         (command_of(made, "--out", made), "holds .*, an input of this command"),
-        (command_of(made, "--out", made / "model/small"), "lies in .*, an input of this command"),
-        ([*train, str(made / "model")], "is there already and is not a predictor"),
+        (command_of(made, "--out", made / "model/small"), "is inside .*, an input of this command"),
+        ([*train, str(made / "model")], "already exists and is not a predictor"),
         ([*train, str(made / "scores")], "is an input|holds .*, an input"),
-        (["importance", *data, "--out", str(made / "predictor")], "is there already and is not"),
+        (["importance", *data, "--out", str(made / "predictor")], "already exists and is not"),
         (["importance", *data, "--out", str(made / "model")], "is an input of this command"),
     ]:
         assert main(command) == 2, command
@@ -147,7 +147,7 @@ def test_a_sibling_is_cut_when_told_so(made, capsys):
     sibling.get_input_embeddings().weight.data[0] += 1
     sibling.save_pretrained(made / "model")
     assert cut(made) == 2
-    assert "take it for a sibling's" in capsys.readouterr().err
+    assert "takes this one with --sibling" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="predictor trained for model"):
         assert main([*command_of(made), "--sibling"]) == 0
     assert sum(find_space(load(made / "small")).units) == 76

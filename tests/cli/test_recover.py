@@ -37,9 +37,9 @@ def test_recovered_weights_are_cut_by_the_plans_of_the_model_before(made, capsys
         (command_of(made, "--method", "lop_recovered"), "need recovered weights"),
         ([*prune[:-1], str(made / "model")], "expected a model that `lop recover` wrote"),
         ([*recover, "--apart", samples, "--out", out], "its picture or document is in"),
-        ([*recover, "--high", "0.95", "--out", out], "ratio 0.95 is out of reach"),
+        ([*recover, "--high", "0.95", "--out", out], "ratio 0.95: expected"),
         ([*recover, "--low", "0.5", "--high", "0.3", "--out", out], "low 0.5 is above high 0.3"),
-        ([*recover, "--lr", "1e20", "--out", out], "give a smaller learning rate than 1e+20"),
+        ([*recover, "--lr", "1e20", "--out", out], "set a smaller learning rate than 1e+20"),
     ):
         assert main(command) == 2, command
         error = capsys.readouterr().err

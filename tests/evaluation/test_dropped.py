@@ -132,7 +132,7 @@ def test_what_cannot_be_kept_or_cut_is_told(cutter, evaluate, tmp_path):
         prune_grid(pruned, METHODS, RATIOS, cutter, ["wanda_sp"])
     assert not pruned.exists()
     prune_grid(pruned, METHODS, RATIOS, cutter, "none")
-    with pytest.raises(LopError, match=r"plans.json: uniform-0.3 was not kept; name the scores"):
+    with pytest.raises(LopError, match=r"plans.json: uniform-0.3 was not kept; give the scores"):
         evaluate("out", pruned, None)
 
 
@@ -147,7 +147,7 @@ def test_recovered_weights_are_cut_where_a_method_says_so(
     methods = ["uniform", "uniform_recovered"]
     for out, keep in (("all", "all"), ("none", "none")):
         prune_grid(tmp_path / out, methods, [0.5], trained, keep)
-    with pytest.raises(LopError, match="uniform_recovered-0.5 was not kept; name the recovered"):
+    with pytest.raises(LopError, match="uniform_recovered-0.5 was not kept; give the recovered"):
         evaluate("without", tmp_path / "none")
     expected = evaluate("with", tmp_path / "all", recovered=tmp_path / "recovered")
     found = evaluate("without", tmp_path / "none", recovered=tmp_path / "recovered")

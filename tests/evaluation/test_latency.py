@@ -59,7 +59,7 @@ def test_a_target_is_met_by_the_least_that_is_pruned(timed, target, ms):
 
 @pytest.mark.parametrize("target", ["fast", "30", "x", "-3ms", "0.5 y"])
 def test_a_target_that_is_none_is_refused(timed, target):
-    with pytest.raises(LopError, match="expected such as 0.7x, 120ms or 1.2s"):
+    with pytest.raises(LopError, match="expected a value such as 0.7x, 120ms or 1.2s"):
         timed.amount(target)
     with pytest.raises(LopError, match="cannot be met: this model reaches"):
         smallest(timed, "2ms")
@@ -89,7 +89,7 @@ def test_a_profile_survives_its_file_and_is_of_one_machine_and_model(timed, tmp_
     assert (loaded.request, loaded.machine) == (timed.request, timed.machine)
     loaded.check_fits(SPACE, HERE)
     for other in (replace(HERE, threads=2), replace(HERE, dtype="bfloat16")):
-        with pytest.raises(LopError, match="time the model here, or say --elsewhere"):
+        with pytest.raises(LopError, match="run lop latency here, or set --elsewhere"):
             loaded.check_fits(SPACE, other)
     with pytest.raises(LopError, match="latency profile of a model with units"):
         loaded.check_fits(Space.ffns((40, 41)), None)

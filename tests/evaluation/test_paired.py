@@ -88,7 +88,7 @@ def test_what_cannot_be_paired_is_named():
         with pytest.raises(LopError, match="cannot pair"):
             paired(ACCURACY, a, table([True] * len(ids), ids=ids))
     asked, reworded = a.assign(prompt_hash="1"), a.assign(prompt_hash=["1", "2"])
-    with pytest.raises(LopError, match="1 questions were asked in other words, first s1"):
+    with pytest.raises(LopError, match="1 questions have different prompts, first s1"):
         paired(ACCURACY, asked, reworded)
     with pytest.raises(LopError, match="metric 'bleu': expected one of accuracy"):
         paired(ACCURACY, a, a, "bleu")

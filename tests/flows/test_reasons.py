@@ -33,7 +33,7 @@ OSError: [Errno 28] No space left on device
 sys:1: ResourceWarning: unclosed file
 ERROR: failed to reproduce 'prune': failed to run: python -m flows.prune, exited with 1
 """
-FAILED = "lop failed, perhaps by a bug of its own: KeyError: 3"
+FAILED = "lop failed, which may be a bug in lop: KeyError: 3"
 GIT = """\
 Cloning into 'copy'...
 fatal: repository 'nowhere' does not exist
@@ -52,7 +52,7 @@ hint: look at the spelling
         (DVC_MISSING, DVC_MISSING.strip()),
         (TRACEBACK, "OSError: [Errno 28] No space left on device"),
         (GIT, "fatal: repository 'nowhere' does not exist"),
-        ("lop failed, perhaps by a bug of its own: KeyError: 3\nERROR: failed to run", FAILED),
+        ("lop failed, which may be a bug in lop: KeyError: 3\nERROR: failed to run", FAILED),
         ("out of memory\n\n", "out of memory"),
         ("", "it said nothing"),
     ],

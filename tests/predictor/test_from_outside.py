@@ -91,7 +91,7 @@ def test_a_config_that_is_none_is_refused(place, text):
     ("change", "message"),
     [
         (lambda w: w.pop("head.bias"), "head.bias is missing"),
-        (lambda w: w.update(more=torch.ones(1)), "more has no place in this network"),
+        (lambda w: w.update(more=torch.ones(1)), "more is not a tensor of this network"),
         (lambda w: w.update({"head.bias": torch.ones(2)}), "head.bias: shape [2], expected [1]"),
         (lambda w: w["head.weight"].fill_(float("nan")), "head.weight: expected finite numbers"),
         (lambda w: w["base"][3].fill_(float("inf")), "base: expected finite numbers"),

@@ -180,7 +180,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_what_was(
 ):
     wild = QUICK.model_copy(update={"lr": 1e20})
     with pytest.raises(
-        LopError, match=r"the loss is (nan|inf) at step \d+: give a smaller .* kept"
+        LopError, match=r"the loss is (nan|inf) at step \d+: set a smaller .* the state of step"
     ):
         run(model, processor, samples, scores, wild, tmp_path)
     assert (tmp_path / STATE).exists()

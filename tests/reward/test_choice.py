@@ -90,7 +90,7 @@ def test_without_reward_samples_auto_is_open(made):
     assert scoring.importance(*where) is None
     assert chosen(out, "flap", True) == ("flap", True)
     for score, open_ in (("auto", "score"), ("flap", "compensate")):
-        with pytest.raises(LopError, match=f"so {open_} auto is open: .* again with --reward"):
+        with pytest.raises(LopError, match=f"so {open_} auto is undefined: .* again with --reward"):
             chosen(out, score, "auto")
 
 

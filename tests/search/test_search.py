@@ -155,7 +155,7 @@ def test_searchers_in_threads_find_what_they_find_in_turn(model_dir, samples, tm
     expected = tables("serial")
     assert set(expected.groupby("searcher")["target"].nunique()) == {2}
     pd.testing.assert_frame_equal(tables("threads", each=in_threads), expected)
-    with pytest.raises(LopError, match="settings for surrogate, surrogate: one a searcher"):
+    with pytest.raises(LopError, match="settings for surrogate, surrogate: expected one for each"):
         searching.search(tmp_path / "twice", *place, [0.2], [0], settings[:1] * 2)
 
 
@@ -171,10 +171,13 @@ def test_an_empty_or_foreign_shard_is_one_line(tmp_path):
     write_index(tmp_path, [path])
     whole = {name: [0] for name in COLUMNS}
     for table, message in [
-        (pd.DataFrame(), "x.parquet: not a shard of .*, no column target, plan"),
-        (pd.DataFrame({"question": ["?"]}), "x.parquet: not a shard of .*, no column target"),
+        (pd.DataFrame(), "x.parquet: not a search shard of .*, no column target, plan"),
+        (
+            pd.DataFrame({"question": ["?"]}),
+            "x.parquet: not a search shard of .*, no column target",
+        ),
         (pd.DataFrame(whole), "x.parquet: "),  # a plan is a list
-        (pd.DataFrame(whole).head(0), "x.parquet: no search samples, no row: delete it"),
+        (pd.DataFrame(whole).head(0), "x.parquet: a search shard without rows; delete it"),
     ]:
         table.to_parquet(path)
         for read in (read_search, list_searches):
@@ -206,7 +209,7 @@ def test_plans_that_cannot_be_are_refused(column, value, message, tmp_path):
 def test_samples_of_another_model_or_other_widths_are_refused():
     table = pd.DataFrame({"plan": [[0.2, 0.1]], "kept": [[8, 9]], "model_fingerprint": ["a"]})
     check_fits(table, Space.ffns((10, 10)), "a")
-    with pytest.raises(LopError, match="search samples of model a, the scores are of model b"):
+    with pytest.raises(LopError, match="search samples of model a, but scores of model b"):
         check_fits(table, Space.ffns((10, 10)), "b")
     for widths in ((10, 8), (10, 20), (10, 10, 10)):
         with pytest.raises(LopError, match="not for units"):

@@ -66,7 +66,7 @@ def test_what_cannot_be_streamed_is_said_in_one_line(elastic, tmp_path):
         refused(client.ask("POST", "/stream", {"ratio": 0.3}), 401)
     with serving(elastic, tmp_path / "out") as client:
         for body, says in (
-            ({"ratio": 0.9}, "out of reach"),
+            ({"ratio": 0.9}, "pruning ratio 0.9: expected"),
             ({"params": "1"}, "cannot be met"),
             ({}, "expected one of ratio, params"),
             ({"ratio": 0.3, "name": "x"}, "Extra inputs are not permitted"),
