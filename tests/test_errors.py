@@ -131,7 +131,7 @@ BAD = {
     long_name: "xxx: File name too long$",
     full_disk: "/out.bin: No space left on device$",
     read_only: "/out.bin: Read-only file system$",
-    memory: "out of memory: MemoryError; take a smaller batch size",
+    memory: "out of memory: MemoryError; use a smaller batch size",
     torch_memory: "out of memory: .*allocate memory",
     package: r"prometheus_client is missing: pip install 'lop\[serve\]'$",
 }

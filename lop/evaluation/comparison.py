@@ -21,9 +21,9 @@ TASK = "lop_vqa"
 
 @dataclass(frozen=True)
 class Headline:
-    """The figure that methods are compared by: a metric of a task, and how it is printed.
+    """The metric of a task that compares methods, and how it is printed.
 
-    `scale` makes of it what is printed, in units of `unit`, with so many `digits`.
+    It is printed times `scale`, in `unit`, with `digits` decimal places.
     """
 
     task: str
@@ -35,11 +35,11 @@ class Headline:
 
     @property
     def lower(self) -> bool:
-        """Whether less is better."""
+        """Whether lower is better."""
         return self.metric in benchmark(self.task).scorer.lower
 
 
-# the first that the models were asked
+# the first one that the models have is used
 HEADLINES = (
     Headline(TASK, "accuracy", "Accuracy", "points", 100),
     Headline("lop_text", "perplexity", "Perplexity", "perplexity", 1),
@@ -61,11 +61,11 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """What every method made of every ratio.
+    """The results of every method at every ratio.
 
-    `table` has a row a (method, ratio): name, kept, plan, stderr, parameters, latency … and the
-    figure that methods are compared `by`. `scores` has a row a (model, task, metric): name, task,
-    metric, value, stderr (nan: none).
+    `table` has a row for each (method, ratio): name, kept, plan, stderr, parameters, latency … and
+    the metric `by` that compares methods. `scores` has a row for each (model, task, metric): name,
+    task, metric, value, stderr (nan: none).
     """
 
     table: pd.DataFrame
@@ -79,7 +79,7 @@ class Comparison:
 
     @classmethod
     def read(cls, evaluation: Path, pruned: Path) -> Comparison:
-        """Gather what pruning and evaluation wrote; LopError for what is missing or foreign."""
+        """Read the output of pruning and evaluation; LopError for a missing or invalid file."""
         plans, metrics = _plans(pruned / "plans.json"), _metrics(evaluation / "metrics.json")
         names = [checkpoint_name(plan["method"], plan["ratio"]) for plan in plans]
         if missing := {"dense", *names} - set(metrics):
@@ -98,13 +98,13 @@ class Comparison:
 
     @property
     def scope(self) -> str:
-        """What plans are of, in words."""
+        """The name of the plans' scope."""
         kinds = self.table["kinds"].iloc[0] if "kinds" in self.table else ()
         return "attention and FFNs" if "attention" in kinds else "FFNs"
 
     @property
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """The tasks that the dense model was asked: their counts, primary metric and metrics."""
+        """The dense model's tasks: their counts, primary metric and metrics."""
         return tasks_of(self.dense)
 
     def of(self, method: str) -> pd.DataFrame:
@@ -112,7 +112,8 @@ class Comparison:
         return self.table[self.table["method"] == method]
 
     def answers(self, name: str, task: str) -> pd.DataFrame:
-        """The answers of one model to a task, one row a question; LopError when there are none."""
+        """The answers of one model to a task, one row for each question; LopError if there are
+        none."""
         if (name, task) not in self._answers:
             self._answers[name, task] = read_answers(self.evaluation / name, task)
         return self._answers[name, task]
@@ -126,7 +127,7 @@ class Comparison:
     def difference(self, a: str, b: str, task: str, metric: str) -> tuple[float, float]:
         """Model `a` minus model `b` with the paired standard error; nan where it has none.
 
-        Answers that do not give the recorded value would give a wrong error: then there is none.
+        If the answers do not reproduce the recorded value, there is no error.
         """
         difference = self.score(a, task, metric)[0] - self.score(b, task, metric)[0]
         if not all(self._gives(name, task, metric) for name in (a, b)):
@@ -148,7 +149,7 @@ class Comparison:
     def differences(self, ours: str) -> pd.DataFrame:
         """`ours` minus each other method at each ratio, as printed, with paired standard error.
 
-        Recovered weights are no method to compare plans with.
+        Methods with recovered weights are left out.
         """
         others = self.table["method"] != ours, ~self.table["method"].str.endswith(RECOVERED)
         rows = []
@@ -172,7 +173,8 @@ class Comparison:
         return f"{scale * row[self.by.metric]:.{digits}f}{error}"
 
     def markdown(self) -> str:
-        """A row a ratio, a column a method: the figure ± standard error, the best in bold."""
+        """A row for each ratio, a column for each method: the metric ± standard error, the best in
+        bold."""
         titles = [TITLES[m] for m in self.methods]
         lines = [["ratio", "model", *titles], ["---"] * (2 + len(titles))]
         whole = {True: self.recovered or self.dense, False: self.dense}
@@ -213,7 +215,7 @@ def check_keys(found: Any, wanted: Mapping[str, Any], where: str) -> None:
 
 
 def _plans(path: Path) -> list[dict[str, Any]]:
-    """What `prune` wrote: a plan a checkpoint; LopError when it is something else."""
+    """The plans that `prune` wrote, one for each checkpoint; LopError if the file is not valid."""
     plans = read_json(path)
     if not isinstance(plans, list) or not plans:
         raise LopError(f"{path}: expected a list of plans")
@@ -226,7 +228,7 @@ def _plans(path: Path) -> list[dict[str, Any]]:
 
 
 def _metrics(path: Path) -> dict[str, dict[str, Any]]:
-    """What `evaluate` wrote: figures and costs by model; LopError when it is something else."""
+    """The metrics and costs by model that `evaluate` wrote; LopError if the file is not valid."""
     metrics = read_json(path)
     check_keys(metrics, {}, str(path))
     for name, of in metrics.items():
@@ -249,7 +251,7 @@ def _headline(metrics: Mapping[str, Any]) -> Headline:
 
 
 def tasks_of(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tasks in a model's metrics; those of the headline's task stand on top, too."""
+    """The tasks in a model's metrics, with the headline's task first."""
     by = _headline(metrics)
     own = {by.metric: {"value": metrics[by.metric], "stderr": metrics["stderr"]}}
     first = {"count": metrics["count"], "primary": by.metric, "metrics": own}
@@ -266,7 +268,8 @@ def _scores(name: str, metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def differences_markdown(differences: pd.DataFrame, searched: list[float] | None = None) -> str:
-    """A row a ratio, a column a baseline; bold beyond twice the error, * where never searched."""
+    """A row for each ratio, a column for each baseline; bold beyond twice the error, * for ratios
+    without a search."""
     baselines = [m for m in TITLES if m in set(differences["baseline"])]
     lines = [["ratio", *(f"− {TITLES[b]}" for b in baselines)], ["---"] * (1 + len(baselines))]
     for ratio, rows in differences.groupby("ratio"):
@@ -281,7 +284,7 @@ def differences_markdown(differences: pd.DataFrame, searched: list[float] | None
 
 
 def markdown(lines: list[list[str]]) -> str:
-    """Rows of cells as a Markdown table; the second row holds the rule."""
+    """Rows of cells as a Markdown table; the second row is the separator."""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -1,21 +1,21 @@
-"""lm-eval's model class for images and text, which here also tells likelihoods, and takes models
-and questions without pictures.
+"""lm-eval's model class for images and text, with likelihoods, and with support for models and
+questions without pictures.
 
-What is wrong with `hf-multimodal` upstream (lm-eval 0.4.13, lm_eval/models/hf_vlms.py):
+Defects of `hf-multimodal` upstream (lm-eval 0.4.13, lm_eval/models/hf_vlms.py):
 
-- `loglikelihood` raises NotImplementedError, so that no `multiple_choice` task runs. The code that
-  stands below it cannot run either: it gives the processor's picture sizes the model's dtype, pads
-  without an attention mask, leaves out what a processor gives besides pictures, and takes logits
-  from the wrong places of a padded batch, as it looks for the class of a text model.
+- `loglikelihood` raises NotImplementedError, so that no `multiple_choice` task runs. The code after
+  the raise does not work either: it converts the processor's picture sizes to the model's dtype,
+  pads without an attention mask, drops processor outputs other than pictures, and takes logits from
+  wrong positions of a padded batch, because it checks for the class of a text model.
 - The templated text is tokenized with a BOS of the tokenizer's before that of the template, and a
   prompt that is too long is cut through its pictures.
 - `_encode_multimodal_pair` moves the line break that ends a chat template to the answer.
-- Pictures go through the vision tower once a question, and would once a choice
+- Pictures go through the vision tower once for each question, and would once for each choice
   (`lop.models.vision` changes that).
 - A full garbage collection runs after each batch, over everything ever imported: 2.4 of 6.2 s for
   640 samples of a 2 M-parameter model on one thread.
-- Progress bars have no switch.
-- It wants a processor, and a picture with every question.
+- Progress bars cannot be switched off.
+- It requires a processor, and a picture with every question.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from lop.data.encoding import append_tokens
 from lop.errors import LopError
 from lop.models.checkpoint import load_processor
 
-_Prompt = tuple[str, tuple[int, ...]]  # text, and which pictures
-_Pass = tuple[_Prompt, tuple[int, ...]]  # and the tokens of answers behind it
+_Prompt = tuple[str, tuple[int, ...]]  # text, and its pictures
+_Pass = tuple[_Prompt, tuple[int, ...]]  # and the answer tokens after it
 
 
 class LikelihoodLM(HFMultimodalLM):
-    """`hf-multimodal` with `loglikelihood`, and with lop's own way of asking (`lop.data.chat`).
+    """`hf-multimodal` with `loglikelihood`, and with lop's prompts (`lop.data.chat`).
 
-    Models of text alone are taken, too. Raises LopError, naming the row, where a question is longer
-    than the model takes.
+    It also accepts text models. Raises LopError with the row if a question is longer than the
+    model's context.
     """
 
     processor: Any
 
     def __init__(self, pretrained: PreTrainedModel, **options: Any) -> None:
-        # what stands for a picture in a prompt; by itself upstream takes it from the config
+        # the picture placeholder in a prompt; upstream's default is from the config
         super().__init__(pretrained, image_string=IMAGE, **options)
         self.stops = stop_tokens(self.model, self.processor)
         self._rows: dict[str, Any] = {}  # question -> its row in the task's data
@@ -64,7 +64,7 @@ class LikelihoodLM(HFMultimodalLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A single user's turn as `lop.data.encoding` asks it."""
+        """A single user turn, with the prompt of `lop.data.encoding`."""
         self.chat_applied = True
         (turn,) = chat_history
         return ask(self.processor, _content(turn["content"]))
@@ -72,7 +72,7 @@ class LikelihoodLM(HFMultimodalLM):
     def tok_batch_multimodal_encode(
         self, strings: list[str], images: list[Any], *args: Any, **options: Any
     ) -> Any:
-        """A batch padded to the left; nothing is cut off."""
+        """A batch padded on the left; nothing is truncated."""
         encoding = tokenize(self.processor, strings, images, padding_side="left")
         for text, length in zip(strings, encoding["attention_mask"].sum(1).tolist(), strict=True):
             if length > self.max_length:
@@ -83,10 +83,10 @@ class LikelihoodLM(HFMultimodalLM):
         return encoding.to(self.device, self.model.dtype)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """The generated answers, upstream's way; those about pictures and the others apart.
+        """The generated answers; questions with pictures and those without are in separate batches.
 
-        Upstream is given a batch at a time, in its own order, as it knows no smaller ones where
-        memory is short.
+        Upstream gets one batch at a time, in its own order, because it cannot reduce the batch size
+        when memory runs out.
         """
         self._know(requests)
         generate, answers = super().generate_until, [""] * len(requests)
@@ -113,7 +113,7 @@ class LikelihoodLM(HFMultimodalLM):
         options["eos_token_id"] = self.stops
         most = min(max_length, max(self.max_length, start + 1))
         output = super()._model_multimodal_generate(inputs, most, stop, **options)
-        # what ends an answer is no part of it, also where it is no special token
+        # the stop token is not part of an answer, even if it is not a special token
         answers = output[:, start:]
         stops = torch.tensor(self.stops, device=output.device)
         answers[torch.isin(answers, stops).cumsum(1) > 0] = self.tokenizer.pad_token_id
@@ -125,10 +125,10 @@ class LikelihoodLM(HFMultimodalLM):
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """The log-likelihood of each continuation, and whether it is what greedy decoding gives.
+        """The log-likelihood of each continuation, and whether greedy decoding gives it.
 
-        Answers to a question share a forward pass where one begins as another: all of a single
-        token, such as letters, need one pass together.
+        Answers to a question share a forward pass if one is a prefix of another: all answers of a
+        single token, such as letters, need only one pass.
         """
         self._know(requests)
         asked: dict[_Prompt, list[tuple[int, list[int]]]] = {}  # -> (request, its tokens)
@@ -142,7 +142,7 @@ class LikelihoodLM(HFMultimodalLM):
             pictures[prompt] = rest["visual"]
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         passes = [(prompt, fed) for prompt, of in asked.items() for fed in _longest(of)]
-        # long ones first, and like beside like, so that batches hold little padding
+        # sorted by length, longest first, so that batches have little padding
         passes.sort(key=lambda one: (-len(one[0][0]), one[0][0], one[1]))
 
         def judge(part: slice) -> int:
@@ -161,8 +161,8 @@ class LikelihoodLM(HFMultimodalLM):
 
     @torch.inference_mode()
     def _answer_logits(self, passes: list[_Pass], pictures: list[list[Any]]) -> Tensor:
-        """Log-probabilities (B, longest + 1, vocab) of what follows a prompt and each token fed
-        behind it, aligned right: the last row is about what follows the last token."""
+        """Log-probabilities (B, longest + 1, vocab) of the token after a prompt and after each
+        answer token, aligned right: the last row is for the token after the last one."""
         prompts = self.tok_batch_multimodal_encode([prompt[0] for prompt, _ in passes], pictures)
         fed = [list(tokens) for _, tokens in passes]
         inputs = append_tokens(self.model, prompts, fed, "left")
@@ -172,7 +172,7 @@ class LikelihoodLM(HFMultimodalLM):
 
 
 def _content(text: str) -> list[dict[str, Any]]:
-    """A task's prompt as parts of a turn: pictures where it holds `<image>`, and text."""
+    """A task's prompt as the parts of a turn: a picture for each `<image>`, and text."""
     parts: list[dict[str, Any]] = []
     for i, part in enumerate(text.split(IMAGE)):
         if i:
@@ -183,8 +183,8 @@ def _content(text: str) -> list[dict[str, Any]]:
 
 
 def _longest(asked: list[tuple[int, list[int]]]) -> list[tuple[int, ...]]:
-    """What to feed behind a prompt for all its answers: their tokens but the last, less whatever
-    is the beginning of another."""
+    """The token sequences to run after a prompt for all its answers: each answer without its last
+    token, except those that are prefixes of others."""
     fed = {tuple(tokens[:-1]) for _, tokens in asked}
     return [a for a in sorted(fed) if not any(a != b and b[: len(a)] == a for b in fed)]
 
@@ -197,9 +197,9 @@ def _likelihood(logits: Tensor, tokens: list[int]) -> tuple[float, bool]:
 
 @contextmanager
 def light() -> Iterator[None]:
-    """Spare lm-eval what costs it much time and changes no answer, and bars that nobody watches.
+    """Switch off slow parts of lm-eval that change no answer, and progress bars without a terminal.
 
-    Frozen objects are passed over by garbage collection.
+    Garbage collection skips frozen objects.
     """
     import lm_eval.api.task
     import lm_eval.models.hf_vlms
@@ -215,5 +215,5 @@ def light() -> Iterator[None]:
 
 
 def _bar(*args: Any, **kwargs: Any) -> tqdm:
-    """lm-eval's progress bars have no switch; these show on a terminal only."""
+    """A progress bar that shows only on a terminal; lm-eval's cannot be switched off."""
     return tqdm(*args, **{**kwargs, "disable": None})

@@ -377,7 +377,7 @@ def test_where_data_lie(samples, tmp_path):
     ):
         with pytest.raises(LopError, match=said):
             locate(tasks, benchmark)
-    with pytest.raises(LopError, match="lop_vqa: say where its data are"):
+    with pytest.raises(LopError, match="lop_vqa: give the path of its data"):
         locate(["lop_vqa"], None)
 
 

@@ -1,6 +1,6 @@
-"""Which benchmarks lop evaluates, where their data lie, and how their answers are scored.
+"""The benchmarks of lop: where their data are, and how their answers are scored.
 
-Their lm-eval definitions are the YAML files in the folders beside this one.
+Their lm-eval definitions are the YAML files in the subdirectories.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ SHARED = (  # code of all tasks
     "answers.py", "chat.py", "encoding.py", "pictures.py", "rows.py", "samples.py", "scoring.py",
     "tables.py",
 )  # fmt: skip
-HEADLINE = "lop_vqa"  # what `lop.evaluation.comparison` compares models by
-TEXT = "lop_text"  # or this, where that was not asked, as samples are texts
+HEADLINE = "lop_vqa"  # the task by which `lop.evaluation.comparison` compares models
+TEXT = "lop_text"  # or this one, if the samples are texts
 
-Spec = str | Mapping[str, str]  # a task's name, or {name: where its data lie}
+Spec = str | Mapping[str, str]  # a task's name, or {name: path of its data}
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """A task: the folder of its YAML and utils, its scorer, the metadata key of its data.
 
-    A task whose utils can `ask` is asked by that, and by lm-eval otherwise.
+    A task whose utils have a function `ask` runs with it; all others run with lm-eval.
 
-    `hub` is where the data are unless said otherwise; None: they are made by `prepare`, or given.
+    `hub` is the default source of the data; None: `prepare` writes them, or the user gives them.
     """
 
     folder: str
@@ -53,7 +53,7 @@ class Benchmark:
 
     @property
     def code(self) -> list[Path]:
-        """The files that decide what is asked, how, and how it is judged."""
+        """The files that decide prompts, answers and scores."""
         asking = [FOLDER.parent / name for name in ("evaluation.py", "lm.py")]
         if not self.folder:
             return [asking[0], FOLDER / "harness.py"]
@@ -75,7 +75,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name, or LopError; `lm_eval.<task>` is any task of lm-eval's own."""
+    """The benchmark of that name, or LopError; `lm_eval.<task>` is any of lm-eval's own tasks."""
     if name.startswith(PREFIX):
         return Benchmark("", scoring.MEANS, "", hub=PREFIX)
     if name not in BENCHMARKS:
@@ -85,16 +85,16 @@ def benchmark(name: str) -> Benchmark:
 
 
 def own_tasks(samples: pd.DataFrame) -> list[str]:
-    """The tasks that a table of samples has something for: `lop_vqa`, `lop_text` or both."""
+    """The tasks for which a table has samples: `lop_vqa`, `lop_text` or both."""
     texts = [document(row) is not None for row in samples.to_dict("records")]
     return [HEADLINE] * (not all(texts)) + [TEXT] * any(texts)
 
 
 def locate(tasks: Iterable[Spec], samples: Path | None) -> dict[str, str]:
-    """Where each task's data lie: as its spec says, else where `prepare` wrote them, else the hub.
+    """The source of each task's data: the spec's, else the file that `prepare` wrote, else the hub.
 
-    `samples` is the table that `lop_vqa` asks and `lop_text` reads; `prepare` wrote the others to
-    `tasks/` beside it. Raises LopError for an unknown task, one named twice, or one without data.
+    `samples` is the table of `lop_vqa` and `lop_text`; `prepare` wrote the others to `tasks/` in
+    the same directory. Raises LopError for an unknown task, one named twice, or one without data.
     """
     found: dict[str, str] = {}
     for spec in tasks:
@@ -109,7 +109,7 @@ def locate(tasks: Iterable[Spec], samples: Path | None) -> dict[str, str]:
             if not known.hub and not Path(found[name]).exists():
                 raise LopError(
                     f"task {name}: no data at {found[name]}; prepare writes them when its source "
-                    "is `reference`, else leave the task out or say where its data are"
+                    "is `reference`; otherwise leave the task out or give the path of its data"
                 )
     if not found:
         raise LopError("no tasks to evaluate")
@@ -117,11 +117,11 @@ def locate(tasks: Iterable[Spec], samples: Path | None) -> dict[str, str]:
 
 
 def hub_id(source: str) -> bool:
-    """Whether a place that is not on disk may be one on the hub: `owner/name`."""
+    """Whether a source that is not on disk may be on the hub: `owner/name`."""
     return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
 def _prepared(name: str, samples: Path | None) -> Path:
     if samples is None:
-        raise LopError(f"task {name}: say where its data are")
+        raise LopError(f"task {name}: give the path of its data")
     return samples if name in (HEADLINE, TEXT) else samples.parent / "tasks" / f"{name}.parquet"

@@ -1,6 +1,6 @@
-"""lm-eval's own tasks of text, by name: asked as lm-eval itself would, with nothing of lop's.
+"""lm-eval's own text tasks, by name, run as lm-eval itself runs them.
 
-Their names here are `lm_eval.<task>`; where a folder is given with one, its YAML is there.
+Their names here are `lm_eval.<task>`; a folder given with a name holds the task's YAML.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Figures = dict[str, dict[str, float | None]]
 def ask(
     model: PreTrainedModel, processor: Processor, name: str, place: str, batch_size: int
 ) -> tuple[pd.DataFrame, Figures]:
-    """A table with a row a question and a column a metric, and lm-eval's own figures of each.
+    """A table with a row for each question and a column for each metric, and lm-eval's own metrics.
 
-    `name` is that of a task or group, without `PREFIX`, and `place` a folder of tasks or the hub.
-    A metric that weighs its questions has their weights beside it, as `<metric> weight`. Raises
-    LopError for a task that lm-eval does not know, cannot load, or asks about pictures.
+    `name` is a task or group, without `PREFIX`, and `place` a folder of tasks or the hub. A metric
+    that weights its questions has the weights in a column `<metric> weight`. Raises LopError for a
+    task that lm-eval does not know or cannot load, and for a task with pictures.
     """
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
@@ -41,10 +41,10 @@ def ask(
 
     try:
         found = restarting(batch_size, answered)
-    except ValueError as error:  # a task that is about pictures
+    except ValueError as error:  # a task with pictures
         raise LopError(f"{PREFIX}{name}: {first_line(error)}") from error
     rows = [_row(task, doc) for task, docs in found["samples"].items() for doc in docs]
-    # a row a way of reading the answers, as lm-eval has it, to one a question
+    # lm-eval has a row for each answer filter; make one row for each question
     table = pd.DataFrame(rows).groupby("id", sort=False).first().reset_index()
     return table, _figures(found["results"].get(name, {}))
 
@@ -66,7 +66,8 @@ def _load(name: str, place: str) -> Any:
 
 @contextmanager
 def _hub_once() -> Iterator[None]:
-    """Within the block, a hub that does not answer now is not asked again, for half a minute."""
+    """If the hub does not answer now, do not contact it again in the block: each retry takes half a
+    minute."""
     import datasets.config
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
@@ -74,7 +75,7 @@ def _hub_once() -> Iterator[None]:
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
     try:
         get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception:  # whatever its transport raises: what is not cached is then told at once
+    except Exception:  # any transport error; data that are not cached then fail at once
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:
         yield
@@ -83,7 +84,7 @@ def _hub_once() -> Iterator[None]:
 
 
 def _row(task: str, doc: dict[str, Any]) -> dict[str, Any]:
-    """What lm-eval found for one question, by one way of reading the answer."""
+    """lm-eval's result for one question with one answer filter."""
     how = doc["filter"]
     name = f"{task}/{doc['doc_id']}"
     row: dict[str, Any] = {"id": name, "group": name, "picture": name, "category": task}
@@ -98,7 +99,7 @@ def _row(task: str, doc: dict[str, Any]) -> dict[str, Any]:
 
 
 def _figures(summary: dict[str, Any]) -> Figures:
-    """The values of a task, or of a group where it has some, by metric."""
+    """The values of a task, or of a group if it has any, by metric."""
     found: Figures = {}
     for key, value in summary.items():
         metric, _, how = key.partition(",")

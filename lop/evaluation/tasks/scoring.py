@@ -1,12 +1,13 @@
-"""From rows of answers to a benchmark's official figures, with a standard error for each.
+"""Computes a benchmark's official metrics from answers, each with a standard error.
 
-A scorer first turns rows into numbers that add up, one row a group (what must be judged together:
-a pair of questions, a question with all its rotations), then makes figures of their sums.
+A scorer first turns answers into additive numbers, one row for each group (questions that are
+scored together: a pair of questions, a question with all its rotations), then computes metrics from
+their sums.
 
-Every standard error is a jackknife over pictures: questions about one picture share its difficulty,
-so all of them are left out together. For a mean with one question a picture it is the usual s/√n;
-it holds as well for ratios and sums such as F1 or MME's score, and needs no random draws. (Efron
-and Tibshirani, An Introduction to the Bootstrap, ch. 11.) `lop.evaluation.paired` has it for
+Every standard error is a jackknife over pictures: questions about one picture are not independent,
+so they are left out together. For a mean with one question per picture it is the usual s/√n. It is
+also valid for ratios and sums such as F1 or MME's score, and needs no random draws. (Efron and
+Tibshirani, An Introduction to the Bootstrap, ch. 11.) `lop.evaluation.paired` uses it for
 differences.
 """
 
@@ -47,12 +48,12 @@ Sums = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Scorer:
-    """How rows become figures.
+    """How answers become metrics.
 
-    `parts(rows)` has a row a group and a column a number that adds up; `figures(sums)` makes the
-    figures of the columns' sums, each an array of any one shape. `primary` is the figure to compare
-    models by, "" for the first one. Rows have `columns`, or any where it is empty. Of the figures
-    in `lower`, less is better.
+    `parts(rows)` has a row for each group and a column for each additive number. `figures(sums)`
+    computes the metrics from the sums of the columns, arrays of the same shape. `primary` is the
+    metric that compares models, "" for the first one. Rows have `columns`; any columns if that is
+    empty. For the metrics in `lower`, lower is better.
     """
 
     parts: Callable[[pd.DataFrame], pd.DataFrame]
@@ -62,9 +63,9 @@ class Scorer:
     lower: frozenset[str] = frozenset()
 
     def clusters(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """`parts` with all about a picture in one row, in the same order for every model.
+        """`parts` summed over each picture, in the same order for every model.
 
-        Where rows do not say which picture they are about, that is a row a group.
+        Rows without a picture column have one cluster for each group.
         """
         parts = self.parts(rows)
         groups = parts.index.get_level_values(-1)
@@ -73,26 +74,27 @@ class Scorer:
         return parts.groupby(groups.to_numpy()).sum()
 
     def figure(self, sums: Sums, name: str) -> np.ndarray:
-        """One of the figures, or LopError."""
+        """One of the metrics, or LopError."""
         found = self.figures(sums)
         if name not in found:
             raise LopError(f"metric {name!r}: expected one of {', '.join(found)}")
         return found[name]
 
     def without(self, clusters: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Every figure with each of the clusters left out in turn."""
+        """Every metric, with each cluster left out in turn."""
         return self.figures(clusters.sum() - clusters)
 
 
 def jackknife(without: np.ndarray) -> float:
-    """The standard error of a figure, of its values without each cluster; nan for a single one."""
+    """The standard error of a metric from its values without each cluster; nan for a single
+    cluster."""
     n = len(without)
     variance = (n - 1) / n * np.square(without - without.mean()).sum() if n > 1 else np.nan
     return float(np.sqrt(variance))
 
 
 def score(scorer: Scorer, rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """Every figure as {"value", "stderr"}; rows have the scorer's columns but prompt_hash.
+    """Every metric as {"value", "stderr"}; rows have the scorer's columns except prompt_hash.
 
     A single picture gives no standard error. Raises LopError for no rows.
     """
@@ -105,7 +107,7 @@ def score(scorer: Scorer, rows: pd.DataFrame) -> dict[str, dict[str, float | Non
 
 
 def _ratio(part: Any, whole: Any) -> np.ndarray:
-    """part / whole, and 0 where there is nothing to divide by."""
+    """part / whole, and 0 where whole is 0."""
     part, whole = np.asarray(part, float), np.asarray(whole, float)
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
@@ -129,7 +131,7 @@ def _text_parts(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _text(sums: Sums) -> dict[str, np.ndarray]:
-    """Mean log-likelihood a token, in nats, and the perplexity that it makes."""
+    """Mean log-likelihood a token, in nats, and the perplexity."""
     loglik = _ratio(sums["loglik"], sums["tokens"])
     return {"perplexity": np.exp(-loglik), "loglik": loglik}
 
@@ -147,7 +149,8 @@ def _means_parts(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _means(sums: Sums) -> dict[str, np.ndarray]:
-    """The mean of each column; of log-likelihoods beside what they weigh, as lm-eval has it."""
+    """The mean of each column; a column with weights is a log-likelihood and gives a perplexity or
+    bits, as in lm-eval."""
     names = [name.removesuffix(COUNT) for name in sums.keys() if name.endswith(COUNT)]  # noqa: SIM118
     found = {}
     for name in [name for name in names if not name.endswith(WEIGHT)]:
@@ -160,12 +163,12 @@ def _means(sums: Sums) -> dict[str, np.ndarray]:
 
 
 COUNT, WEIGHT = " count", " weight"
-# of lm-eval's own tasks: whatever columns of numbers there are
+# for lm-eval's own tasks: all numeric columns
 MEANS = Scorer(_means_parts, _means, primary="", columns=())
 
 
 def accuracy_error(rows: pd.DataFrame) -> float:
-    """The standard error of the share of rows that are right; nan for a single picture."""
+    """The standard error of the accuracy; nan for a single picture."""
     return jackknife(ACCURACY.without(ACCURACY.clusters(rows))["accuracy"])
 
 
@@ -173,9 +176,9 @@ def mme(halves: Mapping[str, tuple[str, ...]]) -> Scorer:
     """MME's scores over the subtasks of `halves`: {"perception": names, "cognition": names}.
 
     A subtask's score is 100 · accuracy + 100 · accuracy_plus, where plus is the share of images
-    with both questions right (arXiv 2306.13394, section 2.3). `perception` and `cognition` are
-    sums over their subtasks, `score` is the sum of both. An image with one question missing stays
-    among the images and is never right: what was not asked is not known.
+    with both questions right (arXiv 2306.13394, section 2.3). `perception` and `cognition` are sums
+    over their subtasks, `score` is the sum of both. An image with one of its questions missing
+    counts as an image without two right answers.
     """
     subtasks = [name for names in halves.values() for name in names]
 
@@ -235,7 +238,7 @@ def _pope(sums: Sums) -> dict[str, np.ndarray]:
 
 
 def _confusion(n: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Figures with `yes` as the positive answer; one with nothing to divide by is 0."""
+    """Metrics with `yes` as the positive answer; 0 where the denominator is 0."""
     return {
         "accuracy": _ratio(n["tp"] + n["tn"], n["tp"] + n["fp"] + n["tn"] + n["fn"]),
         "precision": _ratio(n["tp"], n["tp"] + n["fp"]),
@@ -250,7 +253,8 @@ POPE_SCORER = Scorer(_pope_parts, _pope, primary="f1")
 
 
 def _mmbench_parts(rows: pd.DataFrame) -> pd.DataFrame:
-    """A question a row: right as first asked, and right under every rotation of its choices."""
+    """A row for each question: right in the first order, and right under every rotation of its
+    choices."""
     first = rows["id"] == rows["group"]
     by_question = rows.groupby("group", sort=False)["correct"]
     once = rows[first].groupby("group", sort=False)["correct"].all()
@@ -278,7 +282,7 @@ MMBENCH = Scorer(_mmbench_parts, _mmbench, primary="circular")
 
 
 def best(logliks: list[float]) -> int | None:
-    """Which choice is the likeliest; None at a tie or without a number, which is no answer."""
+    """The index of the most likely choice; None for a tie or nan."""
     values = np.asarray(logliks, float)
     if np.isnan(values).any():
         return None
@@ -287,7 +291,7 @@ def best(logliks: list[float]) -> int | None:
 
 
 def aggregate(scorer: Scorer, figure: str) -> Callable[[list[dict[str, Any]]], float]:
-    """An lm-eval aggregation: the rows that `process_results` gave, to one figure."""
+    """An lm-eval aggregation: one metric from the rows of `process_results`."""
 
     def over(rows: list[dict[str, Any]]) -> float:
         table = pd.DataFrame(rows)

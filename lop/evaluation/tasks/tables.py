@@ -1,9 +1,9 @@
 """Reads published benchmark data, from disk or from the hub, for lm-eval's tasks.
 
-Local tables come from memory, not through the `datasets` cache: nothing is left on disk, and a
-changed file is never answered with an old copy. Every row is checked as it is read, and one that
-cannot be asked or judged is refused by file and row. Pictures stay bytes and are decoded once each,
-however many questions are asked about them.
+Local tables come from memory, not through the `datasets` cache: no copies stay on disk, and a
+changed file is never read from an old copy. Every row is checked as it is read; a row that cannot
+be used is an error with file and row. Pictures stay bytes, and each is decoded once for all of its
+questions.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Form:
-    """The columns of a benchmark: of text, which `clean` takes and returns, and of pictures.
+    """The columns of a benchmark: text columns, which `clean` takes and returns, and pictures.
 
-    `clean` gets a row's texts as they are in the file, with True or False for each picture; what it
-    returns has a key a column of text. It raises LopError for a row that cannot be asked or judged.
-    Unless `some` pictures may be missing, every row must have all.
+    `clean` gets a row's texts as in the file, with True or False for each picture; it returns a
+    value for each text column. It raises LopError for a row that cannot be used. Every row must
+    have all pictures, unless `some`.
     """
 
     texts: tuple[str, ...]
@@ -45,16 +45,16 @@ class Form:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All that a table must have."""
+        """All required columns."""
         return self.texts + self.images
 
 
 def read_table(source: str | Path, form: Form, split: str, config: str | None = None) -> Dataset:
-    """The rows of a benchmark that lies at `source`, with image columns as {"bytes", "path"}.
+    """The rows of the benchmark at `source`, with image columns as {"bytes", "path"}.
 
     `source` is a Parquet file, a folder (a clone of the hub's, whose files are `<config>/<split>-*`
     or `data/<split>-*`, or any folder of Parquet files), or the hub's id, as in `lmms-lab/POPE`.
-    Raises LopError when it cannot be read, lacks a column, or has a row that is not of the form.
+    Raises LopError if it cannot be read, lacks a column, or has an invalid row.
     """
     if Path(source).exists():
         files = files_of(Path(source), split, config)
@@ -67,7 +67,7 @@ def read_table(source: str | Path, form: Form, split: str, config: str | None = 
         table = pa.concat_tables(parts, promote_options="default")
     except pa.ArrowException as error:
         raise LopError(
-            f"{source}: its files have columns of other types: {first_line(error)}"
+            f"{source}: its files have different column types: {first_line(error)}"
         ) from error
     if not len(table):
         raise LopError(f"{source}: no rows")
@@ -75,7 +75,7 @@ def read_table(source: str | Path, form: Form, split: str, config: str | None = 
 
 
 def _checked(source: str | Path, table: pa.Table, form: Form) -> pa.Table:
-    """The form's columns of a table, cleaned; LopError that names `source` and the row."""
+    """The form's columns of a table, cleaned; LopError with `source` and the row."""
     if missing := [name for name in form.columns if name not in table.column_names]:
         raise LopError(
             f"{source}: no column {missing[0]!r}; expected {', '.join(form.columns)}, "
@@ -99,7 +99,7 @@ def _pictures(source: str | Path, table: pa.Table, name: str) -> pa.Array | pa.C
     """A column of pictures as {"bytes", "path"} or null; each distinct one is decoded to check."""
     known: set[int] = set()
     found = []
-    for i, cell in enumerate(table[name]):  # one by one: together they may be gigabytes
+    for i, cell in enumerate(table[name]):  # one at a time: together they may be gigabytes
         try:
             data = _bytes(cell.as_py(), name)
             if data is not None and (key := hash(data)) not in known:
@@ -130,11 +130,11 @@ def needed(row: Mapping[str, Any], column: str) -> str:
 
 
 def gold(row: Mapping[str, Any], column: str = "answer") -> Any:
-    """The right answer as it stands in the file; LopError where a split hides it."""
+    """The right answer as in the file; LopError if the split hides it."""
     answer = row[column]
     if answer in (None, "", "?") or answer != answer:
         raise LopError(
-            f"{column} {answer!r}: no right answer; a split that hides them has no score"
+            f"{column} {answer!r}: no right answer; a split without answers has no score"
         )
     return answer
 
@@ -155,7 +155,8 @@ def yes_no(row: Mapping[str, Any]) -> str:
 
 
 def place(task: str, metadata: Mapping[str, Any]) -> str:
-    """Where the data of a task lie: as lm-eval's metadata say, else on the hub; or LopError."""
+    """The source of a task's data: from lm-eval's metadata, else the hub; LopError if there is
+    none."""
     source = metadata.get(task) or benchmark(task).hub
     if not source:
         raise LopError(f'{task}: no data; give metadata, {{"{task}": "<file>"}}')
@@ -204,7 +205,7 @@ def seen(doc: Mapping[str, Any], columns: Sequence[str] = ("image",)) -> str:
 
 
 def plain(text: str) -> str:
-    """Text of a question in which lm-eval finds no place for a picture: `<image>` is text there."""
+    """A question's text without picture placeholders for lm-eval: `<image>` in it is text."""
     return text.replace("<image>", "< image >")
 
 
@@ -225,7 +226,7 @@ def joined(tables: Sequence[Dataset]) -> Dataset:
 
 def _read_local(path: Path) -> pa.Table:
     try:
-        # without the schema's metadata: it would have `datasets` decode pictures at every access
+        # without the schema's metadata, with which `datasets` would decode pictures at every access
         return pq.read_table(path, partitioning=None).replace_schema_metadata()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise LopError(f"{path}: cannot read Parquet: {first_line(error)}") from error
@@ -234,7 +235,7 @@ def _read_local(path: Path) -> pa.Table:
 def _read_hub(name: str, split: str, config: str | None) -> pa.Table:
     try:
         table = load_dataset(name, config, split=split)
-    except Exception as error:  # the hub's client raises what its transport raises
+    except Exception as error:  # the hub's client may raise any transport error
         raise LopError(
             f"{name}: no such file or folder, and not on the hub: {first_line(error)}"
         ) from error

@@ -1,4 +1,4 @@
-"""MMBench: multiple choice, judged under every rotation of the choices (arXiv 2307.06281).
+"""MMBench: multiple choice, scored under every rotation of the choices (arXiv 2307.06281).
 
 Columns, as in the hub's lmms-lab/MMBench: index, question, hint, answer (a letter), A, B, C, D
 (the last may be empty), category, image. `easyvqa_mmbench` has the same columns, of easy-VQA's
@@ -59,17 +59,17 @@ def with_rotations(table: Dataset) -> Dataset:
 
 
 def rotations(doc: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A question with its choices moved up by 0, 1, … places, numbered as MMBench numbers them."""
+    """A question with its choices rotated by 0, 1, … positions, with MMBench's numbers."""
     letters, texts, right = list(lettered(doc)), choices(doc), target(doc)
     for turn in range(len(texts)):
         moved = dict(zip(letters, texts[turn:] + texts[:turn], strict=True))
-        # by its place, as two choices may read alike
+        # by position, because two choices may have the same text
         answer = letters[(right - turn) % len(letters)]
         yield {**doc, **moved, "answer": answer, "index": doc["index"] + turn * ROTATION}
 
 
 def lettered(doc: dict[str, Any]) -> dict[str, str]:
-    """The choices that a question has, by letter; one may be empty, whatever its letter."""
+    """The choices of a question by letter; any of them may be empty."""
     given = {letter: _given(doc[letter], letter) for letter in LETTERS}
     return {letter: choice for letter, choice in given.items() if choice is not None}
 
@@ -80,7 +80,7 @@ def choices(doc: dict[str, Any]) -> list[str]:
 
 
 def target(doc: dict[str, Any]) -> int:
-    """Which of the choices is right; LopError when the answer is none of them."""
+    """The index of the right choice; LopError if the answer is none of the choices."""
     letters = list(lettered(doc))
     if doc["answer"] not in letters:
         raise LopError(f"MMBench, {doc['index']}: answer {doc['answer']!r} is none of the choices")
@@ -88,7 +88,7 @@ def target(doc: dict[str, Any]) -> int:
 
 
 def doc_to_text(doc: dict[str, Any]) -> str:
-    """Hint, question, lettered choices, and what to answer."""
+    """Hint, question, lettered choices, and the instruction."""
     lines = [f"{letter}. {choice}" for letter, choice in lettered(doc).items()]
     hint = [doc["hint"]] if doc["hint"] else []
     asked = [*hint, doc["question"].strip(), *lines]
@@ -97,17 +97,18 @@ def doc_to_text(doc: dict[str, Any]) -> str:
 
 
 def doc_to_plain_text(doc: dict[str, Any]) -> str:
-    """Question and choices, a line each, for models that know no letters."""
+    """Question and choices, one per line, for models not trained on lettered choices."""
     return "<image>" + plain("\n".join([doc["question"].strip(), *choices(doc)]))
 
 
 def parse(answer: str, options: Mapping[str, str]) -> str:
-    """The letter of `options` that an answer means, or an empty string.
+    """The letter of `options` that an answer gives, or an empty string.
 
-    The one letter among its words, where `A` alone counts in short answers only (else it is an
-    article); without a letter, the one choice whose text it holds. Two of either are no answer.
-    Source of the rule: vlmeval/utils/matching_util.py of github.com/open-compass/VLMEvalKit;
-    there, too, an answer that matches nothing is wrong when no other model is asked to match it.
+    It is the only letter among the answer's words; `A` counts only in short answers (elsewhere it
+    is an article). Without a letter, it is the only choice whose text is in the answer. Two letters
+    or two choices are no answer. Source of the rule: vlmeval/utils/matching_util.py of
+    github.com/open-compass/VLMEvalKit; there too, an answer that matches nothing is wrong, unless
+    another model is used to match it.
     """
     words = re.sub(r"[.()\[\],:;!*#{}]", " ", answer).split()
     letters = [letter for letter in options if letter in words]
@@ -121,7 +122,7 @@ def parse(answer: str, options: Mapping[str, str]) -> str:
 
 
 def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    """What was answered, and whether that is right; the group is the question, unrotated.
+    """The prediction and whether it is right; the group is the question without rotation.
 
     `results` are one generated text, or a (log-likelihood, …) for each choice.
     """
@@ -147,7 +148,7 @@ def process_results(doc: dict[str, Any], results: list[Any]) -> dict[str, dict[s
 
 
 def _given(cell: Any, column: str) -> str | None:
-    """A hint or a choice, or None: published tables leave a cell empty in several ways."""
+    """A hint or a choice, or None: published tables have several kinds of empty cells."""
     found = (text(cell, column) or "").strip()
     return None if found in ("", "nan") else found
 

@@ -1,4 +1,4 @@
-"""MME: yes/no questions in pairs, one of each answer about an image (arXiv 2306.13394).
+"""MME: yes/no questions in pairs, one with each answer for every image (arXiv 2306.13394).
 
 Columns, as in the hub's lmms-lab/MME: question_id (names the image), image, question, answer,
 category. `easyvqa_mme` has the same columns, of easy-VQA's published questions; see
@@ -20,7 +20,7 @@ EASYVQA_SCORER = scoring.mme(scoring.EASYVQA_MME)
 
 
 def _of_subtasks(name: str, halves: Mapping[str, tuple[str, ...]]) -> Callable[..., Any]:
-    """The loader of a task's data; LopError where they are of other subtasks."""
+    """The loader of a task's data; LopError if they have other subtasks."""
     known = sum(halves.values(), ())
 
     def clean(row: Row) -> Row:
@@ -35,7 +35,7 @@ load_easyvqa = _of_subtasks("easyvqa_mme", scoring.EASYVQA_MME)
 
 
 def parse(text: str) -> str:
-    """`yes`, `no` or `other`, from the first four letters, as the official calculation.py has it.
+    """`yes`, `no` or `other`, from the first four letters, as in the official calculation.py.
 
     Source: tools/eval_tool of github.com/BradyFU/Awesome-Multimodal-Large-Language-Models (branch
     Evaluation).
@@ -45,7 +45,7 @@ def parse(text: str) -> str:
 
 
 def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    """What was answered, and whether that is right; the group is the pair of questions."""
+    """The prediction and whether it is right; the group is the pair of questions."""
     answer, prediction = yes_no(doc), parse(results[0])
     return {
         "id": f"{doc['question_id']}: {doc['question'].strip()}",
@@ -59,7 +59,7 @@ def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
 
 
 def process_results(doc: dict[str, Any], results: list[Any]) -> dict[str, dict[str, Any]]:
-    """The row, under the name of each figure that it counts for."""
+    """The row, under the name of each metric that it counts for."""
     found = row(doc, results)
     all_halves = (scoring.MME, scoring.EASYVQA_MME)
     half = [n for halves in all_halves for n, names in halves.items() if doc["category"] in names]

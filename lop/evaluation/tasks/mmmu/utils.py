@@ -1,4 +1,4 @@
-"""MMMU: questions of college subjects, with choices or open, on up to seven images.
+"""MMMU: questions on college subjects, multiple choice or open, with up to seven images.
 
 Prompts and scoring are lm-eval's own (lm_eval.tasks.mmmu, after github.com/MMMU-Benchmark/MMMU,
 arXiv 2311.16502). Columns, as in the hub's MMMU/MMMU: id (split_Subject_number), question, options
@@ -81,7 +81,7 @@ def _read(source: str, subject: str | None = None) -> Dataset:
 
 
 def _clean(row: Row) -> Row:
-    """Options and several right answers become lists as text, the form that upstream reads."""
+    """Options and several right answers as lists in text form, as upstream expects them."""
     cleaned = {name: needed(row, name) for name in ("id", "question")}
     cleaned["question_type"] = one_of(row, "question_type", (CHOICE, OPEN))
     if not isinstance(listed := _parsed(row["options"]), list):
@@ -101,7 +101,7 @@ def _clean(row: Row) -> Row:
 
 
 def _parsed(cell: Any) -> Any:
-    """What a cell says in Python's notation, as published; the cell itself where it is not that."""
+    """The value of a cell in Python's notation, as published; otherwise the cell itself."""
     try:
         return ast.literal_eval(cell)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
@@ -109,13 +109,13 @@ def _parsed(cell: Any) -> Any:
 
 
 def doc_to_image(doc: dict[str, Any]) -> list[Image]:
-    """The pictures in the order in which the prompt names them, in RGB; one may come twice."""
+    """The pictures in the prompt's order, in RGB; one may occur twice."""
     named = {name: picture(doc, name) for name in IMAGES if doc[name] is not None}
     return upstream.doc_to_image({**doc, **named})
 
 
 def doc_to_plain_text(doc: dict[str, Any]) -> str:
-    """The bare question, for models that know neither letters nor instructions."""
+    """The question alone, for models not trained on letters and instructions."""
     return re.sub("<image [1-7]>", "<image>", doc["question"])
 
 
@@ -125,14 +125,14 @@ def choices(doc: dict[str, Any]) -> list[str]:
 
 
 def golds(doc: dict[str, Any]) -> list[str]:
-    """The right answers, any of which counts: one, or those in a list of texts or its text."""
+    """The accepted answers: one, or those in a list of texts, or in the text of such a list."""
     parsed = _parsed(doc["answer"])
     several = isinstance(parsed, list) and all(isinstance(one, str) for one in parsed)
     return texts(parsed if several else doc["answer"], "answer")
 
 
 def target(doc: dict[str, Any]) -> int:
-    """Which choice is right, the first of them where several are."""
+    """The index of the right choice; of the first one if there are several."""
     return LETTERS.index(golds(doc)[0])
 
 
@@ -142,7 +142,7 @@ def subject(doc: dict[str, Any]) -> str:
 
 
 def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    """What was answered, and whether that is right.
+    """The prediction and whether it is right.
 
     `results` are one generated text, or a (log-likelihood, …) for each choice.
     """
@@ -164,7 +164,8 @@ def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
 
 
 def _judge(doc: dict[str, Any], text: str) -> bool:
-    """Upstream's judgement. It guesses where a text names no choice: here by the question's id."""
+    """Upstream's scoring. If an answer names no choice, it guesses; here the guess depends on the
+    question's id."""
     before = random.getstate()
     random.seed(zlib.crc32(doc["id"].encode()))
     try:

@@ -1,4 +1,4 @@
-"""POPE: yes/no questions on what is in an image (arXiv 2305.10355).
+"""POPE: yes/no questions on the objects in an image (arXiv 2305.10355).
 
 Columns, as in the hub's lmms-lab/POPE: question_id, question, answer, image_source (names the
 image), image, category (random, popular or adversarial). `easyvqa_pope` has the same columns, of
@@ -27,7 +27,7 @@ load, load_easyvqa = (loader(name, _FORM, "test") for name in ("pope", "easyvqa_
 
 
 def parse(text: str) -> str:
-    """`no` if the first sentence holds the word No, no or not, else `yes`, even of an empty one.
+    """`no` if the first sentence has the word No, no or not, else `yes`, also for an empty answer.
 
     Source: evaluate.py of github.com/AoiDragon/POPE. Line breaks count as spaces here.
     """
@@ -36,7 +36,7 @@ def parse(text: str) -> str:
 
 
 def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    """What was answered, and whether that is right; the group is the image."""
+    """The prediction and whether it is right; the group is the image."""
     answer, prediction = yes_no(doc), parse(results[0])
     return {
         "id": f"{doc['category']}-{doc['question_id']}",
@@ -49,7 +49,7 @@ def row(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
 
 
 def process_results(doc: dict[str, Any], results: list[Any]) -> dict[str, dict[str, Any]]:
-    """The row, under the name of each figure that it counts for."""
+    """The row, under the name of each metric that it counts for."""
     found = row(doc, results)
     both = [*FIGURES, *(f"{name}_{doc['category']}" for name in OF_SPLITS)]
     return dict.fromkeys(both, found)

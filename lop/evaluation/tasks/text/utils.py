@@ -1,7 +1,7 @@
-"""The task `lop_text`: how likely a model finds texts, token by token, as rewards read them.
+"""The task `lop_text`: the log-likelihood of texts per token, as in the rewards.
 
-It is asked without lm-eval, whose rolling likelihood counts words and bytes, and begins a text with
-a token that the model's own tokenizer may not write.
+It runs without lm-eval, whose rolling likelihood is per word or byte, and starts a text with a
+token that the model's own tokenizer may not add.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def ask(
 ) -> pd.DataFrame:
     """The log-likelihood, in nats, and number of tokens of each text in the table `samples`.
 
-    Columns are `TEXT_COLUMNS`, a row a text. Raises LopError where there are none, or one has no
-    token to predict.
+    Columns are `TEXT_COLUMNS`, one row for each text. Raises LopError if there are no texts, or if
+    one has no token to predict.
     """
     table = read_samples(samples)
     rows = table.to_dict("records")
     texts = table[[document(row) is not None for row in rows]]
     if texts.empty:
         raise LopError(f"{samples}: only questions and no text; lop_vqa asks questions")
-    # alike in length, so that batches hold little padding
+    # sorted by length, so that batches have little padding
     texts = texts.assign(letters=[letters(row) for row in texts.to_dict("records")])
     ordered = texts.sort_values("letters", kind="stable")
     found = [_read(model, batch) for batch in encode(ordered, model, processor, batch_size)]

@@ -1,7 +1,7 @@
-"""What the lm-eval task `lop_vqa` needs: its samples, their prompt, and how an answer is judged.
+"""Functions of the lm-eval task `lop_vqa`: its samples, their prompts, and its scoring.
 
-The samples come from memory, not through the `datasets` cache: nothing is left on disk, a changed
-file is never answered with an old copy, and each picture is decoded once.
+The samples come from memory, not through the `datasets` cache: no copies stay on disk, a changed
+file is never read from an old copy, and each picture is decoded once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FEATURES = Features(
     {
         "id": _TEXT,
         "image_id": _TEXT,
-        # bytes, not `datasets.Image`, which would decode each picture whenever a row is read
+        # bytes, not `datasets.Image`, which would decode a picture at every access
         "images": List({"bytes": Value("binary"), "path": _TEXT}),
         "question": _TEXT,
         "choices": List(_TEXT),
@@ -35,10 +35,10 @@ _FEATURES = Features(
 
 
 def load(samples: str | None = None, **_: Any) -> dict[str, Dataset]:
-    """The questions at path `samples` (whatever `read_samples` reads) as the split `test`.
+    """The questions at path `samples` (any format of `read_samples`) as the split `test`.
 
-    Raises LopError where there are none, or one has no known answer. lm-eval passes all of the
-    task's metadata here; whatever is not `samples` is ignored.
+    Raises LopError if there are none, or if one has no known answer. lm-eval passes all of the
+    task's metadata; all except `samples` are ignored.
     """
     if samples is None:
         raise LopError('lop_vqa: no samples; give their path as metadata, {"samples": "<path>"}')
@@ -62,7 +62,7 @@ def doc_to_image(doc: dict[str, Any]) -> list[Image]:
 
 
 def right_answers(doc: dict[str, Any]) -> list[str]:
-    """The accepted answers, and of a lettered choice its letter, alone and before its text."""
+    """The accepted answers; for a lettered choice also its letter, alone and before its text."""
     answers, choices = list(doc["answers"]), doc["choices"] or []
     texts = {choice.strip().lower() for choice in choices}
     letters = [
@@ -75,7 +75,7 @@ def right_answers(doc: dict[str, Any]) -> list[str]:
 
 
 def row(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    """What was answered, and whether that is right; rows of one picture are a group."""
+    """The prediction and whether it is right; rows of one picture are a group."""
     return {
         "id": doc["id"],
         "group": doc["image_id"],
@@ -87,5 +87,5 @@ def row(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """1 where the prediction gives an accepted answer, by `lop.data.matching.matches`."""
+    """1 if the prediction gives an accepted answer, by `lop.data.matching.matches`."""
     return {"exact_match": float(row(doc, results)["correct"])}
