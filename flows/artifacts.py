@@ -1,4 +1,4 @@
-"""What a stage wrote, as Prefect's UI shows it: its files, the report with its plots, the plans."""
+"""Prefect artifacts of a stage's output: its files, the report with its plots, the plans."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lop.plan import checkpoint_name, site_names
 
 
 def of_stage(stage: str, place: Path) -> None:
-    """Artifacts of a stage that has just been brought up to date in `place`."""
-    key = re.sub(r"[^a-z0-9]+", "-", stage.lower())  # all that Prefect takes
+    """Create the artifacts of a stage that has just run in directory `place`."""
+    key = re.sub(r"[^a-z0-9]+", "-", stage.lower())  # the only characters that Prefect accepts
     create_table_artifact(outputs(stage, place), f"{key}-outputs", "What it wrote")
     uri = os.environ.get(tracking.URI, "")
     if uri.startswith("http"):
@@ -31,7 +31,7 @@ def of_stage(stage: str, place: Path) -> None:
 
 
 def outputs(stage: str, place: Path) -> list[dict[str, Any]]:
-    """A row an output of a stage: where it lies, DVC's hash of it, its size in bytes."""
+    """A row for each output of a stage: its path, DVC's hash of it, its size in bytes."""
     lock = place / "dvc.lock"
     stages = yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
     return [
@@ -41,7 +41,7 @@ def outputs(stage: str, place: Path) -> list[dict[str, Any]]:
 
 
 def page(report: Path) -> str:
-    """report.md with its pictures inside it, since the UI sees no files."""
+    """report.md with its pictures embedded, because the UI cannot read files."""
 
     def inside(match: re.Match[str]) -> str:
         picture = base64.b64encode((report / match[2]).read_bytes()).decode()
@@ -51,7 +51,7 @@ def page(report: Path) -> str:
 
 
 def plans(pruned: Path) -> list[dict[str, Any]]:
-    """A row a (method, ratio): the share of the whole model that went, and of each site."""
+    """A row for each (method, ratio): the removed share of the whole model, and of each site."""
     rows = []
     for plan in json.loads((pruned / "plans.json").read_text()):
         told = pruned / checkpoint_name(plan["method"], plan["ratio"]) / "pruning.json"

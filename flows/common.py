@@ -1,4 +1,4 @@
-"""What all stages share: where data lies, how params are read, how a stage is run and fails."""
+"""Shared by all stages: paths of the data, reading of params, running of a stage and its errors."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ RECOVERY = DATA / "recovery"
 PRUNED = DATA / "pruned"
 EVALUATION = DATA / "evaluation"
 REPORT = DATA / "report"
-PARENT_TASK = "LOP_PARENT_TASK"  # the environment variable by which a pipeline names its task
+PARENT_TASK = "LOP_PARENT_TASK"  # the environment variable with the pipeline's task of a stage
 
 
 def params() -> settings.Params:
-    """The settings of the pipeline; LopError for what is wrong with them."""
+    """The settings of the pipeline; LopError if they are not valid."""
     return settings.read("params.yaml")
 
 
 def searches() -> Place:
-    """What runs searches, and what is like them (params: search)."""
+    """The runner of searches and similar work (params: search)."""
     search = params().search
     return Place(search.runner, search.workers, search.address)
 
 
 def evaluations() -> Place:
-    """What runs evaluations: processes, since they measure (params: evaluate)."""
+    """The runner of evaluations: processes, because they measure (params: evaluate)."""
     return Place("processes", params().evaluate.workers)
 
 
 def run_stage(stage: Flow[[], None], place: Callable[[], Place] | None = None) -> None:
-    """Run a stage as a program, which ends as `lop.errors.run` says.
+    """Run a stage as a program, with the exit codes of `lop.errors.run`.
 
     Its tasks run in a `place`, where it has tasks.
     """
@@ -71,7 +71,7 @@ def _placed(stage: Flow[[], None], place: Callable[[], Place] | None) -> None:
 
 
 def _start(stage: Flow[[], None]) -> None:
-    """Run a flow, as a child of the pipeline's task when there is one and the server knows it."""
+    """Run a flow, as a child of the pipeline's task if there is one and the server has it."""
     child = None
     if task := os.environ.get(PARENT_TASK):
         with get_client(sync_client=True) as client, suppress(PrefectHTTPStatusError):
@@ -80,19 +80,19 @@ def _start(stage: Flow[[], None]) -> None:
 
 
 def hashes(*paths: Path) -> dict[str, str]:
-    """The hash under which DVC keeps each of these files, or the folder it lies in."""
+    """DVC's hash of each of these files, or of the directory with the file."""
     kept = _kept()
     found = {path: next((p for p in (path, *path.parents) if p in kept), None) for path in paths}
     return {str(path): kept[place] for path, place in found.items() if place}
 
 
 def data_versions() -> dict[str, str]:
-    """What DVC says lies in data/: `dvc:<path>` -> hash; empty without a dvc.lock."""
+    """DVC's hashes of the files in data/: `dvc:<path>` -> hash; empty without a dvc.lock."""
     return {f"dvc:{path}": md5 for path, md5 in _kept().items()}
 
 
 def origin() -> dict[str, str]:
-    """Tags of a run: the commit, and the hash of the dvc.lock that its stage began with."""
+    """Tags of a run: the commit, and the hash of dvc.lock at the start of the stage."""
     lock = Path("dvc.lock")
     digest = hashlib.md5(lock.read_bytes()).hexdigest() if lock.exists() else "none"
     return {"git_commit": git_commit(), "dvc_lock": digest}
@@ -106,7 +106,7 @@ def _kept() -> dict[Path, str]:
 
 
 def git_commit() -> str:
-    """The checked-out commit, or `unknown` where there is none."""
+    """The checked-out commit, or `unknown` if there is none."""
     result = subprocess.run(
         ["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""Who commits: DVC's experiments are commits, and git refuses them from nobody."""
+"""The git identity for DVC's experiments: they are commits, and git requires an author."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ NOBODY = {"name": "lop", "email": "lop@localhost"}
 
 
 def identity(place: Path) -> dict[str, str]:
-    """Environment variables that name author and committer as git does in `place`.
+    """Environment variables with the author and committer of git's configuration in `place`.
 
-    Where nobody has told git a name, as on a fresh machine, they are `NOBODY`'s.
+    If git has no name configured, as on a new machine, they are `NOBODY`'s.
     """
     found = {key: _configured(place, f"user.{key}") or value for key, value in NOBODY.items()}
     return {

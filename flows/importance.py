@@ -8,7 +8,8 @@ from lop.steps import scoring
 
 @flow
 def importance() -> None:
-    """Write one safetensors file a score to data/importance, and choice.json: what `auto` means."""
+    """Write one safetensors file for each score to data/importance, and choice.json, the meaning of
+    `auto`."""
     calibration, reward = SAMPLES / "calibration.parquet", SAMPLES / "reward.parquet"
     chosen = params()
     options = chosen.importance.model_dump() | chosen.space.model_dump()

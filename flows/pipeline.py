@@ -1,7 +1,7 @@
 """The whole pipeline as one Prefect flow: `python -m flows.pipeline`.
 
-It walks dvc.yaml's graph and has DVC reproduce one stage after the other, each a task with its own
-state, log and retry. The graph is nowhere repeated: a stage added to dvc.yaml is a task.
+It walks dvc.yaml's graph and lets DVC reproduce one stage after another, each as a task with its
+own state, log and retry. The graph is defined only in dvc.yaml: a stage added there becomes a task.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from flows.workspace import workspace
 from lop import errors, tracking
 from lop.errors import LopError
 
-RETRIES = 1  # of a stage that fails for another reason than bad input
-PATIENCE = 10  # seconds that a cancelled stage has to stop, and DVC then; Prefect gives us 30
+RETRIES = 1  # retries of a stage that fails for another reason than bad input
+PATIENCE = 10  # seconds for a cancelled stage to stop, and then for DVC; Prefect allows 30
 
 
 class StageFailed(Exception):
-    """A stage came to a bad end; the message is the line that says why."""
+    """A stage failed; the message is the line with the reason."""
 
 
 @flow(name="pipeline")
@@ -72,9 +72,9 @@ def pipeline(
 
 
 def in_order(place: Path, stages: list[str] | None = None) -> list[str]:
-    """The stages of dvc.yaml, each after all that it depends on.
+    """The stages of dvc.yaml in topological order.
 
-    Raises LopError for a stage that is not there.
+    Raises LopError for an unknown stage.
     """
     from dvc.repo import Repo
 
@@ -90,7 +90,7 @@ def in_order(place: Path, stages: list[str] | None = None) -> list[str]:
 
 
 def _address(stage: Any) -> str:
-    """What DVC calls a stage in the folder of its repository."""
+    """DVC's name of a stage in the directory of its repository."""
     file, name = stage.path_in_repo, getattr(stage, "name", None)
     if name is None:
         return file
@@ -98,9 +98,9 @@ def _address(stage: Any) -> str:
 
 
 def environment(run: str) -> dict[str, str]:
-    """What a stage is started with: this Python, this place's MLflow, and whose child it is."""
+    """A stage's environment: this Python, the MLflow of this directory, and the parent task."""
     here, python = Path.cwd(), Path(sys.executable).parent
-    # what a worker tells the process of a run is not for the processes of its stages
+    # variables that a worker sets for the process of a run are not passed on to its stages
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT__")}
     return inherited | {
         "PATH": f"{python}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -112,9 +112,9 @@ def environment(run: str) -> dict[str, str]:
 
 
 def reproduce(stage: str, place: Path, env: dict[str, str]) -> State[None] | None:
-    """One stage, by DVC; a state called Cached when there is nothing to do.
+    """Run one stage with DVC; returns a state named Cached if there is nothing to do.
 
-    Raises LopError with the stage's own line when its input was bad, else StageFailed.
+    Raises LopError with the stage's own line for bad input, else StageFailed.
     """
     logger, said = get_run_logger(), []
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
@@ -133,7 +133,7 @@ def reproduce(stage: str, place: Path, env: dict[str, str]) -> State[None] | Non
 
 
 def failure(said: list[str]) -> Exception:
-    """What to raise for a stage that said this and failed."""
+    """The exception for a failed stage with this output."""
     line = reason("\n".join(said))
     may_pass = any(each.endswith(f"exited with {errors.TRY_AGAIN}") for each in said)
     if line.startswith("lop: ") and not may_pass:
@@ -145,9 +145,9 @@ def failure(said: list[str]) -> Exception:
 def _started(
     command: list[str], place: Path, env: dict[str, str]
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that is stopped with all its children when the block is left early.
+    """A process that is stopped with all its children if the block is left early.
 
-    An interrupt lets DVC give back its locks; what it is too slow for, it clears away next time.
+    After an interrupt DVC releases its locks; if it has not enough time, its next run clears them.
     """
     process = subprocess.Popen(
         command,
@@ -167,13 +167,16 @@ def _started(
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """Interrupt DVC and its stage; kill what does not stop, DVC last: it gives back its locks."""
+    """Interrupt DVC and its stage; kill processes that do not stop, DVC last, so that it can
+    release its locks."""
     os.killpg(process.pid, signal.SIGINT)
     for kill in (_kill_below, lambda _: os.killpg(process.pid, signal.SIGKILL)):
         try:
             process.wait(PATIENCE)
             break
-        except subprocess.TimeoutExpired:  # threads in the middle of a search hear no interrupt
+        except (
+            subprocess.TimeoutExpired
+        ):  # threads in the middle of a search do not see an interrupt
             kill(process.pid)
     process.wait()
 
@@ -185,13 +188,13 @@ def _kill_below(number: int) -> None:
 
 
 def _week_seed() -> str:
-    """An override that adds a seed which no week before had."""
+    """An override that adds a seed for the current week."""
     year, week, _ = datetime.now(UTC).isocalendar()
     return f"search.seeds={[*params().search.seeds, 100 * year + week]}".replace(" ", "")
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command line takes."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
     parser.add_argument("stages", nargs="*", help="up to these stages only; default: all")
     parser.add_argument(
@@ -203,11 +206,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """The command line; a failed stage ends in its own line and exit code 1, 2 for bad input."""
+    """The command line; a failed stage gives one line and exit code 1, or 2 for bad input."""
     args = parser().parse_args()
-    # a shell starts what it puts in the background deaf to interrupts, and its children with it
+    # a shell starts background processes with interrupts ignored, and children inherit this
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Prefect marks the run, then lets the signal through: what is open here is closed even so
+    # Prefect marks the run and passes the signal on; open blocks must still be closed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return errors.run(_run, args)
 

@@ -9,7 +9,7 @@ from lop.steps import preparing
 
 @flow
 def prepare() -> None:
-    """Write one Parquet table a purpose to data/samples."""
+    """Write one Parquet table for each purpose to data/samples."""
     chosen = params()
     sizes = chosen.prepare.model_dump(include=set(PURPOSES))
     rest = chosen.prepare.model_dump(exclude=set(PURPOSES))

@@ -1,4 +1,4 @@
-"""Stage 7: really smaller checkpoints, for every method and ratio in params."""
+"""Stage 7: pruned checkpoints for every method and ratio in params."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from lop.steps import pruning, timing
 
 @flow
 def prune() -> None:
-    """Write data/pruned/<method>-<ratio>/, those to keep, and plans.json of all, and
-    data/pruned.json with plan times."""
+    """Write data/pruned/<method>-<ratio>/ for the checkpoints to keep, plans.json with all plans,
+    and data/pruned.json with the times to plan."""
     chosen = params()
     which = (chosen.search.score, chosen.search.compensate)
     timed = chosen.prune.latency_profile

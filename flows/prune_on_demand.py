@@ -1,4 +1,4 @@
-"""A checkpoint when somebody asks for one, through the form in Prefect's UI."""
+"""Cuts a checkpoint on demand, from the form in Prefect's UI."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ def prune_on_demand(
     kit: str = f"models:/{tracking.KIT_NAME}@{tracking.CHAMPION}",
     out: str = "data/on-demand",
 ) -> str:
-    """Cut a checkpoint of a ratio or a size out of a model; returns where it lies.
+    """Cut a checkpoint of a model at a ratio or a size; returns its path.
 
     Args:
         ratio: Share of the scope to remove, in [0, 1).

@@ -1,4 +1,4 @@
-"""Copies the report of the last run to where git keeps it, with commit, command and date on top."""
+"""Copies the last run's report into the repository, with commit, command and date at the top."""
 
 import shutil
 import sys
@@ -13,7 +13,7 @@ from lop.steps.reporting import REPORT as KIND
 
 
 def publish(out: Path, command: str) -> None:
-    """Write data/report to `out`; its page begins with how it came about."""
+    """Write data/report to `out`, with a line about its origin at the top of the page."""
     date = datetime.now(UTC).date()
     origin = f"Made by `{command}` at commit {git_commit()[:12]} on {date}."
     page = (REPORT / "report.md").read_text()
@@ -25,9 +25,9 @@ def publish(out: Path, command: str) -> None:
 
 
 def main() -> None:
-    """The command line: where to, and the command that made the report."""
+    """The command line: the target directory, and the command that made the report."""
     if len(sys.argv) != 3:
-        raise LopError("python -m flows.publish OUT COMMAND")
+        raise LopError("expected python -m flows.publish OUT COMMAND")
     publish(Path(sys.argv[1]), sys.argv[2])
 
 

@@ -1,10 +1,10 @@
-"""Why a program failed, from what it printed: that is seldom its last line."""
+"""Finds the reason why a program failed in its output: it is seldom the last line."""
 
 from __future__ import annotations
 
 import re
 
-# DVC's own frame around the error of a stage, and its closing lines
+# DVC's own lines around the error of a stage, and its closing lines
 FRAME = re.compile(
     r"ERROR: failed to reproduce|Having any troubles\?|hint:|Running stage |Stage '|> "
 )
@@ -12,10 +12,10 @@ ERROR = re.compile(r"(ERROR|error|fatal|Error): |[\w.]+(Error|Exception|Interrup
 
 
 def reason(said: str) -> str:
-    """The line that says what went wrong: lop's own, else an error's, else the last of all.
+    """The line with the error: lop's own line, else another error's, else the last line.
 
-    Lines of an error are told by how DVC, git and Python begin them; what DVC prints around the
-    error of a stage is left out.
+    Error lines are recognised by the prefixes of DVC, git and Python; DVC's own lines around the
+    error of a stage are left out.
     """
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     own = [line for line in lines if not FRAME.match(line)]

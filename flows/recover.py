@@ -1,4 +1,4 @@
-"""Stage 6: weights that are good at every budget, trained at the predictor's plans."""
+"""Stage 6: recovery, one set of weights for all budgets, trained at the predictor's plans."""
 
 import pandas as pd
 from prefect import flow

@@ -1,4 +1,4 @@
-"""Retrains the embedded reference model; a frozen stage, since its result lies in git."""
+"""Trains the embedded reference model again; a frozen stage, because its result is in git."""
 
 from pathlib import Path
 

@@ -24,11 +24,11 @@ from lop.steps import searching
 
 @flow
 def search() -> None:
-    """Write one shard of samples a search to data/search; log each new one to MLflow."""
+    """Write one shard of samples for each search to data/search; log each new one to MLflow."""
     chosen, samples = params(), SAMPLES / "reward.parquet"
     model, each = chosen.model.path, as_tasks(searches(), searching.MODULES)
     options = chosen.search.model_dump(exclude={"settings", "runner", "workers", "address"})
-    # what is not said has the searcher's own default, in a notebook as well
+    # settings that are not given have the searcher's own defaults, as in a notebook
     settings = [one.model_dump(exclude_unset=True) for one in chosen.search.settings]
     places = (SEARCH, model, samples, IMPORTANCE)
     searching.search(*places, settings=settings, profile_path=PROFILE, each=each, **options)

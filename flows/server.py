@@ -1,7 +1,7 @@
-"""Runs a command with one Prefect server for all of it: `python -m flows.server dvc repro`.
+"""Runs a command with one Prefect server: `python -m flows.server dvc repro`.
 
-Without a server every stage starts and stops a temporary one, which costs about ten seconds a
-stage. Where PREFECT_API_URL is set, that server is used and none is started.
+Without a server, every stage starts and stops a temporary one, which takes about ten seconds each.
+If PREFECT_API_URL is set, that server is used and none is started.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from lop import errors
 from lop.errors import LopError
 
 START_LIMIT = 300  # seconds
-KEPT_LINES = 200  # of what a server prints
+KEPT_LINES = 200  # last lines of a server's output that are kept
 
 
 @contextmanager
 def prefect_server() -> Iterator[str]:
-    """The API address of a server: the one in PREFECT_API_URL, else a local one for the block."""
+    """The API address of a server: PREFECT_API_URL, else a local server for the block."""
     if url := os.environ.get("PREFECT_API_URL"):
         yield url
         return
     port = free_port()
-    # no schedules here, but the service stays that writes down task runs
+    # no schedules here, but keep the service that records task runs
     options = ["--no-scheduler", "--no-late-runs", "--host", "127.0.0.1", "--port", str(port)]
     url = f"http://127.0.0.1:{port}/api"
     with started(["prefect", "server", "start", *options], f"{url}/health"):
@@ -42,7 +42,7 @@ def prefect_server() -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -50,12 +50,12 @@ def free_port() -> int:
 
 @contextmanager
 def started(command: list[str], health: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server for the block: a module of Python's and its arguments, up once `health` answers."""
+    """Run a server in the block: a Python module and its arguments, ready when `health` answers."""
     server = subprocess.Popen(
         [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     said: deque[bytes] = deque(maxlen=KEPT_LINES)
-    # a server prints for as long as it runs: somebody has to read it
+    # a server's output must be read all the time, or it blocks
     reader = threading.Thread(target=said.extend, args=(server.stdout,), daemon=True)
     reader.start()
     try:
@@ -63,7 +63,7 @@ def started(command: list[str], health: str) -> Iterator[subprocess.Popen[bytes]
         yield server
     except NotUp as problem:
         server.kill()
-        reader.join(1)  # to the end of what it printed
+        reader.join(1)  # until the end of its output
         line = reason(b"".join(said).decode(errors="replace"))
         raise LopError(f"`{' '.join(command)}` {problem}: {line}") from None
     finally:
@@ -72,7 +72,7 @@ def started(command: list[str], health: str) -> Iterator[subprocess.Popen[bytes]
 
 
 class NotUp(Exception):
-    """A server that did not start; what it printed says why."""
+    """A server that did not start; its output has the reason."""
 
 
 def _wait_until_up(server: subprocess.Popen[bytes], health: str) -> None:
@@ -89,9 +89,9 @@ def _wait_until_up(server: subprocess.Popen[bytes], health: str) -> None:
 
 
 def main() -> int:
-    """Run the command given as arguments; its exit code is ours.
+    """Run the command given as arguments; returns its exit code.
 
-    `dvc exp run` commits, so git's identity is given along.
+    `dvc exp run` commits, so the command gets a git identity.
     """
     with prefect_server() as url:
         env = git.identity(Path.cwd()) | os.environ | {"PREFECT_API_URL": url}

@@ -1,7 +1,7 @@
-"""Where a stage's independent tasks run: in processes or threads here, or on a Dask or Ray cluster.
+"""Runs a stage's independent tasks: in processes or threads here, or on a Dask or Ray cluster.
 
-Each is a Prefect task with retries, whatever runs it. What runs on a cluster are functions of file
-paths: its workers see the same folder (one machine, or shared storage) and start in it.
+Each is a Prefect task with retries, with any runner. Tasks on a cluster are functions of file
+paths: its workers must start in the same directory (on one machine, or on shared storage).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RETRIES = 2
 
 @dataclass(frozen=True)
 class Place:
-    """What runs a stage's tasks (params: `runner`), how many at once, and a cluster's address."""
+    """A stage's runner (params: `runner`), the number of tasks at once, and a cluster's address."""
 
     runner: Runner = "processes"
     workers: int = 1
@@ -41,11 +41,11 @@ class Place:
     def task_runner(self) -> TaskRunner[Any]:
         """The Prefect task runner; ModuleNotFoundError for one that is not installed."""
         if self.runner in ("processes", "threads"):
-            # threads see all GPUs, and two models do not fit on one
+            # threads use the same GPUs, and two models may not fit on one
             alone = self.runner == "threads" and gpus()
             return ThreadPoolTaskRunner(max_workers=1 if alone else self.workers)
         if self.runner == "dask":
-            # one thread a worker, in which Dask has torch compute with one thread
+            # one thread for each worker; Dask sets one thread for torch too
             here = {"n_workers": self.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
             cluster = None if self.address else here
             runner = import_module("prefect_dask").DaskTaskRunner
@@ -55,28 +55,29 @@ class Place:
 
     @contextmanager
     def server(self) -> Iterator[None]:
-        """A Prefect server for the block: else each worker of a cluster would start its own."""
+        """A Prefect server for the block; without it each worker of a cluster would start its
+        own."""
         if self.runner in ("processes", "threads") or PREFECT_API_URL.value():
             yield
             return
         with prefect_server() as url, temporary_settings({PREFECT_API_URL: url}):
             try:
                 yield
-            finally:  # what is sent too late is tried again for a minute
+            finally:  # late logs are retried for a minute
                 APILogHandler().flush()
 
 
 def as_tasks(place: Place, modules: list[str], fresh: bool = False) -> Each[Any]:
     """A function that calls `work` for each key as a Prefect task, all at once, named by the key.
 
-    All end before the first failure is raised. `modules` and `fresh` are as in
+    All calls finish before the first failure is raised. `modules` and `fresh` are as in
     `lop.workers.processes`.
     """
 
     def each(work: Callable[..., T], keys: Iterable[tuple[Any, ...]]) -> list[T]:
         if place.runner == "processes":
-            # Not Prefect's process pool: each of its processes imports torch and Prefect anew, and
-            # one that dies ends all others. Prefect's threads wait for lop's processes instead.
+            # Not Prefect's process pool: each of its processes imports torch and Prefect again, and
+            # one that dies ends all others. So Prefect's threads wait for lop's processes.
             with processes(place.workers, modules, fresh) as run:
                 return _finish(partial(run, work), keys)
         return _finish(work if place.runner == "threads" else partial(_unwatched, work), keys)

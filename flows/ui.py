@@ -1,7 +1,7 @@
-"""Both user interfaces on this machine: `make ui` starts Prefect's and MLflow's until interrupted.
+"""Both user interfaces on this machine: `make ui` runs Prefect's and MLflow's until interrupted.
 
-Prefect keeps its own database in PREFECT_HOME, MLflow is the one at MLFLOW_TRACKING_URI; where that
-is a server already, its page is all that is needed.
+Prefect's database is in PREFECT_HOME, MLflow's at MLFLOW_TRACKING_URI. If that is a server already,
+no other is started.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lop import errors, tracking
 
 
 def main() -> int:
-    """Start what is missing, print both addresses, and wait."""
+    """Start the missing servers, print both addresses, and wait."""
     parser = argparse.ArgumentParser(prog="python -m flows.ui", description=__doc__)
     parser.add_argument("--prefect-port", type=int, default=4200)
     parser.add_argument("--mlflow-port", type=int, default=5000)
@@ -30,7 +30,7 @@ def main() -> int:
     with ExitStack() as servers:
         server = ["prefect", "server", "start", "--host", "127.0.0.1"]
         prefect = f"http://127.0.0.1:{args.prefect_port}"
-        os.environ["PREFECT_UI_API_URL"] = f"{prefect}/api"  # else its pages ask port 4200
+        os.environ["PREFECT_UI_API_URL"] = f"{prefect}/api"  # the default is port 4200
         processes = [
             servers.enter_context(
                 started([*server, "--port", str(args.prefect_port)], f"{prefect}/api/health")
@@ -38,7 +38,8 @@ def main() -> int:
         ]
         if not uri.startswith("http"):
             tracking.create(uri)
-            # files lie where a run without the server puts and finds them: one can be the other's
+            # the same file locations as a run without the server, so that both find each other's
+            # files
             store = ["--backend-store-uri", uri, "--no-serve-artifacts"]
             store += ["--default-artifact-root", str(Path("mlruns").resolve())]
             server = ["mlflow", "server", "--host", "127.0.0.1", "--workers", "1", *store]

@@ -1,4 +1,5 @@
-"""Where a run of the pipeline works: here, or with other params in a copy of all this."""
+"""The directory of a pipeline run: the working tree, or a copy of it for a run with other
+params."""
 
 from __future__ import annotations
 
@@ -15,16 +16,16 @@ from flows import git
 from flows.reasons import reason
 from lop.errors import LopError
 
-RUNS = Path(".dvc/tmp/lop")  # DVC's own corner, which git ignores
+RUNS = Path(".dvc/tmp/lop")  # in DVC's temporary directory, which git ignores
 
 
 @contextmanager
 def workspace(overrides: list[str]) -> Iterator[Path]:
     """The working tree; with overrides, a copy of it whose params.yaml has them.
 
-    The copy shares DVC's cache. When the block ends well, what came out is a DVC experiment of the
-    working tree's repository, and the copy goes; else it stays, and the same overrides go on in it.
-    Raises LopError for overrides that params.yaml has no place for.
+    The copy shares DVC's cache. If the block succeeds, the result becomes a DVC experiment of the
+    working tree's repository, and the copy is deleted. Otherwise the copy stays, and a run with the
+    same overrides resumes in it. Raises LopError for overrides that params.yaml does not have.
     """
     here = Path.cwd()
     if not overrides:
@@ -40,7 +41,7 @@ def workspace(overrides: list[str]) -> Iterator[Path]:
 
 
 def _copy(here: Path, place: Path) -> None:
-    """A clone with the working tree's files, changed and new ones included."""
+    """A clone with the working tree's files, including changed and new ones."""
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         _sh(here, "git", "clone", "--quiet", "--shared", "--no-checkout", str(here), str(place))
@@ -53,14 +54,14 @@ def _copy(here: Path, place: Path) -> None:
         else:
             (place / name).unlink(missing_ok=True)
     _configure(here, place)
-    # what earlier runs made, as far as it is here
+    # the outputs of earlier runs, if they are in the cache
     _dvc(place, "checkout", "--force", "--allow-missing")
 
 
 def _configure(here: Path, place: Path) -> None:
-    """Give the copy the working tree's cache, and its other settings of DVC.
+    """Give the copy the working tree's DVC cache and other DVC settings.
 
-    Paths in them are relative to the file that names them, so they are read there and written anew.
+    Paths in them are relative to their config file, so they are resolved and written again.
     """
     from dvc.config import Config, merge
     from dvc.config_schema import RelPath
@@ -94,7 +95,8 @@ def _save(here: Path, place: Path, name: str) -> None:
 
 
 def _dvc(place: Path, *arguments: str) -> None:
-    """A command of DVC in its own process, since this one's `Repo` ignores the copy's folder."""
+    """Run a DVC command in another process, because DVC's `Repo` in this one ignores the copy's
+    directory."""
     _sh(place, sys.executable, "-m", "dvc", *arguments)
 
 

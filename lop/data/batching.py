@@ -1,4 +1,4 @@
-"""Batches as large as memory allows: one that is too large is tried again with half as many."""
+"""Batches as large as memory allows: one that does not fit is halved and tried again."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ T = TypeVar("T")
 
 
 class Fitting:
-    """Does work on some items at once, at most `most`, and on fewer where memory is short.
+    """Runs work on batches of at most `most` items; the batch size is halved when memory runs out.
 
-    What has once been too many is not tried again.
+    A size that did not fit is not tried again.
     """
 
     def __init__(self, most: int | None = None) -> None:
         self.most = most
 
     def __call__(self, count: int, work: Callable[[slice], T]) -> Iterator[T]:
-        """What `work` makes of each part of so many items, in order.
+        """The results of `work` for each part of `count` items, in order.
 
-        Raises what `work` raises, out-of-memory errors where it had a single item.
+        Raises the errors of `work`; an out-of-memory error only for a single item.
         """
         start = 0
         while start < count:
@@ -39,14 +39,15 @@ class Fitting:
                 yield found
                 start = part.stop
                 continue
-            release_memory()  # the error has gone, and what it held
+            release_memory()  # after the except block, which held references to tensors
 
 
 def restarting(batch_size: int, work: Callable[[int], T]) -> T:
-    """What `work` makes with a batch size; where memory is short it begins anew with half of it.
+    """The result of `work` with a batch size; if memory runs out, it starts again with half the
+    size.
 
-    For work that cannot go on from where it was. (As accelerate's `find_executable_batch_size`, but
-    what is raised at a batch size of 1 is the error itself.)
+    For work that cannot continue in the middle. (Like accelerate's `find_executable_batch_size`,
+    but at a batch size of 1 it raises the original error.)
     """
     while True:
         try:
@@ -59,5 +60,5 @@ def restarting(batch_size: int, work: Callable[[int], T]) -> T:
 
 
 def _is_too_large(size: int, error: Exception) -> bool:
-    """Whether an error says that memory is short for so many items, which are more than one."""
+    """Whether an error is an out-of-memory error for more than one item."""
     return size > 1 and should_reduce_batch_size(error)

@@ -1,7 +1,7 @@
-"""How a model's own chat template asks a question, and how an answer to it begins and ends.
+"""Prompts by a model's own chat template, and the begin and end of an answer.
 
-A model of text alone has a tokenizer and no processor; where it has no chat template, a question is
-a line, and its answer the next one. What is said here of a processor holds for such a tokenizer.
+A text model has a tokenizer and no processor; without a chat template, a question is one line and
+its answer the next. In this module, "processor" includes such a tokenizer.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase,
 from lop.errors import LopError, first_line
 
 IMAGE = "<image>"  # lm-eval's placeholder for a picture, and many processors' own
-SECONDS = 10.0  # for a template to say how it asks; they need milliseconds
+SECONDS = 10.0  # limit for rendering a template, which takes milliseconds
 Processor = ProcessorMixin | PreTrainedTokenizerBase
-_ANSWER = "answer"  # stands for any answer where the template says what surrounds one
+_ANSWER = "answer"  # a sample answer, to find what the template puts around one
 
 
 @dataclass(frozen=True)
 class Chat:
-    """What the template puts around an answer.
+    """The text that the template puts around an answer.
 
-    `header` stands between the user's turn and the answer where the template knows no generation
-    prompt, `lead` is the white space before the answer's text, `after` all that follows it.
+    `header` is between the user's turn and the answer if the template has no generation prompt,
+    `lead` is the white space before the answer's text, `after` is everything after it.
     """
 
     header: str
@@ -42,7 +42,7 @@ class Chat:
 
 
 def tokenizer_of(processor: Processor) -> Any:
-    """A processor's tokenizer, or the tokenizer of a model of text itself."""
+    """A processor's tokenizer, or the tokenizer of a text model itself."""
     return getattr(processor, "tokenizer", processor)
 
 
@@ -52,8 +52,8 @@ def takes_pictures(processor: Processor) -> bool:
 
 
 def check_processor(processor: Any) -> None:
-    """Raise LopError unless `processor` takes text, by a chat template that works where it takes
-    pictures."""
+    """Raise LopError unless `processor` has a tokenizer and, if it takes pictures, a working chat
+    template."""
     if not isinstance(tokenizer_of(processor), PreTrainedTokenizerBase):
         raise LopError(f"the model has a {type(processor).__name__} and no tokenizer")
     if takes_pictures(processor) and not _template(processor):
@@ -62,7 +62,8 @@ def check_processor(processor: Any) -> None:
 
 
 def chat(processor: Processor) -> Chat:
-    """What the processor's template puts around an answer; LopError when it fails or never ends."""
+    """The text that the processor's template puts around an answer; LopError if the template fails
+    or does not end."""
     template = _template(processor)
     return _read(processor, template) if template else Chat("", "", "")
 
@@ -94,10 +95,10 @@ def _read(processor: Processor, template: str) -> Chat:
 
 
 def ask(processor: Processor, content: Sequence[dict[str, Any]]) -> str:
-    """A user's turn through the template, up to where the answer begins.
+    """A user turn rendered by the template, up to the begin of the answer.
 
-    `content` is of {"type": "image"} and {"type": "text", "text": …}; special tokens in its text
-    are text. Raises LopError for pictures where the model takes none.
+    `content` has parts {"type": "image"} and {"type": "text", "text": …}; special tokens in a text
+    are escaped. Raises LopError for pictures if the model takes none.
     """
     if not takes_pictures(processor) and any(part["type"] == "image" for part in content):
         raise LopError("a picture, and the model has a tokenizer only: it takes no pictures")
@@ -110,10 +111,11 @@ def ask(processor: Processor, content: Sequence[dict[str, Any]]) -> str:
 
 
 def plain(processor: Processor, text: str) -> str:
-    """The text with spaces in whatever would be read as a special token or as a picture.
+    """Escape a text: add spaces in everything that would be read as a special token or as a
+    picture.
 
-    `<image>` becomes `< image >`, as in `lop.evaluation.tasks.tables.plain`, so that evaluation
-    asks the same.
+    `<image>` becomes `< image >`, as in `lop.evaluation.tasks.tables.plain`, so that evaluation has
+    the same prompts.
     """
     special = _special(processor, len(tokenizer_of(processor)))
     return special.sub(lambda found: f"{found[0][0]} {found[0][1:-1]} {found[0][-1]}", text)
@@ -121,7 +123,7 @@ def plain(processor: Processor, text: str) -> str:
 
 @lru_cache(maxsize=16)
 def _special(processor: Processor, size: int) -> re.Pattern[str]:
-    """The texts that the tokenizer or the processor takes for more than text."""
+    """Matches the texts that the tokenizer or the processor reads as special tokens."""
     tokenizer = tokenizer_of(processor)
     names = ("image_token", "video_token", "audio_token", "boi_token", "eoi_token")
     own = [getattr(processor, name, None) for name in names]
@@ -137,13 +139,13 @@ def tokenize(
     images: Sequence[Sequence[Image.Image]],
     padding_side: str,
 ) -> BatchFeature:
-    """The template's texts and their pictures as the processor's own padded batch.
+    """Rendered texts and their pictures as the processor's padded batch.
 
-    Either all texts have pictures or none has any. The template says where special tokens are; the
-    tokenizer adds its own only where the template writes no BOS: the rule of
-    `apply_chat_template(tokenize=True)`, by which a tokenizer without a processor adds none to what
-    a template wrote. One without a padding token pads with the one that ends a text; the mask
-    covers it.
+    Either all texts have pictures or none has. The template writes the special tokens; the
+    tokenizer adds its own only if the template writes no BOS. This is the rule of
+    `apply_chat_template(tokenize=True)`, by which a tokenizer without a processor adds none to a
+    rendered template. A tokenizer without a padding token pads with its end token, which the mask
+    covers.
     """
     if not any(images):
         return padded(processor, [prompt_ids(processor, text) for text in texts], padding_side)
@@ -160,12 +162,12 @@ def tokenize(
             text=list(texts),
             images=[list(of) for of in images],
             padding=True,
-            padding_side=padding_side,  # some processors have a default of their own
+            padding_side=padding_side,  # some processors have another default
             return_tensors="pt",
             **options,
         )
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
-        raise LopError(f"the processor does not take this: {first_line(error)}") from error
+        raise LopError(f"the processor cannot use this input: {first_line(error)}") from error
     finally:
         tokenizer.padding_side, tokenizer.pad_token = before
     batch.pop("labels", None)  # PaliGemma's: with them its forward would compute a loss
@@ -183,8 +185,8 @@ def prompt_ids(processor: Processor, asked: str) -> list[int]:
 
 
 def text_ids(processor: Processor, text: str) -> list[int]:
-    """The tokens of a text that goes on: behind those that the tokenizer puts before any text, such
-    as a BOS, and without one that would end it."""
+    """The tokens of a text that may continue: with the tokens that the tokenizer puts before any
+    text, such as a BOS, and without an end token."""
     tokenizer = tokenizer_of(processor)
     return [*_before(tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
 
@@ -213,8 +215,8 @@ def padded(processor: Processor, rows: Sequence[Sequence[int]], padding_side: st
 
 
 def special_ids(processor: Processor) -> list[int]:
-    """The tokens that are no text: of templates, pictures and padding. What a tokenizer writes for
-    words it does not know stands for text."""
+    """The ids of tokens that are not text: special tokens of templates, pictures and padding. The
+    token for unknown words counts as text."""
     tokenizer = tokenizer_of(processor)
     found = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     placeholders = ("image_token_id", "video_token_id", "audio_token_id")
@@ -224,7 +226,8 @@ def special_ids(processor: Processor) -> list[int]:
 
 
 def answer_ids(processor: Processor, asked: str, answer: str) -> list[int]:
-    """The answer's tokens behind the text that asks for it, or alone where the two would merge."""
+    """The answer's tokens after its prompt; tokenized alone if prompt and answer would merge in one
+    token."""
     encode = tokenizer_of(processor).encode
     start = encode(asked, add_special_tokens=False)
     whole = encode(asked + answer, add_special_tokens=False)
@@ -236,9 +239,9 @@ def answer_ids(processor: Processor, asked: str, answer: str) -> list[int]:
 def end_token(model: PreTrainedModel, processor: Processor) -> int:
     """The token that ends an answer.
 
-    Of what the template puts behind an assistant's answer, the first at which generation stops,
-    else the first special token; where there is neither, the generation config's first
-    `eos_token_id`, else the tokenizer's. Raises LopError when there is none of these.
+    Among the tokens that the template puts after an assistant's answer, it is the first one at
+    which generation stops, else the first special token. If there is neither, it is the generation
+    config's first `eos_token_id`, else the tokenizer's. Raises LopError if none of these exists.
     """
     tokenizer, stops = tokenizer_of(processor), _stops(model)
     after = tokenizer.encode(chat(processor).after, add_special_tokens=False)
@@ -251,17 +254,17 @@ def end_token(model: PreTrainedModel, processor: Processor) -> int:
     ]
     end = next((token for token in candidates if token is not None), None)
     if end is None:
-        raise LopError("neither chat template, generation config nor tokenizer ends an answer")
+        raise LopError("no end token in the chat template, generation config or tokenizer")
     return end
 
 
 def stop_tokens(model: PreTrainedModel, processor: Processor) -> list[int]:
-    """Where generating an answer ends: the generation config's tokens and `end_token`."""
+    """The tokens at which generation stops: the generation config's and `end_token`."""
     return sorted({*_stops(model), end_token(model, processor)})
 
 
 def longest(model: PreTrainedModel) -> int | None:
-    """How many tokens the decoder takes, where its config says so."""
+    """The decoder's context length in tokens, if its config has one."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
@@ -289,11 +292,11 @@ def _render(processor: Processor, turns: list[dict[str, Any]], generation: bool)
 
 
 class _TooLong(BaseException):
-    """Raised in a thread whose template does not end."""
+    """Raised in the thread of a template that does not end."""
 
 
 def _in_time(work: Any) -> str:
-    """The work's result; LopError when it takes longer than `SECONDS`, and it is stopped."""
+    """The result of `work`; if it takes longer than `SECONDS`, it is stopped, with LopError."""
     found: list[Any] = []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""The error of a mean over samples that share something, such as a picture or a document."""
+"""The standard error of a mean over samples in clusters, such as samples of one picture."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def clustered_error(values: np.ndarray, clusters: Sequence[object] | np.ndarray) -> float:
-    """Standard error of the mean of values (N,), of which each is of the cluster so named (N,).
+    """Standard error of the mean of values (N,) with cluster names (N,).
 
-    It is s/√n for single samples, and nan for one cluster.
+    It is s/√n for clusters of one sample, and nan for a single cluster.
     """
     numbers = np.unique(np.asarray(clusters), return_inverse=True)[1]
     sums = np.bincount(numbers, values - values.mean(dtype=float))

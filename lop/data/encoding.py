@@ -1,9 +1,9 @@
 """Turns samples into padded tensors with the right answer appended (teacher forcing).
 
-One forward pass over prompt + answer tells both the answer's log-likelihood and whether greedy
-generation would give it: it would exactly when every answer token, and then an end token, is the
-most likely next one given those before it. A text is read as it stands, and each of its tokens is
-what should come next.
+One forward pass over prompt + answer gives the answer's log-likelihood, and whether greedy
+generation would give the answer: it does if and only if every answer token, and then an end token,
+is the most likely next token after those before it. A text has no prompt: each of its tokens is a
+target.
 """
 
 from __future__ import annotations
@@ -46,22 +46,23 @@ IGNORE = -100
 
 @dataclass
 class Batch:
-    """`inputs` for the model's forward and, aligned with its logits, what should come next.
+    """`inputs` for the model's forward and, aligned with its logits, the target tokens.
 
-    `targets` are the answer's tokens and the end token, and nothing for a question without an
-    answer; of a text all its tokens. `text_targets` are those and the tokens of the question: all
-    but padding, special tokens and what stands for pictures.
+    `targets` are the answer's tokens and the end token, none for a question without an answer, and
+    all tokens of a text. `text_targets` also include the tokens of the question: all tokens except
+    padding, special tokens and picture placeholders.
     """
 
     inputs: dict[str, Tensor]  # input_ids, attention_mask (B, T), pixel_values …; right-padded
     targets: Tensor  # (B, T), else IGNORE
     text_targets: Tensor  # (B, T), else IGNORE
-    encoded: Callable[[slice], Batch] | None = None  # some of its samples, as a batch of their own
+    encoded: Callable[[slice], Batch] | None = None  # makes a batch of some of its samples
 
     def in_parts(self, fitting: Fitting, work: Callable[[Batch], T]) -> list[T]:
-        """What `work` makes of the batch, or of its parts where memory is short for all of it.
+        """The results of `work` for the batch, or for its parts if the batch does not fit in
+        memory.
 
-        A batch that `encode` did not make is not parted.
+        A batch that `encode` did not make is not split.
         """
         count, encoded = len(self.targets), self.encoded
         if encoded is None:
@@ -79,9 +80,9 @@ def encode(
 ) -> Iterator[Batch]:
     """Batches of samples in order, on the device of the model's input embeddings.
 
-    Samples with pictures and those without share no batch, which may so hold fewer than
-    `batch_size`. Raises LopError when a question cannot be asked, as the processor has no chat
-    template that works or takes no pictures, and when a sample is longer than the model takes.
+    Samples with pictures and samples without are in separate batches, so a batch may have fewer
+    than `batch_size` samples. Raises LopError if a prompt cannot be built (no usable chat template,
+    or no support for pictures), and if a sample is longer than the model's context.
     """
     questions = any(document(row) is None for row in samples.to_dict("records"))
     if questions:
@@ -89,7 +90,7 @@ def encode(
     end = end_token(model, processor) if questions else IGNORE
     special = torch.tensor(special_ids(processor))
     embeddings = cast(Tensor, model.get_input_embeddings().weight)
-    # where they are offloaded, accelerate moves what it is given
+    # if they are offloaded, accelerate moves the inputs
     device = torch.device("cpu") if embeddings.is_meta else embeddings.device
     for chosen in _parts(samples, batch_size):
         rows = chosen.to_dict("records")
@@ -114,7 +115,8 @@ def _part(samples: pd.DataFrame, model: PreTrainedModel, processor: Processor, o
 
 
 def _parts(samples: pd.DataFrame, batch_size: int) -> Iterator[pd.DataFrame]:
-    """The samples in order, at most `batch_size` at once, all of them with pictures or none."""
+    """Parts of the samples in order, at most `batch_size` each, all with pictures or all
+    without."""
     seeing = [bool(len(images)) for images in samples["images"]]
     start = 0
     for i in range(1, len(seeing) + 1):
@@ -124,7 +126,7 @@ def _parts(samples: pd.DataFrame, batch_size: int) -> Iterator[pd.DataFrame]:
 
 
 def prompt_tensors(processor: Processor, rows: list[Any], padding_side: str) -> BatchFeature:
-    """Samples as a padded batch, ready for forward or `generate`; all have pictures, or none."""
+    """Samples as a padded batch for forward or `generate`; all with pictures or all without."""
     if any(len(row["images"]) for row in rows):
         texts = [prompt(processor, row) for row in rows]
         return tokenize(processor, texts, [decode_images(row) for row in rows], padding_side)
@@ -148,8 +150,8 @@ def prompt(processor: Processor, sample: dict) -> str:
 
 
 def _answer(processor: Processor, row: dict, end: int) -> list[int]:
-    """The tokens of a sample's answer, composed (NFC) as models write it, and that which ends it;
-    none where there is no answer."""
+    """The tokens of a sample's answer, in NFC as models write it, with the end token; none without
+    an answer."""
     if (answer := label(row)) is None:
         return []
     text = plain(processor, unicodedata.normalize("NFC", answer))
@@ -175,10 +177,10 @@ def append_tokens(
     new: Sequence[Sequence[int]],
     padding_side: str,
 ) -> dict[str, Any]:
-    """A padded batch of prompts with some tokens behind each, padded again.
+    """A padded batch of prompts with more tokens appended to each, padded again.
 
-    What the model is told of each token (its kind, which pictures it sees) goes on by the rule by
-    which its own `generate` goes on, token by token.
+    Other inputs with one value per token, such as token types, are extended by the rule of the
+    model's own `generate`.
     """
     ids, mask = prompts["input_ids"], prompts["attention_mask"].bool()
     rule: Any = model._update_model_kwargs_for_generation
@@ -209,9 +211,9 @@ def _append_answers(
     texts: Tensor,
     special: Tensor,
 ) -> Batch:
-    """Write each answer behind its prompt; its end token is a target only, never an input.
+    """Append each answer to its prompt; the end token is only a target, never an input.
 
-    `texts` (B,) tells which rows are texts, whose targets are all of their tokens.
+    `texts` (B,) marks the rows that are texts; all of their tokens are targets.
     """
     inputs = append_tokens(model, prompts, [answer[:-1] for answer in answers], "right")
     targets = torch.full_like(inputs["input_ids"], IGNORE)

@@ -1,7 +1,7 @@
-"""Asks questions in other forms: with lettered or listed choices, or so that yes or no answers.
+"""Rewrites questions in other forms: with lettered or listed choices, or as yes/no questions.
 
-A plan that is right for one form of question may be wrong for another. Wrong choices are answers to
-other samples of the same category; what is drawn depends on the seed and a sample's id alone.
+A plan that is good for one form of question may be bad for another. Wrong choices are answers to
+other samples of the same category. The draw depends only on the seed and the sample's id.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import pandas as pd
 from lop.data.samples import accepted, document, label
 from lop.errors import LopError
 
-WRONG = 3  # choices beside the right one, at most
+WRONG = 3  # most wrong choices
 YES_NO = {"yes", "no"}
 Sample = dict[Any, Any]
 
 
 def asked_in(samples: pd.DataFrame, forms: Sequence[str], seed: int) -> pd.DataFrame:
-    """The samples, each in one of `forms`, of which all are as frequent, in a random order.
+    """The samples, each in one of `forms`; the forms are equally frequent and randomly assigned.
 
-    `open` is a question as it stands. `choices` shows lettered choices and wants the letter;
-    `listed` shows them a line each and wants one of them; `yes_no` asks whether a choice is right,
-    which it is half of the time. Questions keep the choices that they have. Texts, questions
-    without a known answer and those without a wrong choice stay as they are, and so do questions
-    that are answered by yes or no in the form `yes_no`. Raises LopError for an unknown form.
+    `open` is the question without change. `choices` adds lettered choices, and the answer is a
+    letter; `listed` adds the choices, one per line, and the answer is one of them; `yes_no` asks
+    whether a choice is right, which is true half of the time. Questions keep their own choices. Not
+    changed are texts, questions without a known answer, questions without a wrong choice and, in
+    the form `yes_no`, questions whose answer is yes or no. Raises LopError for an unknown form.
     """
     if unknown := [form for form in forms if form not in FORMS]:
         raise LopError(f"form {unknown[0]!r}: expected one of {', '.join(FORMS)}")
@@ -46,7 +46,7 @@ def asked_in(samples: pd.DataFrame, forms: Sequence[str], seed: int) -> pd.DataF
 
 
 def _answers(rows: Sequence[Sample]) -> dict[str, list[str]]:
-    """The answers known in each category, in order of the alphabet."""
+    """The known answers of each category, sorted."""
     found: dict[str, set[str]] = {}
     for row in rows:
         if document(row) is None and label(row) is not None:
@@ -55,7 +55,7 @@ def _answers(rows: Sequence[Sample]) -> dict[str, list[str]]:
 
 
 def _own(row: Sample) -> list[str]:
-    """The choices that a sample comes with."""
+    """The sample's own choices."""
     return [] if row["choices"] is None else list(row["choices"])
 
 
@@ -64,14 +64,14 @@ def _is_right(row: Sample, text: str) -> bool:
 
 
 def _right(row: Sample) -> str:
-    """The answer, in the words of the choices that a sample comes with."""
+    """The right answer, as written in the sample's own choices."""
     return next((text for text in _own(row) if _is_right(row, text)), row["answer"])
 
 
 def _wrong(row: Sample, known: Sequence[str]) -> list[str]:
-    """What a sample's answer might be and is not: its own other choices, or answers to others.
+    """Wrong answers for a sample: its other choices, or answers to other samples.
 
-    Where it comes with choices and the answer is none of them, such as a letter, nothing is known.
+    Empty if the sample has choices and the answer is none of them, such as a letter.
     """
     own = _own(row)
     if own and not any(_is_right(row, text) for text in own):
@@ -105,7 +105,7 @@ def _yes_no(row: Sample, wrong: Sequence[str], rng: np.random.Generator) -> Samp
 
 
 def _shown(row: Sample, wrong: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """The right answer and some wrong ones in a random order, or the choices that there are."""
+    """The sample's own choices, or the right answer and some wrong ones in random order."""
     if own := _own(row):
         return own
     texts = [row["answer"], *(wrong[i] for i in rng.permutation(len(wrong))[:WRONG])]
@@ -113,7 +113,7 @@ def _shown(row: Sample, wrong: Sequence[str], rng: np.random.Generator) -> list[
 
 
 def _as(row: Sample, question: str, answer: str) -> Sample:
-    """The sample with another question; its choices stand in that."""
+    """The sample with another question, whose text includes the choices."""
     return row | {"question": question, "choices": None, "answer": answer, "answers": [answer]}
 
 

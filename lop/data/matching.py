@@ -1,7 +1,7 @@
 """Whether a short answer is right: one rule for evaluation and reward.
 
-The reward follows an accepted answer token by token (NFC, see `lop.data.encoding`), so what it
-calls right is an accepted answer as it stands, which `matches` takes too.
+The reward compares an accepted answer token by token (NFC, see `lop.data.encoding`); an answer that
+is right there is an accepted answer verbatim, so `matches` accepts it too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-MOST_TOKENS = 128  # of an answer to who asks without samples; one that ends itself is shorter
+MOST_TOKENS = 128  # limit for an answer without samples; an end token stops earlier
 _LABEL = re.compile(
     r"^(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct|short)\s+)?answer"
     r"(?:\s+is|\s*:)\s*:?\s*"
@@ -22,10 +22,9 @@ _AROUND = " \t\"'`*.,;:!()[]"
 def matches(prediction: str, accepted: Sequence[str]) -> bool:
     """Whether a generated text gives one of the accepted answers.
 
-    Case, outer white space and the form of accents (NFC) do not count. A text that is no accepted
-    answer as it stands is read as a chatty one: by its first line, without quotes, stars and
-    punctuation around it and without "the answer is" or "answer:" before it; "yes, …" and
-    "no, …" are yes and no.
+    Case, leading and trailing white space, and Unicode normal form (NFC) are ignored. From any
+    other text only the first line is used, without surrounding quotes, stars and punctuation and
+    without "the answer is" or "answer:" at its start; "yes, …" and "no, …" count as yes and no.
     """
     said, right = _normal(prediction), {_normal(answer) for answer in accepted}
     if said in right:
@@ -34,7 +33,7 @@ def matches(prediction: str, accepted: Sequence[str]) -> bool:
 
 
 def distinct(answers: Sequence[str]) -> list[str]:
-    """The answers in NFC and order, each once."""
+    """The answers in NFC, in order, without duplicates."""
     return list(dict.fromkeys(unicodedata.normalize("NFC", answer) for answer in answers))
 
 
@@ -47,7 +46,7 @@ def _bare(text: str) -> str:
 
 
 def _short(said: str) -> str:
-    """The answer in a chatty text: its first line, without what stands around the answer."""
+    """The answer in a longer text: its first line, without quotes, punctuation and label."""
     return _bare(_LABEL.sub("", _bare(next(iter(said.splitlines()), "")), count=1))
 
 

@@ -1,7 +1,7 @@
-"""The one place where pictures are decoded: upright, in RGB, transparency on white.
+"""Decodes pictures: upright, in RGB, with transparency on white.
 
-EXIF orientation is applied. Grey values of 16 bits are scaled to 8, floating-point ones from 0 to 1
-likewise. Of an animation the first frame counts; CMYK and palettes become RGB.
+EXIF orientation is applied. Grey values of 16 bits, and floating-point ones from 0 to 1, are scaled
+to 8 bits. Only the first frame of an animation is used; CMYK and palettes become RGB.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ MAX_ASPECT = 200  # longer side over shorter: the limit of the Qwen-VL processor
 def decode(data: bytes) -> Image.Image:
     """A picture as an RGB image.
 
-    Raises LopError when it cannot be read, is too thin, or has more pixels than Pillow's limit
-    against decompression bombs, 179 million.
+    Raises LopError if it cannot be read, has an extreme aspect ratio, or has more pixels than
+    Pillow's limit against decompression bombs, 179 million.
     """
     return _decode(data, whole=True)
 
 
 def check(data: bytes) -> None:
-    """Raise LopError unless `decode` can read the picture; faster than that for large JPEGs."""
+    """Raise LopError unless `decode` can read the picture; faster than `decode` for large JPEGs."""
     _decode(data, whole=False)
 
 

@@ -1,7 +1,7 @@
-"""Reads a user's table row by row, and each cell as the type that its column must have.
+"""Reads a user's table row by row, and checks each cell against the type of its column.
 
-Every cell is taken as what it says or refused by file, row and column: nothing is guessed from a
-missing value. Rows count from 0, as ids do where a table has none; lines of a file from 1.
+A cell of another type is an error with file, row and column; missing values are not guessed. Rows
+count from 0, as do ids in a table without ids; lines of a file count from 1.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LARGEST_CELL = 2**31 - 1  # of a CSV file, in characters; a picture may be there
 
 
 def find_tables(path: Path) -> list[Path]:
-    """The .parquet, .csv, .jsonl or .txt file at `path`; of a folder the only table, or where it
-    has none its .txt files, in the order of their names. LopError where there is none of these."""
+    """The .parquet, .csv, .jsonl or .txt file at `path`; for a folder, its only table or, without a
+    table, its .txt files sorted by name. LopError if there is none of these."""
     if path.is_dir():
         found = sorted(f for f in path.iterdir() if f.suffix in _READERS)
         tables = [f for f in found if f.suffix != TEXT_FILE]
@@ -49,10 +49,10 @@ def find_tables(path: Path) -> list[Path]:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a .parquet, .csv or .jsonl file, as plain Python values; a .txt file is one row.
+    """The rows of a .parquet, .csv or .jsonl file as plain Python values; a .txt file is one row.
 
-    Only the columns of `INPUTS` are read. Raises LopError, naming the file and the line where there
-    is one, when it cannot be read, has no rows, or has neither questions nor texts.
+    Only the columns of `INPUTS` are read. Raises LopError with the file (and the line, if known) if
+    it cannot be read, has no rows, or has neither questions nor texts.
     """
     try:
         rows = _READERS[file.suffix](file)
@@ -68,7 +68,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 def sample_of(row: Mapping[str, Any], number: int, folder: Path) -> dict[str, Any]:
     """A row as a sample with the columns of `lop.data.samples.COLUMNS`; see `read_samples`.
 
-    Relative paths of pictures start at `folder`. Raises LopError that says what is wrong.
+    Paths of pictures are relative to `folder`. Raises LopError for an invalid cell.
     """
     question = text(row.get("question"), "question", written=False)
     document = None if question else text(row.get("text"), "text", written=False)
@@ -81,7 +81,7 @@ def sample_of(row: Mapping[str, Any], number: int, folder: Path) -> dict[str, An
         raise LopError(f"{len(choices)} choices: expected at most {MAX_CHOICES}")
     if document and (answers or blobs or choices):
         raise LopError("a text without a question: expected no picture, choices or answer with it")
-    # what samples may share: pictures, or a document, or the words of a question
+    # the content that samples may share: pictures, a document, or the text of a question
     shared = b"".join(blobs) or (document or question or "").encode()
     content = hashlib.sha256(shared).hexdigest()[:16]
     return {
@@ -98,9 +98,9 @@ def sample_of(row: Mapping[str, Any], number: int, folder: Path) -> dict[str, An
 
 
 def _answers(row: Mapping[str, Any]) -> list[str]:
-    """A row's accepted answers, each once; none where it has none."""
+    """A row's accepted answers, without duplicates; may be empty."""
     given = [texts(row[name], name) for name in ("answer", "answers") if name in row]
-    if any(given) and not all(given):  # a row that has both says both
+    if any(given) and not all(given):  # a row must fill both columns or neither
         raise LopError("answer and answers: expected both or none of them to be empty")
     return list(dict.fromkeys(one for each in given for one in each))
 
@@ -108,7 +108,8 @@ def _answers(row: Mapping[str, Any]) -> list[str]:
 def _parquet(file: Path) -> list[dict[str, Any]]:
     with pq.ParquetFile(file) as table:
         names = [name for name in INPUTS if name in table.schema_arrow.names]
-        # not through pandas, which makes floats of integers beside nulls, and nan of nulls
+        # not with pandas, which turns integers into floats in a column with nulls, and nulls into
+        # nan
         return table.read(names).to_pylist()
 
 
@@ -170,7 +171,8 @@ def _missing(cell: Any) -> bool:
 
 
 def text(cell: Any, column: str, written: bool = True) -> str | None:
-    """A cell of text, or None where it is missing or blank; with `written`, numbers are text."""
+    """A cell of text, or None if it is missing or blank; with `written`, numbers are accepted as
+    text."""
     if _missing(cell):
         return None
     if written and isinstance(cell, int | float) and not isinstance(cell, bool):
@@ -185,7 +187,7 @@ def text(cell: Any, column: str, written: bool = True) -> str | None:
 
 
 def texts(cell: Any, column: str) -> list[str]:
-    """A cell that holds one text or a list of them; none where it is missing."""
+    """The texts of a cell with one text or a list of texts; empty if it is missing."""
     cells = cell if isinstance(cell, list) else [cell] if not _missing(cell) else []
     found = [text(each, column) for each in cells]
     if isinstance(cell, list) and None in found:
@@ -194,7 +196,7 @@ def texts(cell: Any, column: str) -> list[str]:
 
 
 def _split(cell: Any) -> Any:
-    """Several texts in one cell, `a|b|c`, as a list."""
+    """Several texts in one cell (`a|b|c`), as a list."""
     return [part.strip() for part in cell.split("|")] if isinstance(cell, str) and cell else cell
 
 
@@ -209,8 +211,8 @@ def _cells(row: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _picture(cell: Any, folder: Path) -> bytes:
-    """The bytes of a picture that is given as such, as {"bytes"} or {"path"}, as a path, or as
-    base64 text; LopError unless it can be decoded."""
+    """The bytes of a picture given as bytes, as {"bytes"} or {"path"}, as a path, or as base64
+    text; LopError if it cannot be decoded."""
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
     data = _from_text(cell, folder) if isinstance(cell, str) else cell
@@ -227,7 +229,7 @@ def _from_text(written: str, folder: Path) -> bytes:
     try:
         if target.is_file():
             return target.read_bytes()
-    except OSError as error:  # not a name that a file may have, or not ours to read
+    except OSError as error:  # not a valid file name, or no permission
         raise LopError(f"image {shown(written)}: {error.strerror}") from error
     raise LopError(f"no image file {shown(written)} in {folder}, nor base64 of a picture")
 

@@ -1,8 +1,8 @@
 """Samples (images, question, choices, answers, category; or text) and how they are read and stored.
 
 A sample is a question, with or without pictures and with or without a known answer, or a text whose
-own tokens are to be predicted. `image_id` names what samples share: pictures, a document, or the
-words of a question; splits and standard errors go by it.
+own tokens are to be predicted. `image_id` names the content that samples share: pictures, a
+document, or the text of a question; splits and standard errors use it.
 
 A table of samples is a DataFrame with the columns of `COLUMNS`; on disk it is Parquet with image
 bytes, which pandas and `datasets` both read.
@@ -68,7 +68,7 @@ _SCHEMA = pa.schema(
 
 
 def write_samples(samples: pd.DataFrame, path: str | Path) -> None:
-    """Write a table of samples to Parquet, whole."""
+    """Write a table of samples to Parquet, atomically."""
     rows = samples.to_dict("records")
     nullable = {"answer": label, "answers": accepted, "text": document}
     columns = {name: [of(row) for row in rows] for name, of in nullable.items()}
@@ -114,24 +114,24 @@ def read_samples(path: str | Path) -> pd.DataFrame:
             if first != place:
                 first = first.removeprefix(f"{file}, ")
                 raise LopError(f"{place}: id {sample['id']!r} is that of {first}, too")
-    # columns of objects: pandas would make nan of what is None in a column of text
+    # columns of objects: in a text column, pandas would turn None into nan
     return pd.DataFrame([of for _, of in rows.values()], columns=list(COLUMNS), dtype=object)
 
 
 def document(sample: Mapping[str, Any]) -> str | None:
-    """The text of a sample that is one; None for a question."""
+    """The text of a text sample; None for a question."""
     text = sample.get("text")
     return text if isinstance(text, str) else None
 
 
 def label(sample: Mapping[str, Any]) -> str | None:
-    """The answer of a question where it is known."""
+    """The answer of a question, or None if it is not known."""
     answer = sample["answer"]
     return answer if isinstance(answer, str) else None
 
 
 def accepted(sample: Mapping[str, Any]) -> list[str]:
-    """The answers of a sample that count as right; the first is its `answer`. None may be known."""
+    """The accepted answers of a sample; the first is its `answer`. May be empty."""
     answers = sample.get("answers")
     if answers is None or isinstance(answers, float) or not len(answers):
         return [] if label(sample) is None else [sample["answer"]]
@@ -139,9 +139,9 @@ def accepted(sample: Mapping[str, Any]) -> list[str]:
 
 
 def check_answered(samples: pd.DataFrame, needs: str, texts: bool = True) -> None:
-    """Raise LopError, naming the first such sample, where a question has no known answer.
+    """Raise LopError with the first sample that is a question without a known answer.
 
-    `needs` says what needs one. A text is its own answer, where `texts` are taken.
+    `needs` names the purpose in the message. With `texts`, text samples are accepted.
     """
     for row in samples.to_dict("records"):
         text = document(row) is not None
@@ -152,7 +152,7 @@ def check_answered(samples: pd.DataFrame, needs: str, texts: bool = True) -> Non
 
 
 def decode_images(sample: Mapping[str, Any]) -> list[Image]:
-    """The sample's pictures as RGB images, upright; LopError, naming the sample, for a bad one."""
+    """The sample's pictures as upright RGB images; LopError with the sample for a broken one."""
     try:
         return [pictures.decode(image["bytes"]) for image in sample["images"]]
     except LopError as error:
@@ -160,18 +160,18 @@ def decode_images(sample: Mapping[str, Any]) -> list[Image]:
 
 
 def pixels(sample: Mapping[str, Any]) -> int:
-    """How many pixels the sample's pictures have together; nothing is decoded."""
+    """Total number of pixels of the sample's pictures, without decoding them."""
     sizes = [pictures.size(image["bytes"]) for image in sample["images"]]
     return sum(width * height for width, height in sizes)
 
 
 def letters(sample: Mapping[str, Any]) -> int:
-    """How many letters there are to read: of a text, or of a question, its choices and answer."""
+    """Number of characters of a text, or of a question with its choices and answer."""
     return len(document(sample) or prompt_text(sample)) + len(label(sample) or "")
 
 
 def prompt_text(sample: Mapping[str, Any]) -> str:
-    """The question, with its choices lettered below it when it has any."""
+    """The question, followed by its lettered choices, if any."""
     choices = sample["choices"]
     if choices is None or not len(choices):
         return sample["question"]
@@ -180,7 +180,7 @@ def prompt_text(sample: Mapping[str, Any]) -> str:
 
 
 def fingerprint(samples: pd.DataFrame) -> str:
-    """Twelve hex digits that name a table of samples by its content: all of it, in order."""
+    """Twelve hex digits over the whole content of a table of samples, in order."""
     digest = hashlib.sha256()
     for row in samples.to_dict("records"):
         choices = None if row["choices"] is None else list(row["choices"])
@@ -192,18 +192,19 @@ def fingerprint(samples: pd.DataFrame) -> str:
 
 
 def check_apart(samples: pd.DataFrame, others: pd.DataFrame, where: str) -> None:
-    """Raise LopError where two tables share a picture or a document; `where` names the other."""
+    """Raise LopError if two tables share a picture or a document; `where` names the second
+    table."""
     shared = _seen(samples).keys() & _seen(others).keys()
     if shared:
         first = _seen(samples)[sorted(shared)[0]]
         raise LopError(
-            f"sample {first}: its picture or document is in {where} too, with {len(shared)} such; "
-            "expected none of them"
+            f"sample {first}: its picture or document is in {where} too, and so are "
+            f"{len(shared) - 1} others; expected no shared ones"
         )
 
 
 def _seen(samples: pd.DataFrame) -> dict[str, str]:
-    """Every picture by its content, or a text by what it says, and a sample that has it."""
+    """A sample for each distinct picture, or for each distinct text, by content."""
     found: dict[str, str] = {}
     for row in samples.to_dict("records"):
         pictures = [hashlib.sha256(image["bytes"]).hexdigest() for image in row["images"]]
@@ -215,10 +216,11 @@ def _seen(samples: pd.DataFrame) -> dict[str, str]:
 def split_by_image(
     samples: pd.DataFrame, sizes: Mapping[str, int], seed: int
 ) -> dict[str, pd.DataFrame]:
-    """Draw tables of the given sizes so that no picture or document is in two of them.
+    """Draw tables of the given sizes that share no picture or document.
 
-    Those, by `image_id`, are shuffled and dealt to the tables in proportion to their sizes; then
-    each table is drawn from its own. Raises LopError when there are too few samples.
+    Pictures and documents, by `image_id`, are shuffled and distributed over the tables in
+    proportion to their sizes; then each table is drawn from its own. Raises LopError if there are
+    too few samples.
     """
     rng = np.random.default_rng(seed)
     images = rng.permutation(sorted(samples["image_id"].unique()))
@@ -234,10 +236,10 @@ def split_by_image(
 def split_with_rest(
     samples: pd.DataFrame, sizes: Mapping[str, int], rest: str, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """Tables of the given sizes, and `rest` with all of the pictures or documents of no other.
+    """Tables of the given sizes, and a table `rest` with all remaining pictures or documents.
 
-    Those are shuffled; each table takes as many of the next ones as its samples need. Raises
-    LopError when there are too few samples.
+    They are shuffled; each table takes the next ones until it has enough samples. Raises LopError
+    if there are too few samples.
     """
     rng = np.random.default_rng(seed)
     images = rng.permutation(sorted(samples["image_id"].unique()))
@@ -255,7 +257,7 @@ def split_with_rest(
 
 
 def draw(pool: pd.DataFrame, size: int, rng: np.random.Generator, name: str) -> pd.DataFrame:
-    """`size` rows of `pool` in a random order, or LopError when it has fewer."""
+    """`size` rows of `pool` in random order; LopError if it has fewer."""
     if len(pool) < size:
         raise LopError(
             f"{name}: wanted {size} samples, its pictures or documents have only {len(pool)}"

@@ -1,4 +1,4 @@
-"""Cuts documents into windows of a number of tokens, each a text sample of its own."""
+"""Cuts documents into windows of a fixed number of tokens; each window is a text sample."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lop.errors import LopError
 
 
 def cut(samples: pd.DataFrame, processor: Processor, size: int) -> pd.DataFrame:
-    """The samples with every text cut into windows of `size` tokens; questions are as they were.
+    """The samples with every text cut into windows of `size` tokens; questions do not change.
 
-    A window has its document's `image_id`, and a number behind its id. The rest of a document is a
-    window too, unless it is shorter than half of one; a document shorter than that is one as it
-    stands. Raises LopError for a tokenizer that does not tell where in a text its tokens are.
+    A window has its document's `image_id`, and a number appended to its id. The remainder of a
+    document is a window if it has at least half of `size` tokens; a document shorter than that is
+    one window. Raises LopError for a tokenizer without character offsets.
     """
     tokenizer = tokenizer_of(processor)
     if not tokenizer.is_fast:
         raise LopError(
-            f"{type(tokenizer).__name__}: does not tell where in a text its tokens are, by which "
-            "texts are cut into windows; expected a fast tokenizer (tokenizer.json)"
+            f"{type(tokenizer).__name__}: has no character offsets, by which texts "
+            "are cut into windows; expected a fast tokenizer (tokenizer.json)"
         )
     rows: list[dict[Any, Any]] = []
     for row in samples.to_dict("records"):
