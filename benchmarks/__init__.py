@@ -1,1 +1,1 @@
-"""What lop claims about itself, measured: each module is one command and writes docs/results/."""
+"""Measurements of lop: each module is one command and writes to docs/results/."""

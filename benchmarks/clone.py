@@ -16,7 +16,7 @@ COPIED = [
 
 
 def copy(place: Path) -> None:
-    """Put what a pipeline needs into the folder `place`; it is no git repository yet."""
+    """Copy the files of a pipeline to directory `place`, which is not a git repository yet."""
     for name in COPIED:
         target = place / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""What the benchmarks share: the reference model's samples and scores, and how a page begins."""
+"""Shared by the benchmarks: the reference model's samples and scores, and the first line of a
+page."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ SIZES = {"calibration": 500, "reward": 200, "validation": 500, "benchmark": 2}
 
 
 def place(samples: str = "reward", score: str = "flap", kind: str = "loglik") -> tuple:
-    """What `searching.reward_of` needs, for the reference model and the samples of one purpose.
+    """Arguments of `searching.reward_of` for the reference model and the samples of one purpose.
 
-    Benchmark samples are never used here: nothing is chosen by them.
+    Benchmark samples are never used here, because settings must not be chosen on them.
     """
     if not (DATA / "samples").exists():
         preparing.prepare(DATA / "samples", "reference", 0, SIZES)
@@ -43,7 +44,7 @@ def place(samples: str = "reward", score: str = "flap", kind: str = "loglik") ->
 
 
 def origin() -> str:
-    """The line under a page's title that says how to make it again."""
+    """The line under a page's title with the command that made it."""
     spec = sys.modules["__main__"].__spec__
     module = spec.name.removesuffix(".__main__") if spec else ""
     given = [word for word in sys.argv[1:] if word != "--page"]  # which computes nothing

@@ -1,9 +1,9 @@
 """One elastic checkpoint against a cut one for each budget: `python -m benchmarks.elastic`.
 
-What is stored, and how long it takes from the call to the first token. Both are loaded in turn,
-alone on the machine: run nothing else beside it. Writes elastic.csv and elastic.md to docs/results.
-Without `--kit` it makes one with few samples and a short search: what a plan is worth is no matter
-here.
+It measures disk space, and the time from the call to the first token. Both kinds are loaded in
+turn; run nothing else on the machine. Writes elastic.csv and elastic.md to docs/results. Without
+`--kit` it makes a kit with few samples and a short search, because the quality of plans does not
+matter here.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def stored(folder: Path) -> int:
 
 
 def held(path: Path, ratio: float) -> int:
-    """Bytes of the weights that a model at a budget has; tied ones count once."""
+    """Bytes of a model's weights at a budget; tied weights count once."""
     model = lop.load(path, ratio=ratio)
     return sum(of.numel() * of.element_size() for of in model.parameters())
 
@@ -99,7 +99,7 @@ def rows(name: str, elastic: Path, budgets: np.ndarray, pairs: int) -> Iterator[
 
 
 def resized(elastic: Path, budgets: np.ndarray) -> float:
-    """Median milliseconds to another budget, in random order."""
+    """Median milliseconds of a resize, over budgets in random order."""
     model, taken = lop.load(elastic, ratio=float(budgets[0])), []
     for budget in np.random.default_rng(0).permutation(np.tile(budgets, 2)):
         begun = time.perf_counter()
@@ -111,7 +111,7 @@ def resized(elastic: Path, budgets: np.ndarray) -> float:
 def measured(
     name: str, model: Path, kit: Path | None, budgets: np.ndarray, pairs: int
 ) -> tuple[pd.DataFrame, str]:
-    """The rows of one model, and what its page says."""
+    """The rows of one model, and the text of its page."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         begun_with = Kit.load(kit) if kit else make_kit(SCALES[name], root / "kit")
@@ -164,7 +164,7 @@ torch {torch.__version__}.
 
 
 def main() -> None:
-    """Measure, and write the page and its figures."""
+    """Measure, and write the page and its numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=SCALES, help="default: those that are there")
     parser.add_argument("--kit", type=Path, help="of the one model that is named")

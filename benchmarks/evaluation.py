@@ -1,7 +1,7 @@
-"""How fast benchmarks are answered: lop's evaluation against lm-eval's own `hf-multimodal`.
+"""The speed of evaluation: lop against lm-eval's own `hf-multimodal`.
 
-`python -m benchmarks.evaluation` takes some minutes, two threads, and writes
-docs/results/evaluation.md. Nothing is chosen by what it measures.
+`python -m benchmarks.evaluation` takes some minutes with two threads, and writes
+docs/results/evaluation.md. No setting is chosen by its results.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def places(count: int | None = None) -> dict[str, str]:
 
 @contextmanager
 def stock(batch_size: int) -> Iterator[Any]:
-    """`asking`, through the class that lm-eval has and nothing else."""
+    """`asking`, with lm-eval's own class and nothing else."""
     from lm_eval.models.hf_vlms import HFMultimodalLM
 
     model, _ = load_to_ask(MODEL, None)
@@ -91,7 +91,7 @@ def against_stock(count: int, batch_size: int, repeats: int) -> list[str]:
 
 
 def all_tasks(batch_size: int) -> list[str]:
-    """One model over all four tasks, as the pipeline's evaluation does it."""
+    """One model on all four tasks, as in the pipeline's evaluation."""
     rows = [["task", "questions", "seconds", "a second"], ["---"] * 4]
     begun = time.perf_counter()
     with asking(MODEL, batch_size) as ask:

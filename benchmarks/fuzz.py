@@ -1,12 +1,12 @@
-"""How lop takes malformed options, parameters and files: each must end in one clear line.
+"""Calls lop with malformed options, parameters and files: each must give one clear error line.
 
 `python -m benchmarks.fuzz` runs 1,700 cases in about half an hour on two cores; `--write` puts the
-result on docs/results/reliability.md. A case is one call of one command with one thing wrong, in a
-process of its own, with limits to its time and memory. It is well taken if the command succeeds, or
-ends with exit code 2 and one line on standard error. Anything else is a fault, and so is success on
-what nobody can make sense of, and a file of somebody else that was changed.
+result on docs/results/reliability.md. A case is one call of one command with one error in its
+input, in a separate process with limits of time and memory. It passes if the command succeeds, or
+if it ends with exit code 2 and one line on standard error. Everything else is a fault, and so are
+success on meaningless input and a change of a foreign file.
 
-`python -m benchmarks.fuzz --seed S --only N` runs case N alone and keeps its folder.
+`python -m benchmarks.fuzz --seed S --only N` runs only case N and keeps its directory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lop import errors, settings
 from lop.cli import main as lop
 
 MEMORY = 4 << 30  # bytes that a case may ask for
-SECONDS = 150  # that a case may take; `compare` starts processes, which import everything
+SECONDS = 150  # limits of a case; `compare` starts processes, which import everything
 AT_ONCE = 2
 LISTED = 200  # faults on the page at most
 ACCEPTED, REFUSED = "accepted", "refused"
@@ -42,7 +42,7 @@ ACCEPTED, REFUSED = "accepted", "refused"
 
 @dataclass(frozen=True)
 class Result:
-    """A case, what was wrong in it, and how that ended: ACCEPTED, REFUSED, or a fault's name."""
+    """A case, the error in its input, and the outcome: ACCEPTED, REFUSED, or a fault's name."""
 
     case: Case
     wrong: str
@@ -109,7 +109,7 @@ class Campaign:
 
 
 def judged(case: Case, ended: Ended, refuse: bool) -> str:
-    """How a command took its input, by its exit code and what it printed."""
+    """The outcome of a command, from its exit code and output."""
     served = _is_service(case) and " serves " in ended.out and not ended.late
     if ended.late:
         return "hang"
@@ -127,7 +127,7 @@ def judged(case: Case, ended: Ended, refuse: bool) -> str:
 
 
 def _run_case(case: Case, valid: Path) -> int:
-    """In the case's own process and folder: make it, then call lop."""
+    """Prepare the case and call lop, in the case's own process and directory."""
     try:
         here = Path.cwd()
         shutil.copytree(valid, here, dirs_exist_ok=True, symlinks=True)

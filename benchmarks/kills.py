@@ -1,14 +1,14 @@
-"""What is left when commands are killed at a random moment, and whether they go on from it.
+"""Kills commands at random moments, and checks what they leave and whether they resume.
 
 `python -m benchmarks.kills` kills 130 times, in about ten minutes on two cores; `--write` puts the
-result on docs/results/reliability.md. Each command runs undisturbed first, which gives its time and
-its result. Then it is killed, by SIGKILL or SIGTERM, at moments drawn over that time; modules are
-imported before. What must hold:
+result on docs/results/reliability.md. Each command first runs without a kill, which gives its time
+and its result. Then it is killed by SIGKILL or SIGTERM at random moments within that time; modules
+are imported before. Requirements:
 
-- under each name lies what was there before, or the new result, and never a part of it;
-- what was finished is not lost, and not done again;
-- the same call then succeeds, with the undisturbed result, and no temporary files stay;
-- nobody else's file is touched, and no process stays alive.
+- each path has its old content or the complete new result, never a part of it;
+- finished work is not lost, and not repeated;
+- the same call then succeeds, with the result of a run without a kill, and no temporary files stay;
+- no foreign file is changed, and no process stays alive.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from benchmarks.reliability.sandbox import Running
 from benchmarks.reliability.scenarios import Scenario, scenarios
 
 GRACE = 30  # seconds in which all processes of a killed command must end
-RARE = 4  # of so many rounds, slow scenarios take part in one
+RARE = 4  # slow scenarios run in one of this many rounds
 
 
 Work = Callable[[], int | None]
@@ -43,7 +43,7 @@ Work = Callable[[], int | None]
 
 @dataclass
 class Measured:
-    """A scenario run undisturbed: its result, its time, and the folder that it begins with."""
+    """A scenario without a kill: its result, its time, and the directory at its start."""
 
     scenario: Scenario
     begin: Path
@@ -79,7 +79,7 @@ class Campaign:
         self.measured: dict[str, Measured] = {}
 
     def kill(self, number: int) -> Kill:
-        """The kill of this number: its scenario, signal and moment follow from it and the seed."""
+        """The kill with this number: number and seed decide its scenario, signal and moment."""
         rng = Random(f"{self.seed} {number}")
         turn, which = divmod(number, len(self.scenarios))
         scenario = self.scenarios[which]
@@ -116,7 +116,7 @@ class Campaign:
         before: watch.Listing,
         state: states.State,
     ) -> None:
-        """Run the same call again, and look at what it leaves."""
+        """Run the same call again, and check what it leaves."""
         scenario = measured.scenario
         then = watch.listing(folder)
         ended = scenario.finish(folder, folder.with_suffix(".again"))
@@ -136,7 +136,8 @@ class Campaign:
             kill.faults.append(f"changed: {', '.join(changed[:3])}")
 
     def _measure(self, scenario: Scenario) -> Measured:
-        """Twice undisturbed; what differs then is only looked for, not compared."""
+        """Run twice without a kill; for files that differ between the two, only existence is
+        checked."""
         if scenario.name in self.measured:
             return self.measured[scenario.name]
         begin = self.root / f"begin-{len(self.measured)}"
@@ -188,7 +189,7 @@ def _alive(running: Running) -> bool:
 
 
 def found(state: states.State, measured: Measured) -> str:
-    """Which of its whole states lies under a command's names."""
+    """Which of the complete states a command's paths have."""
     old, new, scenario = measured.old, measured.new, measured.scenario
     if scenario.words[0] == "track":  # a database grows inside; whether it is sound, the next shows
         return "part" if state else "nothing"

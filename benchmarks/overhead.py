@@ -1,4 +1,4 @@
-"""What the machinery costs: a stage as a Prefect flow, and under the pipeline, against the library.
+"""The overhead of Prefect and DVC: a stage as a flow, and in the pipeline, against the library.
 
 `python -m benchmarks.overhead` takes a few minutes and writes docs/results/overhead.md.
 """
@@ -26,7 +26,7 @@ from lop.files import replacing
 
 SMALL = {"calibration": 20, "reward": 20, "validation": 20, "benchmark": 20}
 
-# each stage as the library does it, with the same files
+# each stage by the library alone, with the same files
 CALLS = {
     "prepare": "given = params('prepare'); preparing.prepare(Path('data/samples'), "
     "given['source'], given['seed'], {name: given[name] for name in PURPOSES})",
@@ -47,7 +47,7 @@ def params(section): return yaml.safe_load(Path("params.yaml").read_text())[sect
 
 
 def measure(place: Path, env: dict[str, str], command: list[str]) -> tuple[float, float]:
-    """Seconds on the clock, and of processor time, that a command takes."""
+    """Wall-clock and processor seconds of a command."""
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, cwd=place, env=env, check=True, stdout=subprocess.DEVNULL)
     after, taken = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - begun
@@ -67,7 +67,7 @@ def clone(place: Path) -> None:
 
 
 def task_seconds(url: str) -> dict[str, float]:
-    """Seconds that each task of the last pipeline run took, as Prefect has it."""
+    """Seconds of each task of the last pipeline run, from Prefect."""
     latest = {"flows": {"name": {"any_": ["pipeline"]}}, "sort": "EXPECTED_START_TIME_DESC"}
     run = httpx.post(f"{url}/flow_runs/filter", json=latest | {"limit": 1}).json()[0]
     which = {"flow_runs": {"id": {"any_": [run["id"]]}}}
@@ -90,7 +90,7 @@ def run(repeats: int) -> str:
             set_params(place, "train", seed=seed)
             measure(place, env, whole)
             under = task_seconds(url)
-            for stage, call in CALLS.items():  # each on the files that the pipeline has left
+            for stage, call in CALLS.items():  # each on the files of the pipeline's run
                 entry = rows.setdefault(stage, {"library": [], "flow": [], "pipeline": []})
                 entry["library"].append(measure(place, env, [sys.executable, "-c", PRELUDE + call]))
                 flow = [sys.executable, "-m", f"flows.{stage}"]
@@ -100,7 +100,7 @@ def run(repeats: int) -> str:
 
 
 def page(rows: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
-    """A row a stage: medians, and what the flow and the pipeline add."""
+    """A row for each stage: medians, and the time added by flow and pipeline."""
     lines = [["stage", "library", "flow", "flow adds", "of it processor", "pipeline adds"]]
     lines.append(["---"] * 6)
     for stage, kinds in rows.items():

@@ -1,8 +1,8 @@
-"""How fast a big checkpoint is cut, and in how little memory: `python -m benchmarks.pruning`.
+"""Time and memory to prune a large checkpoint: `python -m benchmarks.pruning`.
 
 A Qwen2.5-VL of more than 4 GB in bf16 with random weights is written to a temporary folder. Then,
-in one run: that folder is copied file by file, and `lop prune` cuts it, as a command of its own
-whose peak memory (imports included) the system tells.
+in one run, that directory is copied file by file, and `lop prune` cuts it in a separate process,
+whose peak memory (with imports) is read from the system.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def write_scores(model: Stored, out: Path) -> None:
 
 
 def timed_copy(source: Path, out: Path) -> float:
-    """Seconds to copy a checkpoint's files and have them on disk."""
+    """Seconds to copy a checkpoint's files to disk, including sync."""
     start = time.perf_counter()
     shutil.copytree(source, out)
     os.sync()
@@ -91,11 +91,11 @@ def timed_copy(source: Path, out: Path) -> float:
 
 
 def timed_prune(model: Path, scores: Path, ratio: float, out: Path) -> tuple[float, float, int]:
-    """Seconds of the whole command until all is on disk, and of what follows its imports; peak
-    memory in bytes."""
+    """Seconds of the whole command, including sync, and of the part after its imports; peak memory
+    in bytes."""
     arguments = ["prune", "--model", model, "--scores", scores, "--method", "random"]
     arguments += ["--ratio", ratio, "--out", out]
-    # the system's own record of a child's peak (ru_maxrss) begins with its parent's
+    # ru_maxrss of a child process starts at its parent's value
     said = out.with_name("peak")
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", COMMAND, said, *map(str, arguments)], check=True)

@@ -1,10 +1,10 @@
-"""How well do few samples rank plans? Kendall's tau with many other samples.
+"""How well few samples rank plans: Kendall's tau with the ranking by many other samples.
 
-`python -m benchmarks.ranking` writes docs/results/ranking/. Plans are shaken around the knapsack's.
-Each reward judges all of them, by the same samples or, pooled by the surrogate, by fresh ones, for
-as many evaluations of samples; the truth is the log-likelihood on other samples. Beside it stands
-the truth's own agreement from one half of its pictures or documents to the other: no reward can be
-expected to reach more.
+`python -m benchmarks.ranking` writes docs/results/ranking/. Plans are drawn around the knapsack's.
+Each reward evaluates all of them on the same samples or, pooled by the surrogate, on different
+ones, with the same number of sample evaluations. The reference ranking is by log-likelihood on
+other samples. The page also gives the agreement of the reference between the two halves of its
+pictures or documents, which is the upper limit for a reward.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLUMNS = ("model", "reward", "samples", "ratio", "tau", "truth_tau", "draws")
 
 
 def tau(a: np.ndarray, b: np.ndarray) -> float:
-    """Kendall's tau of two rankings without ties, (n,) both."""
+    """Kendall's tau of two rankings without ties, (n,) each."""
     signs = np.sign(a[:, None] - a) * np.sign(b[:, None] - b)
     return float(signs.sum() / (len(a) * (len(a) - 1)))
 
@@ -59,7 +59,7 @@ def fixed(reward: Reward, plans: list[Plan], count: int) -> np.ndarray:
 
 
 def pooled(reward: Reward, root: Plan, plans: list[Plan], rng: np.random.Generator) -> np.ndarray:
-    """What the surrogate expects of each plan; (plans,).
+    """The surrogate's mean for each plan; (plans,).
 
     Each of these plans, and as many others as make up the same cost as `PLANS` plans judged by half
     of the samples, is judged by one part of them.
@@ -77,7 +77,7 @@ def _change(plan: Plan, root: Plan) -> np.ndarray:
 
 
 def run(yardstick: str, ratios: list[float], draws: int) -> pd.DataFrame:
-    """A row a reward, number of samples and ratio: taus, means over draws."""
+    """A row for each reward, number of samples and ratio: taus, means over draws."""
     YARDSTICKS[yardstick].ready()
     rows = []
     for number in range(draws):
@@ -120,7 +120,8 @@ def run(yardstick: str, ratios: list[float], draws: int) -> pd.DataFrame:
 
 
 def page(table: pd.DataFrame) -> str:
-    """A table a model: a row a reward and number of samples, a column a ratio."""
+    """A table for each model: a row for each reward and number of samples, a column for each
+    ratio."""
     parts = ["# How well few samples rank plans", origin(), (__doc__ or "").split("\n\n", 2)[2]]
     for name, of in table.groupby("model", sort=False):
         ratios = sorted(of["ratio"].unique())

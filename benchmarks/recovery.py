@@ -3,7 +3,7 @@
 On the reference model (run `make repro` first: its scores, profile and predictor give the plans):
 one elastic run at LOP's plans, one at uniform plans, and two runs for a single budget each, which
 together take as many steps. On the real decoder: one run of low-rank adapters at the knapsack's
-plans. A run that was stopped goes on from where it was.
+plans. A stopped run resumes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BEFORE = "before"
 
 @dataclass(frozen=True)
 class Run:
-    """A training run, and the method whose plans it is judged at, at some ratios."""
+    """A training run, and the method and ratios of the plans at which it is evaluated."""
 
     name: str
     title: str
@@ -73,7 +73,7 @@ class Yardstick:
         raise NotImplementedError
 
     def steps(self) -> Iterator[tuple[str, Path]]:
-        """What is done, one after the other: what it is, and the file that says it is."""
+        """The steps in order: a name, and the file that marks it as done."""
         if not (self.folder / "test.parquet").exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.prepare()

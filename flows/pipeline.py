@@ -174,9 +174,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
         try:
             process.wait(PATIENCE)
             break
-        except (
-            subprocess.TimeoutExpired
-        ):  # threads in the middle of a search do not see an interrupt
+        except subprocess.TimeoutExpired:  # threads in a search may not see an interrupt
             kill(process.pid)
     process.wait()
 

@@ -1,4 +1,5 @@
-"""What is measured of a plan: is each test sample answered right, and its log-likelihood."""
+"""The measurements of a plan: whether each test sample is answered right, and its
+log-likelihood."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def cell(draw: Draw, row: Row, ratio: float) -> Cell:
 
 
 def measure(cells: Sequence[Cell], workers: int) -> None:
-    """Write the results that are not there yet."""
+    """Write the missing results."""
     missing = {cell.path: cell for cell in cells if not cell.path.exists()}
     # a process keeps the model that it made last, as long as the ranking is the same
     ordered = sorted(missing.values(), key=lambda cell: (cell.ranking, cell.path))

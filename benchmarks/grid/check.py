@@ -1,4 +1,4 @@
-"""Has a checkpoint that was cut the perplexity that was measured in views?"""
+"""Checks that a cut checkpoint has the perplexity that was measured with views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Perplexities, and how far apart methods are, with standard errors by picture or document."""
+"""Perplexities and differences of methods, with standard errors clustered by picture or
+document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured in the draws of a table, and LOP against every other row of it."""
+"""The measurements of a table's draws, and LOP's differences from every other row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps that are done once, and how long the rest of them takes."""
+"""Steps that run once each, with an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Step:
-    """Work that leaves `out`; `cost` is how much it is, in a unit that all steps share."""
+    """Work that writes `out`; `cost` is its size, in a unit common to all steps."""
 
     label: str
     out: Path
@@ -19,7 +19,7 @@ class Step:
 
 
 def run(steps: Sequence[Step], say: Callable[[str], None] = print) -> None:
-    """Do, in order, what is not there yet, and say after each step how long the rest takes."""
+    """Run the missing steps in order; after each, print the estimated remaining time."""
     left = [step for step in steps if not step.out.exists()]
     say(f"{len(steps) - len(left)} of {len(steps)} steps are there")
     spent = paid = 0.0

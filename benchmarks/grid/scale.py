@@ -1,4 +1,4 @@
-"""How much of a table is computed, of which model and samples, and which of its rows."""
+"""The extent of a table: its model, samples and rows."""
 
 from __future__ import annotations
 

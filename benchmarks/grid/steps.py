@@ -81,7 +81,7 @@ def profile(draw: Draw) -> Profile:
 
 
 def run(scale: Scale) -> None:
-    """Compute what is not there yet of a scale."""
+    """Compute the missing parts of a scale."""
     progress.run([step for seed in range(scale.draws) for step in made(Draw(scale, seed))])
     progress.run(steps(scale))
     check.difference(Draw(scale, 0), LOP, max(scale.ratios))

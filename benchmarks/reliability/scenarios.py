@@ -1,4 +1,4 @@
-"""Commands to be killed at their work, with what they had written before, and how they go on."""
+"""Commands to kill while they run, with their earlier outputs, and how they resume."""
 
 from __future__ import annotations
 

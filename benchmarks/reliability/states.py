@@ -1,4 +1,4 @@
-"""What lies under a name, in a form that two runs of the same command have in common."""
+"""The content of a path, in a form that is the same for two runs of the same command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-# Times and places of a run, which differ from the next.
+# Times and paths, which differ between runs.
 TIMED = {
     "seconds", "predict_ms", "latency_ms", "peak_bytes", "prefill_tokens_per_s", "created",
     "decode_tokens_per_s", "answers_per_s", "speedup", "speedup_low", "speedup_high",

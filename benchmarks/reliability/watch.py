@@ -1,4 +1,4 @@
-"""What a command may leave behind: it must not touch what is not its own."""
+"""Checks what a command leaves behind: it must not change foreign files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-# Files of somebody else that lie where lop works, some with names like its temporary ones.
+# Foreign files in lop's directories, some with names like its temporary ones.
 BYSTANDERS = {
     ".env.local": "KEY=value\n",
     ".gitlab-ci.yml": "stages: []\n",
@@ -21,7 +21,7 @@ Listing = dict[str, list[object]]
 
 
 def put_bystanders(folder: Path) -> None:
-    """Lay the files of somebody else into a folder, and odd things to write to."""
+    """Put foreign files into a directory, and unusual output paths."""
     for name, text in BYSTANDERS.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
@@ -45,14 +45,14 @@ def listing(folder: Path) -> Listing:
 
 
 def touched(before: Listing, after: Listing, own: Iterable[str] = ()) -> list[str]:
-    """Files that are gone or changed, but for `own` paths and what lies below them."""
+    """Files that are missing or changed, except `own` paths and everything below them."""
     mine = (*own, *OURS)
     changed = [name for name, what in before.items() if after.get(name) != what]
     return sorted(name for name in changed if not _below(name, mine))
 
 
 def leftovers(before: Listing, folder: Path) -> list[str]:
-    """New hidden files and folders: temporary ones that nobody cleared."""
+    """New hidden files and directories: temporary ones that were not removed."""
     known = {str(parent) for name in before for parent in (Path(name), *Path(name).parents)}
     found = [str(p.relative_to(folder)) for p in folder.rglob(".*")]
     return sorted(n for n in found if n not in known and not _below(n, OURS) and _odd(n))

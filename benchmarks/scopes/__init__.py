@@ -1,1 +1,2 @@
-"""Attention pruned beside FFNs, against FFNs alone, at equal parameters and at equal latency."""
+"""Attention and FFNs pruned together, against FFNs alone, at equal parameters and at equal
+latency."""

@@ -1,4 +1,4 @@
-"""What one core of this machine does at the model's real shapes."""
+"""Speed of one core of this machine at the model's real shapes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from lop.importance import Stats
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured here, on one core."""
+    """Measurements on one core of this machine."""
 
     processor: float  # seconds a picture
     layer: float  # FLOPs a second of a decoder layer
     product: float  # FLOPs a second of one large product of matrices
     stats: float  # seconds that scoring adds to a sample and layer
-    stats_bytes: int  # of memory that scoring takes beside a batch's activations
+    stats_bytes: int  # memory of scoring besides a batch's activations
     digest: float  # bytes a second
 
 
@@ -65,7 +65,7 @@ def measured() -> Rates:
 
 
 def seconds(work: Callable[[], Any], repeats: int = 3) -> float:
-    """The median time of a call, after one that does not count."""
+    """The median time of a call, after one warm-up call."""
     work()
     times = []
     for _ in range(repeats):
