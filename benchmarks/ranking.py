@@ -1,10 +1,12 @@
 """How well few samples rank plans: Kendall's tau with the ranking by many other samples.
 
-`python -m benchmarks.ranking` writes docs/results/ranking/. Plans are drawn around the knapsack's.
-Each reward evaluates all of them on the same samples or, pooled by the surrogate, on different
-ones, with the same number of sample evaluations. The reference ranking is by log-likelihood on
-other samples. The page also gives the agreement of the reference between the two halves of its
-pictures or documents, which is the upper limit for a reward.
+`python -m benchmarks.ranking` writes docs/results/ranking/.
+
+Plans are drawn around the knapsack's. Each reward evaluates all of them on the same samples or,
+pooled by the surrogate, on different ones, with the same number of sample evaluations. The
+reference ranking is by log-likelihood on other samples. The page also gives the agreement of the
+reference between the two halves of its pictures or documents, which is the upper limit for a
+reward.
 """
 
 from __future__ import annotations
