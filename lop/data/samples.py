@@ -198,8 +198,8 @@ def check_apart(samples: pd.DataFrame, others: pd.DataFrame, where: str) -> None
     if shared:
         first = _seen(samples)[sorted(shared)[0]]
         raise LopError(
-            f"sample {first}: its picture or document is in {where} too, and so are "
-            f"{len(shared) - 1} others; expected no shared ones"
+            f"sample {first}: its picture or document is in {where} too "
+            f"({len(shared)} shared in all); expected none"
         )
 
 
