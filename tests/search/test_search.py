@@ -171,10 +171,10 @@ def test_an_empty_or_foreign_shard_is_one_line(tmp_path):
     write_index(tmp_path, [path])
     whole = {name: [0] for name in COLUMNS}
     for table, message in [
-        (pd.DataFrame(), "x.parquet: not a search shard of .*, no column target, plan"),
+        (pd.DataFrame(), "x.parquet: not a search shard of .*: no column target, plan"),
         (
             pd.DataFrame({"question": ["?"]}),
-            "x.parquet: not a search shard of .*, no column target",
+            "x.parquet: not a search shard of .*: no column target",
         ),
         (pd.DataFrame(whole), "x.parquet: "),  # a plan is a list
         (pd.DataFrame(whole).head(0), "x.parquet: a search shard without rows; delete it"),
