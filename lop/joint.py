@@ -19,6 +19,7 @@ from lop.models.sizes import Sizes
 from lop.plan import WHOLE, Bits, Plan, Space
 from lop.profile import Profile, in_steps, least_loss, options_of, whole_groups
 
+VERSION = 1  # of the plans that a search finds: raised when a change of the code changes them
 TRIES = 60  # exchanges drawn for the next one that a search judges
 
 
@@ -59,6 +60,7 @@ class Choices:
         others: Sequence[str] | None = None,
     ) -> None:
         _check(measured, sizes, bits)
+        self.bits = tuple(sorted(bits))
         self.measured, self.sizes, self.space = measured, sizes, space or measured.space
         known = measured.at_bits.others if measured.at_bits else ()
         self.others = [name for name in known if others is None or name in others]
@@ -95,29 +97,75 @@ class Choices:
         What is left of them is less than the least that would make any site better. Raises
         LopError where even the smallest plan takes more.
         """
-        least, most = (
-            self._fixed + sum(int(of.cost[end]) for of in self._options) for end in (0, -1)
-        )
+        return self._filled(self._least([of.loss for of in self._options], amount), amount)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Bytes of the smallest and of the largest plan."""
+        least, most = (sum(int(of.cost[end]) for of in self._options) for end in (0, -1))
+        return self._fixed + least, self._fixed + most
+
+    def _least(self, losses: Sequence[np.ndarray], amount: float) -> list[int]:
+        """The options with the least sum of `losses` within `amount` bytes."""
+        least, most = self.reach
         if amount < least:
             raise LopError(
                 f"size of {amount:,.0f} cannot be met: this model reaches {least:,} to {most:,}"
             )
         costs, room = in_steps([of.cost for of in self._options], amount - self._fixed, 1)
-        losses = [of.loss for of in self._options]
-        return self._filled(least_loss(losses, costs, room, spend=False), amount)
+        return least_loss(losses, costs, room, spend=False)
+
+    def near(self, removed: np.ndarray, amount: float, start: Sequence[int]) -> list[int]:
+        """The options within `amount` bytes that are nearest to `removed`, by squares.
+
+        The bytes that they leave are spent as in `solve`, but not on what has fewer than in
+        `start`. `start` itself may be nearer, as the knapsack counts bytes in steps.
+        """
+        count = len(self.space.units)
+        wanted = np.zeros((len(self._options), 2))
+        wanted[:count, 0], wanted[:, 1] = removed[:count], removed[count:]
+        each = zip(map(self._removed, range(len(wanted)), self._options), wanted, strict=True)
+        apart = [np.square(of - aim).sum(1) for of, aim in each]
+        found = self._least(apart, amount)
+
+        def far(chosen: Sequence[int]) -> float:
+            return sum(float(of[i]) for of, i in zip(apart, chosen, strict=True))
+
+        if far(start) <= far(found):
+            return list(start)
+        gave = [i < before for i, before in zip(found, start, strict=True)]
+        return self._filled(found, amount, gave)
+
+    def removed(self, plan: Plan) -> np.ndarray:
+        """The shares that a plan removes: of each site's units, and of the bits of each site and of
+        each of the others, (2S + O,)."""
+        bits = plan.bits or Bits((WHOLE,) * len(plan.kept))
+        small = dict(bits.others)
+        stored = [*bits.sites, *(small.get(name, WHOLE) for name in self.others)]
+        return np.array([*plan.ratios, *(1 - n / WHOLE for n in stored)])
+
+    def _removed(self, number: int, of: _Options) -> np.ndarray:
+        """What options remove of units and of bits, (n, 2)."""
+        count = len(self.space.units)
+        units = 1 - of.units / (self.space.units[number] if number < count else 1)
+        return np.stack([units, 1 - of.bits / WHOLE], 1)
 
     def _left(self, chosen: Sequence[int], amount: float) -> int:
         """Bytes of a budget that options leave."""
         each = zip(self._options, chosen, strict=True)
         return int(amount) - self._fixed - sum(int(of.cost[i]) for of, i in each)
 
-    def _filled(self, chosen: Sequence[int], amount: float) -> list[int]:
-        """Spend what is left of the budget, each time on what gains most, until nothing fits."""
+    def _filled(
+        self, chosen: Sequence[int], amount: float, fixed: Sequence[bool] | None = None
+    ) -> list[int]:
+        """Spend what is left of the budget, each time on what gains most, until nothing fits; on
+        none that are `fixed`."""
         found = list(chosen)
         while True:
             left, gains = self._left(found, amount), []
             for number, (of, i) in enumerate(zip(self._options, found, strict=True)):
                 within = int(np.searchsorted(of.cost, of.cost[i] + left, side="right")) - 1
+                within = i if fixed and fixed[number] else within
                 gains.append((float(of.loss[i] - of.loss[within]), number, within))
             gain, number, within = max(gains)
             if gain <= 0:

@@ -22,6 +22,7 @@ from lop.evaluation.timing import Paired
 from lop.evaluation.tradeoff import Point, sentence
 from lop.files import content_digest
 from lop.kit.figures import Figure, Figures
+from lop.models.weights import read_header
 from lop.progress import Course
 from lop.settings.params import Fit, Train
 from lop.steps import learning, sizing, training
@@ -60,6 +61,8 @@ def test_a_kit_is_learned_and_cuts_the_model(model_dir, data, tmp_path, capfd):
     assert figures.sentence() in card
     assert figures.markdown() in card
     assert kit.settings["simulations"] == 4
+    with pytest.raises(LopError, match="has not learned bits; `lop learn --bits`"):
+        lop.cut(kit, model_dir, tmp_path / "small", bits=[4, 8, 16], size="1MB")
     plan = lop.cut(kit, model_dir, tmp_path / "small", ratio=0.5)
     assert plan == kit.predictor.plan(0.5)
     small = lop.load(tmp_path / "small")
@@ -209,6 +212,30 @@ def test_on_a_terminal_there_is_one_bar():
     assert "1 of 2, a: about 3 s left" in shown
     assert "2 of 2, b: about" in shown
     assert "%|" in shown
+
+
+def test_a_kit_with_bits_meets_a_size_by_units_and_bits(model_dir, data, tmp_path, capsys):
+    kit = lop.learn(model_dir, data, tmp_path / "kit", bits=[4, 8, 16], group=8)
+    config = kit.size_predictor.config
+    assert (config.bits, config.group) == ((4, 8, 16), 8)
+    assert "embeddings" in config.others
+
+    def stored(folder):
+        return sum(entry.size for entry in read_header(folder / "model.safetensors"))
+
+    size = int(0.8 * kit.figures.of[0].bytes)
+    plan = lop.cut(kit, model_dir, tmp_path / "small", bits=[4, 8, 16], size=str(size))
+    assert plan.bits
+    assert 0.8 * size < stored(tmp_path / "small") <= size
+    lop.load(tmp_path / "small")
+    prune = ["prune", f"--model={model_dir}", f"--kit={tmp_path / 'kit'}", f"--size={size}"]
+    prune += ["--bits", "4", "8", "16"]
+    assert main([*prune, "--group=8", f"--out={tmp_path / 'same'}"]) == 0
+    weights = [tmp_path / name / "model.safetensors" for name in ("same", "small")]
+    assert len({path.read_bytes() for path in weights}) == 1
+    capsys.readouterr()
+    assert main([*prune, f"--out={tmp_path / 'x'}"]) == 2
+    assert "measured in groups of 8, not of 32" in capsys.readouterr().err
 
 
 def test_the_notebook_runs_as_it_stands(model_dir, data, tmp_path, monkeypatch, capsys):

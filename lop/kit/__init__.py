@@ -23,19 +23,20 @@ from lop.kit.card import card
 from lop.kit.figures import Figures
 from lop.plan import Space
 from lop.predictor import PREDICTOR, Predictor
+from lop.predictor.sizes import SizePredictor
 from lop.profile import Profile
 from lop.reward.choice import AUTO, Candidate, chosen
 from lop.reward.choice import FILE as CHOICE
 from lop.typed import read_typed
 
-SCORES_IN, PREDICTOR_IN = "importance", "predictor"
+SCORES_IN, PREDICTOR_IN, SIZE_PREDICTOR_IN = "importance", "predictor", "size-predictor"
 PROFILE_IN, LATENCY_IN = "profile.parquet", "latency.parquet"
 FIGURES_IN, SETTINGS_IN = "figures.json", "settings.json"
 KIT = Kind(
     "a kit",
     ("kit.json",),
     frozenset({"model_fingerprint", "space", "score", "compensate"}),
-    folders=(SCORES_IN, PREDICTOR_IN),
+    folders=(SCORES_IN, PREDICTOR_IN, SIZE_PREDICTOR_IN),
 )
 
 
@@ -76,15 +77,16 @@ class Kit:
         compensate: bool | str = AUTO,
         figures: Figures | None = None,
         settings: Mapping[str, Any] | None = None,
+        size_predictor: str | Path | None = None,
     ) -> Kit:
         """Write a kit of copies of these to the directory `out`.
 
         `scores` is the directory that the importance stage wrote, `predictor` a predictor's,
         `latency` what `lop latency` wrote; `figures` are what its plans were measured at,
-        `settings` what it was learned with. Raises LopError, in one line, for what is not of the
-        scores' model.
+        `settings` what it was learned with, `size_predictor` a directory of one of units and bits.
+        Raises LopError, in one line, for what is not of the scores' model.
         """
-        check_dir(out, KIT, (scores, predictor, profile, latency))
+        check_dir(out, KIT, (scores, predictor, profile, latency, size_predictor))
         space, model_fingerprint = made_for(scores)
         by = chosen(scores, score, compensate)
         files = [Path(scores) / f"{name}.safetensors" for name in SCORES]
@@ -96,11 +98,11 @@ class Kit:
         _check_tables(about, profile, latency)
         with replacing_dir(out, KIT) as tmp:
             (tmp / SCORES_IN).mkdir()
-            (tmp / PREDICTOR_IN).mkdir()
             for file in files:
                 shutil.copyfile(file, tmp / SCORES_IN / file.name)
-            for name in PREDICTOR.files:
-                shutil.copyfile(Path(predictor) / name, tmp / PREDICTOR_IN / name)
+            _copy_predictor(Path(predictor), tmp / PREDICTOR_IN)
+            if size_predictor:
+                _copy_predictor(Path(size_predictor), tmp / SIZE_PREDICTOR_IN)
             for given, name in ((profile, PROFILE_IN), (latency, LATENCY_IN)):
                 if given is not None:
                     shutil.copyfile(given, tmp / name)
@@ -121,7 +123,7 @@ class Kit:
         if not checked:
             _check_scores(kit.about, kit.scores_dir)
             _check_tables(kit.about, kit.profile_path, kit.latency_path)
-            _ = kit.figures  # LopError for what are none
+            _ = kit.figures, kit.size_predictor  # LopError for what are none
         return kit
 
     @property
@@ -133,6 +135,12 @@ class Kit:
     def predictor_path(self) -> Path:
         """The predictor's directory."""
         return self.path / PREDICTOR_IN
+
+    @property
+    def size_predictor_path(self) -> Path | None:
+        """The directory of the predictor of units and bits, if there is one."""
+        path = self.path / SIZE_PREDICTOR_IN
+        return path if path.is_dir() else None
 
     @property
     def profile_path(self) -> Path | None:
@@ -170,6 +178,12 @@ class Kit:
     def predictor(self) -> Predictor:
         """The predictor, read once."""
         return Predictor.from_pretrained(self.predictor_path)
+
+    @cached_property
+    def size_predictor(self) -> SizePredictor | None:
+        """The predictor of units and bits, read once, if there is one."""
+        path = self.size_predictor_path
+        return SizePredictor.from_pretrained(path) if path else None
 
     def score(self, name: str | None = None) -> list[Tensor]:
         """One of the scores, (d_i,) a site: that which ranks units, if none is named."""
@@ -212,14 +226,20 @@ class Kit:
                 save_scores(moved, path, model_fingerprint, space, made)
             if (choice := self.scores_dir / CHOICE).exists():
                 shutil.copyfile(choice, tmp / SCORES_IN / CHOICE)
-            other = Predictor(replace(self.predictor.config, model_fingerprint=model_fingerprint))
-            other.network.load_state_dict(self.predictor.network.state_dict())
-            other.save_pretrained(tmp / PREDICTOR_IN)
+            self.predictor.of_model(model_fingerprint).save_pretrained(tmp / PREDICTOR_IN)
+            if sizes := self.size_predictor:
+                sizes.of_model(model_fingerprint).save_pretrained(tmp / SIZE_PREDICTOR_IN)
             for path_ in (self.profile_path, self.latency_path):  # counts alone: no order in them
                 if path_:
                     shutil.copyfile(path_, tmp / path_.name)
             _describe(tmp, about, None if recovered else self.figures, self.settings)
         return type(self).load(out)
+
+
+def _copy_predictor(source: Path, out: Path) -> None:
+    out.mkdir()
+    for name in PREDICTOR.files:
+        shutil.copyfile(source / name, out / name)
 
 
 def _check_predictor(about: About, predictor: Predictor, at: str | Path) -> None:

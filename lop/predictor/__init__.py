@@ -7,24 +7,22 @@ import copy
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from stat import S_ISDIR
 from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from pydantic import ConfigDict, Field
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from lop.errors import LopError
 from lop.files import Kind, replacing_dir
 from lop.plan import Plan, Space
 from lop.predictor.base import GRID, PlanNetwork
 from lop.predictor.bilstm import PlanBiLSTM
+from lop.predictor.files import check_directory, read_weights
 from lop.predictor.mlp import PlanMLP
 from lop.predictor.transformer import PlanTransformer
 from lop.typed import read_typed
@@ -59,9 +57,9 @@ PREDICTOR = Kind(
 )
 
 NETWORKS: Mapping[str, Callable[[PredictorConfig], PlanNetwork]] = {
-    "transformer": lambda c: PlanTransformer(c.space, c.hidden, c.depth, c.heads),
-    "bilstm": lambda c: PlanBiLSTM(c.space, c.hidden, c.depth),
-    "mlp": lambda c: PlanMLP(c.space, c.hidden, c.depth),
+    "transformer": lambda c: PlanTransformer(c.space.kinds, c.hidden, c.depth, c.heads),
+    "bilstm": lambda c: PlanBiLSTM(c.space.kinds, c.hidden, c.depth),
+    "mlp": lambda c: PlanMLP(c.space.kinds, c.hidden, c.depth),
 }
 
 
@@ -160,6 +158,13 @@ class Predictor:
                 )
             warnings.warn(other, stacklevel=2)
 
+    def of_model(self, model_fingerprint: str) -> Predictor:
+        """The same for the same model with its units reordered, whose weights have this
+        fingerprint."""
+        other = type(self)(replace(self.config, model_fingerprint=model_fingerprint))
+        other.network.load_state_dict(self.network.state_dict())
+        return other
+
     def save_pretrained(self, path: str | Path) -> None:
         """Write `config.json` and `model.safetensors` to the directory `path`, atomically."""
         with replacing_dir(path, PREDICTOR) as tmp:
@@ -171,7 +176,7 @@ class Predictor:
         """Read the directory that `save_pretrained` wrote; LopError if it is missing or
         incomplete."""
         path = Path(path)
-        _check_directory(path)
+        check_directory(path)
         config = read_typed(PredictorConfig, path / "config.json")
         try:
             _check(config)
@@ -181,21 +186,10 @@ class Predictor:
                 expected = cls(config).network.state_dict()
         except LopError as error:
             raise LopError(f"{path}/config.json: {error}") from error
-        weights = _read_weights(path / "model.safetensors", expected)
+        weights = read_weights(path / "model.safetensors", expected)
         predictor = cls(config)
         predictor.network.load_state_dict(weights)
         return predictor
-
-
-def _check_directory(path: Path) -> None:
-    try:
-        is_directory = S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError:
-        is_directory = False
-    except OSError as error:
-        raise LopError(f"{path}: cannot read it: {error.strerror}") from error
-    if not is_directory:
-        raise LopError(f"{path}: no such predictor directory")
 
 
 def _check(config: PredictorConfig) -> None:
@@ -204,29 +198,3 @@ def _check(config: PredictorConfig) -> None:
     if low > high:
         raise LopError(f"min_ratio {low:g} is above max_ratio {high:g}")
     config.space.check_ratio(high)
-
-
-def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's tensors; LopError unless names and shapes are as expected and all numbers
-    finite."""
-    weights = {}
-    try:
-        path.open(
-            "rb"
-        ).close()  # safetensors reports "no such file" for any file that it cannot open
-        with safe_open(path, "pt") as file:
-            for name in sorted(set(file.keys()) ^ set(expected)):
-                wrong = "is missing" if name in expected else "is not a tensor of this network"
-                raise LopError(f"{path}: {name} {wrong}")
-            for name, tensor in expected.items():
-                shape = list(file.get_slice(name).get_shape())
-                if shape != list(tensor.shape):
-                    raise LopError(f"{path}: {name}: shape {shape}, expected {list(tensor.shape)}")
-                weights[name] = file.get_tensor(name)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LopError(f"{path}: cannot read it: {reason}") from error
-    for name, tensor in weights.items():
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise LopError(f"{path}: {name}: expected finite numbers")
-    return weights

@@ -7,26 +7,25 @@ searched ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
-
-from lop.plan import Space
 
 GRID = 101  # budgets 0, 0.01 … 1; a base is linear between them
 
 
 class PlanNetwork(nn.Module):
-    """Maps a budget to pruning ratios of a space's sites, S of them.
+    """Maps a budget to pruning ratios of sites of these `kinds`, S of them.
 
     `base` (GRID, S) holds the base plan of each budget: uniform at first, any other by assignment.
     """
 
     base: Tensor
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, kinds: Sequence[str]) -> None:
         super().__init__()
-        sites = len(space.units)
-        self.register_buffer("base", torch.linspace(0, 1, GRID)[:, None].repeat(1, sites))
+        self.register_buffer("base", torch.linspace(0, 1, GRID)[:, None].repeat(1, len(kinds)))
 
     def forward(self, budget: Tensor, plans: Tensor) -> Tensor:
         """For training: budget (B,) and the true plans (B, S) -> ratios (B, S)."""
@@ -64,11 +63,11 @@ class ParallelNetwork(PlanNetwork):
 class Positions(nn.Embedding):
     """Embeddings of the sites, (S, hidden): the sum of those of position and of kind."""
 
-    def __init__(self, space: Space, hidden: int) -> None:
-        super().__init__(len(space.units), hidden)
-        kinds = sorted(set(space.kinds))
-        self.kind = nn.Embedding(len(kinds), hidden) if len(kinds) > 1 else None
-        places = torch.tensor([kinds.index(kind) for kind in space.kinds])
+    def __init__(self, kinds: Sequence[str], hidden: int) -> None:
+        super().__init__(len(kinds), hidden)
+        names = sorted(set(kinds))
+        self.kind = nn.Embedding(len(names), hidden) if len(names) > 1 else None
+        places = torch.tensor([names.index(kind) for kind in kinds])
         self.register_buffer("kinds", places, persistent=False)
 
     def all(self) -> Tensor:

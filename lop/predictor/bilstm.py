@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from lop.plan import Space
 from lop.predictor.base import ParallelNetwork, Positions, zero_head
 
 
@@ -15,10 +16,10 @@ class PlanBiLSTM(ParallelNetwork):
     Transformer, it is not autoregressive.
     """
 
-    def __init__(self, space: Space, hidden: int = 128, depth: int = 2) -> None:
-        super().__init__(space)
+    def __init__(self, kinds: Sequence[str], hidden: int = 128, depth: int = 2) -> None:
+        super().__init__(kinds)
         self.budget = nn.Linear(1, hidden)
-        self.position = Positions(space, hidden)
+        self.position = Positions(kinds, hidden)
         self.lstm = nn.LSTM(hidden, hidden, depth, batch_first=True, bidirectional=True)
         self.head = zero_head(2 * hidden, 1)
 

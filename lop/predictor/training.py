@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from lop.errors import LopError
 from lop.predictor import Predictor, PredictorConfig
-from lop.predictor.base import GRID
+from lop.predictor.base import GRID, PlanNetwork
 from lop.profile import Profile, solve
 from lop.progress import progress
 
@@ -102,8 +102,6 @@ def train(
 
     Raises LopError for fewer than 1 epoch.
     """
-    if epochs < 1:
-        raise LopError(f"train.fit_options.epochs {epochs}: expected at least 1")
     if "weight" not in samples:
         samples = samples.assign(weight=1.0)
     torch.manual_seed(seed)
@@ -117,6 +115,23 @@ def train(
     ).tolist()
     known = [b if p is None else p for p, b in zip(samples["plan"], bases, strict=True)]
     samples = mix_neighbours(samples.assign(plan=known), smooth)
+    fit(network, samples, seed, epochs, batch_size, lr, weight_decay, log)
+    return predictor
+
+
+def fit(
+    network: PlanNetwork,
+    samples: pd.DataFrame,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    weight_decay: float,
+    log: Callable[[str, float, int], Any] | None = None,
+) -> None:
+    """Fit a network to the columns target, plan and weight of `samples`, as `train` does."""
+    if epochs < 1:
+        raise LopError(f"train.fit_options.epochs {epochs}: expected at least 1")
     budgets = torch.tensor(samples["target"].to_numpy(), dtype=torch.float32)
     plans = torch.tensor(np.stack(samples["plan"].to_list()), dtype=torch.float32)
     weights = torch.tensor(samples["weight"].to_numpy(), dtype=torch.float32)[:, None]
@@ -139,9 +154,8 @@ def train(
             if log:
                 log("train_mse", float(np.mean(losses)), epoch)
                 if epoch % 10 == 9:
-                    log("free_running_mse", _free_running_mse(predictor, budgets, plans), epoch)
+                    log("free_running_mse", _free_running_mse(network, budgets, plans), epoch)
     network.eval()
-    return predictor
 
 
 def knapsack_base(profile: Profile) -> Tensor:
@@ -152,8 +166,8 @@ def knapsack_base(profile: Profile) -> Tensor:
     return torch.tensor(plans)
 
 
-def _free_running_mse(predictor: Predictor, budgets: Tensor, plans: Tensor) -> float:
-    return F.mse_loss(predictor.network.generate(budgets), plans).item()
+def _free_running_mse(network: PlanNetwork, budgets: Tensor, plans: Tensor) -> float:
+    return F.mse_loss(network.generate(budgets), plans).item()
 
 
 def latency_ms(predictor: Predictor, repeats: int = 50) -> float:

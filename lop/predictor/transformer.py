@@ -6,7 +6,7 @@ budget b and the ratios of the sites before it; its output is the ratio of site 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lop.errors import LopError
-from lop.plan import Space
 from lop.predictor.base import PlanNetwork, Positions, zero_head
 
 
@@ -73,15 +72,17 @@ class Block(nn.Module):
 class PlanTransformer(PlanNetwork):
     """Maps a budget to pruning ratios of sites, one site after another."""
 
-    def __init__(self, space: Space, hidden: int = 128, depth: int = 2, heads: int = 4) -> None:
-        super().__init__(space)
+    def __init__(
+        self, kinds: Sequence[str], hidden: int = 128, depth: int = 2, heads: int = 4
+    ) -> None:
+        super().__init__(kinds)
         if hidden % heads:
             raise LopError(f"transformer: hidden {hidden} cannot be split among {heads} heads")
-        self.sites = len(space.units)
+        self.sites = len(kinds)
         self.budget = nn.Linear(1, hidden)
         self.ratio = nn.Linear(1, hidden)
         self.first = nn.Parameter(torch.zeros(hidden))
-        self.position = Positions(space, hidden)
+        self.position = Positions(kinds, hidden)
         self.blocks = nn.ModuleList(Block(hidden, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(hidden)
         self.head = zero_head(hidden, 1)

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
 
-from lop.settings.params import Judging, Prepare, Search, Space
-from lop.settings.types import Count, Positive, RewardKind, Seed
+from pydantic import AfterValidator, Field
+
+from lop.settings.params import Judging, Prepare, Quantizing, Search, Space
+from lop.settings.types import Bits, Count, Positive, RewardKind, Seed, distinct
+
+
+def _several(bits: list[Bits]) -> list[Bits]:
+    if len(bits) == 1:
+        raise ValueError("expected none, or two or three of 4, 8 and 16")
+    return bits
+
 
 JUDGING, SEARCH, PREPARE = Judging.model_fields, Search.model_fields, Prepare.model_fields
 
 
-class Learning(Space):
+class Learning(Space, Quantizing):
     """Settings of a run that makes a kit."""
 
     hours: Positive | None = Field(
         None,
         description="time limit: an evaluation is timed, and samples and plans are as many as the "
         "time is enough for; without one, as many as params.yaml has by default",
+    )
+    bits: Annotated[list[Bits], AfterValidator(distinct), AfterValidator(_several)] = Field(
+        [],
+        description="of 4, 8 and 16 (as stored), two or three: the kit learns plans of units and "
+        "bits too, for any size",
     )
     reward: RewardKind = Field("loglik", description=JUDGING["reward"].description)
     window: Count = Field(128, description=PREPARE["window"].description)

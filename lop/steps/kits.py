@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -110,16 +111,28 @@ def _error(values: np.ndarray, pictures: Sequence[object]) -> float | None:
     return float(error) if np.isfinite(error) else None
 
 
-def cut(kit: str | Path | Kit, model: str | Path, out: str | Path, **budget: Any) -> Plan:
+def cut(
+    kit: str | Path | Kit,
+    model: str | Path,
+    out: str | Path,
+    bits: Sequence[int] = (),
+    **budget: Any,
+) -> Plan:
     """Write the checkpoint of one budget that a kit's predictor cuts out of a model.
 
     >>> lop.cut("kit", "my-model", "small", size="9GB")
 
     The budget is a `ratio`, or a target as `lop prune` takes it: `params="5.2B"`, `size="9GB"`,
-    `flops_per_token="9G"` or `latency="0.7x"`. Raises LopError for what cannot be met.
+    `flops_per_token="9G"` or `latency="0.7x"`. With `bits` (4, 8, 16) a size is met by units and
+    bits together, which the kit must have learned. Raises LopError for what cannot be met.
     """
     kit = kit if isinstance(kit, Kit) else Kit.load(kit)
     cutter = Cutter.of_kit(str(model), kit)
+    if bits and (sizes := kit.size_predictor):
+        of = sizes.config
+        cutter = replace(cutter, bits=bits, group=of.group, others=of.others)
+    elif bits:
+        raise LopError(f"{kit.path}: has not learned bits; `lop learn --bits` makes one that has")
     ratio, plan = meeting(cutter, budget)
     return prune_one(Path(out), "lop", ratio, cutter, plan)
 

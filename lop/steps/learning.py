@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from lop import importance, search
+from lop import importance, joint, search
 from lop.data.prepare import REFERENCE, read_source
 from lop.data.samples import check_answered, read_samples, write_samples
 from lop.data.samples import fingerprint as samples_fingerprint
@@ -25,6 +25,7 @@ from lop.files import check_dir, check_own, content_digest, replacing
 from lop.importance import made_for
 from lop.kit import KIT, Kit
 from lop.models.fingerprints import digest
+from lop.plan import WHOLE
 from lop.progress import Course
 from lop.reward import VERSION as REWARD
 from lop.reward import choice
@@ -33,11 +34,12 @@ from lop.reward.kinds import LABELLED
 from lop.settings import check
 from lop.settings.learning import Learning
 from lop.settings.params import Search, Train
-from lop.steps import kits, preparing, scoring, searching, timing, training
+from lop.steps import kits, preparing, quantizing, scoring, searching, timing, training
 from lop.steps.sizing import Pace, Sizes, affordable_simulations, sized, timed
 from lop.typed import read_typed
 
-CODE = (importance.VERSION, choice.VERSION, REWARD, search.VERSION)  # that decides the numbers
+# of the code that decides the numbers
+CODE = (importance.VERSION, choice.VERSION, REWARD, search.VERSION, joint.VERSION)
 NO_NUMBERS = ("workers",)  # of the settings
 FILE = "learning.json"
 REQUEST = (128, 1, 16)  # that the latency profile times: tokens of a prompt, prompts, tokens after
@@ -87,6 +89,7 @@ class _Run:
         self.tables, self.scores = work / "samples", work / "scores"
         self.profile, self.latency = work / "profile.parquet", work / "latency.parquet"
         self.predictor, self.searches = work / "predictor", work / "search"
+        self.size_predictor = work / "size-predictor"
         self.record = read_typed(Record, work / FILE) if (work / FILE).exists() else None
 
     def kit(self) -> Kit:
@@ -103,8 +106,11 @@ class _Run:
             "profile": (self.profile, self._profile),
             "search": (self.searches, self._search),
             "predictor": (self.predictor, self._train),
+            "units and bits": (self.size_predictor, self._quantize),
             "figures": (self.work / "kit", self._measure),
         }
+        if not self.asked.bits:
+            del steps["units and bits"]
         course, first = Course(sizes.seconds), self._first(steps)
         for number, (name, (_, do)) in enumerate(steps.items()):
             if number < first:
@@ -116,7 +122,8 @@ class _Run:
             took = {name: round(time.monotonic() - begun, 1)}
             self._write(replace(self._known, took=self._known.took | took))
         learned = Kit.load(self.work / "kit")
-        return Kit.gather(self.out, *self._parts, learned.figures, learned.settings)
+        figures = (learned.figures, learned.settings)
+        return Kit.gather(self.out, *self._parts, *figures, self._of_sizes)
 
     def _first(self, steps: Mapping[str, tuple[Path, object]]) -> int:
         """The number of the first step that is not done."""
@@ -133,13 +140,14 @@ class _Run:
         asked, here = self.asked, Path(self.model).is_dir()
         content = content_digest(self.model) if here else self.model
         settings = asked.model_dump(exclude=set(NO_NUMBERS))
+        counts = (len(source), asked.hours, asked.bits)
         mark = digest(content, samples_fingerprint(source), settings, CODE)
         if self.record is None or self.record.mark != mark:
             space = (asked.scope, asked.ffn_floor, asked.attention_floor, asked.multiple_of)
             pace = timed(self.model, source, asked.reward, *space)
-            sized(pace, len(source), asked.hours)  # LopError for too little time
+            sized(pace, *counts)  # LopError for too little time
             self._write(Record(mark, pace, {}))
-        return sized(self._known.pace, len(source), asked.hours)
+        return sized(self._known.pace, *counts)
 
     def _write(self, record: Record) -> None:
         self.record = record
@@ -163,7 +171,9 @@ class _Run:
         timing.latency(self.latency, self.model, REQUEST, REPEATS)
 
     def _profile(self, sizes: Sizes) -> None:
-        searching.profile(self.profile, *self._judging, sizes.effort.shares, **self._how)
+        how: dict[str, Any] = self._how | self.asked.model_dump(include={"group", "others"})
+        how["bits"] = [n for n in self.asked.bits if n != WHOLE]
+        searching.profile(self.profile, *self._judging, sizes.effort.shares, **how)
 
     def _search(self, sizes: Sizes) -> None:
         reach = made_for(self.scores)[0].max_ratio
@@ -183,6 +193,12 @@ class _Run:
         scores = self.scores / "mean_activation.safetensors"
         training.train(*places, scores, profile_path=self.profile, **settings)
 
+    def _quantize(self, sizes: Sizes) -> None:
+        how = self.asked.model_dump(include={"bits", "group", "seed", "reward", "batch_size"})
+        simulations = self._known.simulations or sizes.effort.simulations
+        places = (self.size_predictor, self.work / "sizes", *self._judging, self.profile)
+        quantizing.size_predictor(*places, simulations=simulations, compensate=AUTO, **how)
+
     def _measure(self, sizes: Sizes) -> None:
         """The kit, its plans measured on samples that nothing else has seen."""
         rest = read_samples(self.tables / "benchmark.parquet")
@@ -195,6 +211,10 @@ class _Run:
         told |= {"seconds": self._known.took}
         judged = (self.model, path, self.asked.reward, self.asked.batch_size)
         kits.gather_measured(self.work / "kit", self._parts, judged, told)
+
+    @property
+    def _of_sizes(self) -> Path | None:
+        return self.size_predictor if self.asked.bits else None
 
     @property
     def _judge(self) -> Path:

@@ -16,7 +16,7 @@ from lop.errors import LopError
 from lop.evaluation.latency import LatencyProfile
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
-from lop.joint import at_bits, solve_size
+from lop.joint import Choices, at_bits
 from lop.kit import Kit
 from lop.methods import TRAINED, Method, PlanInputs, Scores, method, plans_of
 from lop.models.costs import COSTS, PlanAt, amount, next_ratio, smallest_ratio
@@ -26,6 +26,7 @@ from lop.models.sizes import Sizes
 from lop.models.stored import Stored
 from lop.plan import WHOLE, Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
+from lop.predictor.sizes import SizePredictor
 from lop.profile import Profile, solve_within
 from lop.pruning import CUT_AS, PRUNED, checkpoint_files, prune_checkpoint
 from lop.recovery.files import check_recovered
@@ -105,6 +106,7 @@ class Cutter:
     compensate: bool | str = False
     predictor_path: str | Path | None = None  # a directory, or models:/NAME@ALIAS of the registry
     profile_path: Path | None = None
+    size_predictor_path: Path | None = None  # of units and bits
     format: str = "per_layer"  # or padded, as in `lop.models.cutting.cut`
     widest: float | None = None  # no FFN keeps a larger share of its neurons
     latency_path: Path | None = None  # for targets in latency
@@ -135,6 +137,7 @@ class Cutter:
         own: dict[str, Any] = {
             "predictor_path": kit.predictor_path,
             "profile_path": kit.profile_path,
+            "size_predictor_path": kit.size_predictor_path,
             "latency_path": kit.latency_path,
         }
         own |= {name: value for name, value in given.items() if value is not None}
@@ -143,8 +146,8 @@ class Cutter:
     @property
     def inputs(self) -> tuple[str | Path | None, ...]:
         """What is read, which nothing that is cut may replace."""
-        given = (self.predictor_path, self.profile_path, self.latency_path, self.recovered_path)
-        return self.model_path, self.scores_dir, *given
+        given = (self.predictor_path, self.size_predictor_path, self.profile_path)
+        return self.model_path, self.scores_dir, *given, self.latency_path, self.recovered_path
 
     @cached_property
     def source(self) -> Stored:
@@ -284,16 +287,31 @@ class Cutter:
         return Sizes(self.source, self.space, self.group, compensate)
 
     def _joint(self, kind: str, target: str, name: str, rule: Method) -> tuple[float, Plan]:
-        """The knapsack's plan of units and bits within a size."""
-        if kind != "size" or plans_of(name) != "knapsack":
-            raise LopError("several bits: expected --size and --method knapsack, or one of them")
+        """The plan of units and bits within a size: the knapsack's, or the predicted one."""
+        if kind != "size" or plans_of(name) not in ("knapsack", "lop"):
+            raise LopError(
+                "several bits: expected --size and method knapsack or lop, or one number of bits"
+            )
         self._check_format(kind, target)
-        profile = self.profile
-        assert profile  # else there is no such method
+        if (profile := self.profile) is None:
+            raise LopError("several bits: need a profile, measured at these bits")
         profile.check_fits(self.space)
         sizes = self.sizes(rule.compensate)
-        plan = solve_size(profile, sizes, amount(target), self.bits, self.space, self.others)
+        choices = Choices(profile, sizes, self.bits, self.space, self.others)
+        if plans_of(name) == "lop":
+            plan = self._size_predictor.plan(choices, amount(target))
+        else:
+            plan = choices.plan(choices.solve(amount(target)))
         return plan.ratio, plan
+
+    @property
+    def _size_predictor(self) -> SizePredictor:
+        if self.size_predictor_path is None:
+            raise LopError(
+                "several bits with method lop: need a predictor of units and bits, which "
+                "`lop learn --bits` puts in a kit; or --method knapsack"
+            )
+        return SizePredictor.from_pretrained(self.size_predictor_path)
 
     def _quantized(self, plan: Plan) -> Plan:
         """A plan at the one number of bits that all weights are to have, if there is one."""

@@ -7,7 +7,7 @@ evaluation that is timed tells what a size would take, before hours are spent.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,11 +18,12 @@ from lop.evaluation.latency import REPEATS, Request, answer
 from lop.evaluation.latency import SHARES as LEVELS
 from lop.models.checkpoint import load_processor, load_spread
 from lop.models.space import find_space
-from lop.plan import FLOORS, Kind, Plan
+from lop.plan import FLOORS, WHOLE, Kind, Plan
 from lop.reward import Reward
 from lop.reward.choice import CANDIDATES
 from lop.search.carried import budgets
 from lop.settings.params import Prepare, Search
+from lop.steps.quantizing import SIZES
 
 TRIED = 48  # samples of the timed evaluation
 MOST = 2000  # samples of a kind: more tell little more
@@ -114,23 +115,27 @@ def timed(
     return Pace((read - begun) / counts, passed / counts, asked, len(found.units))
 
 
-def sized(pace: Pace, available: int, hours: float | None = None) -> Sizes:
+def sized(
+    pace: Pace, available: int, hours: float | None = None, bits: Sequence[int] = ()
+) -> Sizes:
     """The sizes for a number of samples and, if given, of hours; LopError for too few hours.
+
+    With `bits`, units and bits are planned too.
 
     With a limit: as many reward samples as are worth more than a longer search, then the longest
     search, then the samples that the rest of the time is enough for.
     """
     room = int(0.3 * available)
     if hours is None:
-        return _sizes(pace, min(USUAL, room), available, EFFORTS[USUAL_EFFORT])
+        return _sizes(pace, min(USUAL, room), available, EFFORTS[USUAL_EFFORT], bits)
     limit = SAFETY * 3600 * hours
     for enough in dict.fromkeys(min(each, room) for each in ENOUGH):
         for effort in EFFORTS:
-            fixed, each = _line(pace, available, effort)
+            fixed, each = _line(pace, available, effort, bits)
             affordable = int((limit - fixed) / each)
             if affordable >= enough:
-                return _sizes(pace, min(affordable, room, MOST), available, effort)
-    few = _sizes(pace, min(ENOUGH[-1], room), available, EFFORTS[-1])
+                return _sizes(pace, min(affordable, room, MOST), available, effort, bits)
+    few = _sizes(pace, min(ENOUGH[-1], room), available, EFFORTS[-1], bits)
     least = sum(few.seconds.values())
     raise LopError(
         f"--hours {hours:g}: too little for this model on this machine; expected at least "
@@ -152,13 +157,15 @@ def affordable_simulations(sizes: Sizes, took: Mapping[str, float], hours: float
     return max(EFFORTS[-1].simulations, min(planned, int(fewer)))
 
 
-def _line(pace: Pace, available: int, effort: Effort) -> tuple[float, float]:
+def _line(pace: Pace, available: int, effort: Effort, bits: Sequence[int]) -> tuple[float, float]:
     """Seconds of all steps as a line in the number of reward samples: at 0, and for each."""
-    few, many = (sum(_sizes(pace, count, available, effort).seconds.values()) for count in (0, 100))
+    few, many = (
+        sum(_sizes(pace, count, available, effort, bits).seconds.values()) for count in (0, 100)
+    )
     return few, (many - few) / 100
 
 
-def _sizes(pace: Pace, reward: int, available: int, effort: Effort) -> Sizes:
+def _sizes(pace: Pace, reward: int, available: int, effort: Effort, bits: Sequence[int]) -> Sizes:
     """The sizes that go with a number of reward samples, with seconds by step."""
     calibration = max(2, int(0.6 * reward))
     measured = max(2, min(2 * reward, int(0.3 * available)))  # cheap, and errors fall with it
@@ -166,16 +173,20 @@ def _sizes(pace: Pace, reward: int, available: int, effort: Effort) -> Sizes:
     targets = Search().targets
     judged = len(budgets(targets, effort.spacing)) * CARRIED_PLANS if effort.spacing else 0
     plans = len(targets) * effort.simulations + judged
+    sets = 1 + sum(n != WHOLE for n in bits)  # of measurements of each site
     seconds = {
         "samples": READING,
         "scores": calibration * (read + once) + reward * (read + 3 * len(CANDIDATES) * once),
         "latency": len(LEVELS) * (REPEATS + 1) * pace.request,
-        "profile": reward * (read + pace.sites * (len(effort.shares) + 1) * once / 2),
+        "profile": reward * (read + sets * pace.sites * (len(effort.shares) + 1) * once / 2),
         "search": reward * (read + plans * once),
         "predictor": TRAINING,
+        "units and bits": reward * (read + len(SIZES) * effort.simulations * once),
         "figures": measured * (read + 9 * once),
     }
+    if not bits:
+        del seconds["units and bits"]
     left = min(TRAIN, int(0.9 * available) - calibration - measured - reward)
     train = left if left >= 2 else None
-    simulation = len(targets) * reward * once
+    simulation = (len(targets) + (len(SIZES) if bits else 0)) * reward * once
     return Sizes(calibration, reward, measured, train, effort, seconds, simulation)

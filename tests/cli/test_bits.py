@@ -60,7 +60,7 @@ def test_all_weights_may_be_quantized_alike(made, capsys):
     ("more", "told"),
     [
         (["--ratio", "0.5", "--bits", "4", "8"], "several bits: expected a --size"),
-        (["--size", "1MB", "--bits", "4", "8"], "several bits: expected --size and --method knaps"),
+        (["--size", "1MB", "--bits", "4", "8"], "several bits: expected --size and method knaps"),
         (["--ratio", "0.5", "--bits", "5"], "--bits: "),
     ],
 )

@@ -52,7 +52,7 @@ def test_every_plan_is_exact(trained):
 
 def test_generation_equals_teacher_forcing_on_its_own_output():
     torch.manual_seed(0)
-    network = PlanTransformer(Space.ffns((64,) * 28)).double()
+    network = PlanTransformer(("ffn",) * 28).double()
     torch.nn.init.normal_(network.head.weight, std=0.5)
     budgets = torch.linspace(0.1, 0.6, 5, dtype=torch.float64)
     plans = network.generate(budgets)
@@ -62,7 +62,7 @@ def test_generation_equals_teacher_forcing_on_its_own_output():
 
 def test_it_is_causal():
     torch.manual_seed(0)
-    network = PlanTransformer(Space.ffns((64,) * 6))
+    network = PlanTransformer(("ffn",) * 6)
     torch.nn.init.normal_(network.head.weight, std=0.5)
     plans = torch.rand(1, 6)
     changed = plans.clone()

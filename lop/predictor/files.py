@@ -1,0 +1,50 @@
+"""The files of a predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from stat import S_ISDIR
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lop.errors import LopError
+
+
+def check_directory(path: Path) -> None:
+    """Raise LopError unless `path` is a directory that can be read."""
+    try:
+        is_directory = S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        is_directory = False
+    except OSError as error:
+        raise LopError(f"{path}: cannot read it: {error.strerror}") from error
+    if not is_directory:
+        raise LopError(f"{path}: no such predictor directory")
+
+
+def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's tensors; LopError unless names and shapes are as expected and all numbers
+    finite."""
+    weights = {}
+    try:
+        path.open(
+            "rb"
+        ).close()  # safetensors reports "no such file" for any file that it cannot open
+        with safe_open(path, "pt") as file:
+            for name in sorted(set(file.keys()) ^ set(expected)):
+                wrong = "is missing" if name in expected else "is not a tensor of this network"
+                raise LopError(f"{path}: {name} {wrong}")
+            for name, tensor in expected.items():
+                shape = list(file.get_slice(name).get_shape())
+                if shape != list(tensor.shape):
+                    raise LopError(f"{path}: {name}: shape {shape}, expected {list(tensor.shape)}")
+                weights[name] = file.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LopError(f"{path}: cannot read it: {reason}") from error
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise LopError(f"{path}: {name}: expected finite numbers")
+    return weights
