@@ -150,7 +150,7 @@ def test_a_challenger_is_judged_promoted_and_rolled_back(judged, capsys):
     )
     assert main(["rollback", "--reason", "no need of it"]) == 0
     assert capsys.readouterr().out.endswith(
-        f"champion is version {first} again, version {same} was\n"
+        f"champion is version {first} again, instead of version {same}\n"
     )
     assert champion().number == first
     assert main(["rollback"]) == 2
