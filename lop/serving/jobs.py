@@ -216,7 +216,7 @@ class Jobs:
         try:
             return ours.recv()
         except EOFError:
-            return "the job's process was killed; possibly out of memory"
+            return "the job's process ended unexpectedly; possibly out of memory"
         finally:
             process.join()
             ours.close()
