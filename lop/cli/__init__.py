@@ -1,4 +1,4 @@
-"""`lop …`: the pipeline's steps by hand, on any model directory."""
+"""The command `lop`, whose subcommands run single steps of the pipeline on any model directory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lop import errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; `lop.errors.run` says how bad input ends."""
+    """Run one command and return its exit code; `lop.errors.run` handles errors."""
     return errors.run(_main, argv)
 
 

@@ -1,6 +1,7 @@
-"""What each command does: it calls a step and prints what came out.
+"""The commands: each function runs a step and prints its result.
 
-Steps are imported inside: torch takes seconds to import, and `lop --help` should not wait for it.
+Steps are imported inside the functions: torch takes seconds to import, and `lop --help` does not
+need it.
 """
 
 from __future__ import annotations
@@ -78,17 +79,17 @@ def search(o: given.Search) -> None:
     settings = {"searcher": o.searcher, "simulations": o.simulations}
     searching.search(
         o.out, *_judging(o), o.target, o.seed, settings,
-        start=_begin(o.profile), profile_path=o.profile,
+        start=_start(o.profile), profile_path=o.profile,
         compensate=o.compensate, reward=o.reward, batch_size=o.batch_size,
         parts=o.parts, hold_out=o.hold_out, spacing=o.spacing,
     )  # fmt: skip
     for key, rows in read_search(o.out).groupby(["target", "seed"]):
-        whole = rows[rows["share"] == 1]
-        best, first = whole["reward"].max(), whole["reward"].iloc[0]
+        complete = rows[rows["share"] == 1]  # plans judged on all samples of the search
+        best, first = complete["reward"].max(), complete["reward"].iloc[0]
         line = f"target {key[0]:g} seed {key[1]}: reward {best:.4f} (began at {first:.4f})"
         if len(checked := rows.dropna(subset="gain")):
             row = checked.loc[checked["gain"].idxmax()]
-            line += f"; on samples held out {row['gain']:+.4f} ± {row['gain_error']:.4f}"
+            line += f"; on held-out samples {row['gain']:+.4f} ± {row['gain_error']:.4f}"
         print(line)
 
 
@@ -107,10 +108,10 @@ def samples(o: given.Samples) -> None:
     formats = dict.fromkeys(("began", "best"), "{:.4f}".format) | {"target": "{:g}".format}
     print(table.rename(columns={"current": ""}).to_string(index=False, formatters=formats))
     plans = table["plans"].sum()
-    print(f"{len(table)} searches, {plans} plans; kept: of other settings, not trained on")
+    print(f"{len(table)} searches, {plans} plans; kept: other settings, not used for training")
 
 
-def _begin(profile: Path | None) -> str:
+def _start(profile: Path | None) -> str:
     return "knapsack" if profile else "uniform"
 
 
@@ -119,8 +120,8 @@ def train(o: given.Train) -> None:
 
     curve = Path(f"{o.out}-training")
     how = ({"sure": o.sure}, {"kind": o.kind}, {"epochs": o.epochs, "smooth": o.smooth})
-    places = (o.out, curve, o.search, o.scores)
-    metrics, _ = training.train(*places, o.seed, *how, _begin(o.profile), o.profile)
+    paths = (o.out, curve, o.search, o.scores)
+    metrics, _ = training.train(*paths, o.seed, *how, _start(o.profile), o.profile)
     print(f"{o.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
@@ -128,8 +129,8 @@ def recover(o: given.Recover) -> None:
     from lop.settings import Recovery
     from lop.steps import pruning, recovering
 
-    places: Any = {"predictor_path": o.predictor, "profile_path": o.profile}
-    cutter = pruning.cutter_of(o.model, o.kit, o.scores, o.score, o.compensate, **places)
+    paths: Any = {"predictor_path": o.predictor, "profile_path": o.profile}
+    cutter = pruning.cutter_of(o.model, o.kit, o.scores, o.score, o.compensate, **paths)
     settings = Recovery(**o.model_dump(include=set(Recovery.model_fields)))
     curve = Path(f"{o.out}-training")
     found = recovering.recover(o.out, curve, o.samples, cutter, settings, o.apart)
@@ -155,9 +156,9 @@ def predict(o: given.Predict) -> None:
     from lop.steps.pruning import kit_at
 
     kit = kit_at(o.kit) if o.kit else None
-    place = kit.predictor_path if kit else o.predictor
-    assert place  # one of them is given, as the options say
-    found = Predictor.from_pretrained(place)
+    path = kit.predictor_path if kit else o.predictor
+    assert path  # the options require a kit or a predictor
+    found = Predictor.from_pretrained(path)
     compensate = o.compensate or bool(kit and kit.by.compensate)
     plan, whole = found.plan(o.ratio), None
     if o.model:
@@ -169,10 +170,10 @@ def predict(o: given.Predict) -> None:
         found.check_fits(source.space(space.scope), source.fingerprint, sibling=True)
         whole = source.parameters, int(parameters(source, space, compensate).of(plan))
     if o.as_json:
-        said = {"ratio": o.ratio, "ratios": plan.ratios, "kept": plan.kept}
+        values = {"ratio": o.ratio, "ratios": plan.ratios, "kept": plan.kept}
         if whole:
-            said |= {"parameters": whole[1], "reduction": 1 - whole[1] / whole[0]}
-        print(json.dumps(said))
+            values |= {"parameters": whole[1], "reduction": 1 - whole[1] / whole[0]}
+        print(json.dumps(values))
         return
     space = plan.space
     for layer, kind, units, kept in zip(
@@ -186,7 +187,7 @@ def predict(o: given.Predict) -> None:
     if whole:
         print(_smaller(*whole))
     else:
-        print(f"a share of {space.scope}; --model tells that of the whole model")
+        print(f"a share of {space.scope}; give --model for the share of the whole model")
 
 
 def prune(o: given.Prune) -> None:
@@ -195,13 +196,13 @@ def prune(o: given.Prune) -> None:
 
     quantizing = o.model_dump(include={"bits", "group", "others"})
     cutter = replace(_cutter(o), **quantizing)
-    ratio, plan = _met(cutter, o, o.method)
+    ratio, plan = _resolve_budget(cutter, o, o.method)
     if o.latency_profile and o.format != "padded":
         timed = cutter.latency
         before, after = timed.of(cutter.space.dense), timed.of(plan)
         print(f"latency {before:.1f} -> {after:.1f} ms predicted, on {timed.machine}")
     if o.format == "padded":
-        _say_what_padding_saves(padding.padded_offers(cutter, o.method, ratio))
+        _print_padding(padding.padded_offers(cutter, o.method, ratio))
     pruning.prune_one(o.out, o.method, ratio, cutter, plan)
     record = read_json(o.out / "pruning.json")
     dense, small, stored = (
@@ -219,29 +220,30 @@ def prune(o: given.Prune) -> None:
 
 
 def _bits_of(space: Any, bits: dict[str, Any]) -> str:
-    """What a plan's bits are, in a line: of how many sites of a kind, and of others."""
+    """A plan's bits in one line: counts of sites by kind and bits, then the other tensors."""
     counted = Counter(zip(space.kinds, bits["sites"], strict=True))
     each = [f"{n} in {count} {kind}" for (kind, n), count in sorted(counted.items())]
     return ", ".join([*each, *(f"{n} in {name}" for name, n in bits["others"])])
 
 
-def _met(cutter: Any, o: given.Budgeted, method: str = "lop") -> tuple[float, Any]:
-    """The ratio and plan of the budget that is given; says the ratio that a target becomes."""
+def _resolve_budget(cutter: Any, o: given.Budgeted, method: str = "lop") -> tuple[float, Any]:
+    """The ratio and plan for the given budget; prints the ratio of a target that is not one."""
     from lop.steps.kits import BUDGETS, meeting
 
     budget = o.model_dump(include=set(BUDGETS))
     ratio, plan = meeting(cutter, budget, method)
     if o.ratio is None:
-        ((kind, target),) = ((kind, of) for kind, of in budget.items() if of is not None)
+        ((kind, target),) = (item for item in budget.items() if item[1] is not None)
         print(f"{kind.replace('_', ' ')} {target}: ratio {ratio:.4f}")
     return ratio, plan
 
 
-def _say_what_padding_saves(offers: list[Any]) -> None:
-    asked, *others = offers
+def _print_padding(offers: list[Any]) -> None:
+    """Print what this plan saves if padded, and what narrower limits on FFN widths would save."""
+    chosen, *others = offers
     print(
-        f"padded to its widest FFN, {asked.widest:.0%} of the neurons, this plan saves "
-        f"{asked.saves:.1%} of the whole model (per_layer: {1 - asked.kept / asked.dense:.1%})",
+        f"padded to its widest FFN, {chosen.widest:.0%} of the neurons, this plan saves "
+        f"{chosen.saves:.1%} of the whole model (per_layer: {1 - chosen.kept / chosen.dense:.1%})",
         flush=True,
     )
     for offer in others:
@@ -256,10 +258,10 @@ def _smaller(dense: int, small: int) -> str:
 def export(o: given.Export) -> None:
     from lop.engines import gguf
 
-    told = gguf.export(o.model, o.out, o.dtype)
-    padded = ", filled up with zeros to the widest site" if told["padded"] else ""
-    size = told["bytes"] / 1e6
-    print(f"{o.out}: {size:,.2f} MB, llama.cpp's architecture {told['architecture']}{padded}")
+    written = gguf.export(o.model, o.out, o.dtype)
+    padded = ", padded with zeros to the widest site" if written["padded"] else ""
+    size = written["bytes"] / 1e6
+    print(f"{o.out}: {size:,.2f} MB, llama.cpp's architecture {written['architecture']}{padded}")
 
 
 def evaluate(o: given.Evaluate) -> None:
@@ -269,13 +271,13 @@ def evaluate(o: given.Evaluate) -> None:
     from lop.steps import evaluating, kits, pruning
 
     tasks: list[Any] = o.tasks
-    places = locate(tasks, o.samples)
-    at: Any = nullcontext(o.model)
+    sources = locate(tasks, o.samples)
+    checkpoint: Any = nullcontext(o.model)
     if o.kit:
         cutter = pruning.Cutter.of_kit(o.model, pruning.kit_at(o.kit))
-        at = kits.cut_for_a_while(cutter, *_met(cutter, o))
-    with at as model:
-        how = (o.samples, o.batch_size, LATENCY_SAMPLES, places)
+        checkpoint = kits.cut_for_a_while(cutter, *_resolve_budget(cutter, o))
+    with checkpoint as model:
+        how = (o.samples, o.batch_size, LATENCY_SAMPLES, sources)
         found = evaluating.evaluate_one(o.out, model, *how)
     for name, task in found["tasks"].items():
         print(f"{name}, {task['count']} questions")
@@ -299,12 +301,12 @@ def compare(o: given.Compare) -> None:
 def _cutter(o: given.Cutting) -> Any:
     from lop.steps import pruning
 
-    places = {
+    paths = {
         "predictor_path": o.predictor, "profile_path": o.profile, "latency_path": o.latency_profile,
         "recovered_path": o.recovered,
     }  # fmt: skip
     how = o.model_dump(include={"format", "widest", "elsewhere", "sibling"})
-    return pruning.cutter_of(o.model, o.kit, o.scores, o.score, o.compensate, **places, **how)
+    return pruning.cutter_of(o.model, o.kit, o.scores, o.score, o.compensate, **paths, **how)
 
 
 def report(o: given.Report) -> None:
@@ -331,12 +333,12 @@ def serve(o: given.Serve) -> None:
 def track(o: given.Track) -> None:
     from lop import tracking
 
-    told = tracking.replay()
-    print(f"{told} {'run' if told == 1 else 'runs'} logged")
+    logged = tracking.replay()
+    print(f"{logged} {'run' if logged == 1 else 'runs'} logged")
 
 
 def rollback(o: given.Rollback) -> None:
     from lop import tracking
 
-    was, now = tracking.rollback(o.reason, o.name)
-    print(f"{o.name}: champion is version {now} again, version {was} was")
+    before, now = tracking.rollback(o.reason, o.name)
+    print(f"{o.name}: the champion is version {now} again, instead of version {before}")

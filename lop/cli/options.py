@@ -1,7 +1,8 @@
-"""What each command takes: its options with their types, defaults and meanings.
+"""The options of each command, with their types, defaults and help texts.
 
-A class is a command; what a command shares with params.yaml it takes from the models there, so
-that the two agree. `lop.cli.parser` makes the command line of it.
+Each class is a command. Options that are also settings in params.yaml take default and description
+from the settings' models, so that the two agree. `lop.cli.parser` builds the parser from the
+classes.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ from lop.settings.types import (
 
 
 def _task(text: Any) -> Any:
-    """`name`, or `name=data`, as a task of params.yaml."""
-    name, given, data = str(text).partition("=")
-    return {name: data} if given else name
+    """Parse `NAME` or `NAME=PATH` to the form of a task in params.yaml."""
+    name, equals, data = str(text).partition("=")
+    return {name: data} if equals else name
 
 
 def same(model: type[Section], name: str) -> Any:
-    """A setting of params.yaml as an option: its default and its meaning."""
+    """An option with the default and description of a setting in params.yaml."""
     return model.model_fields[name]
 
 
 def _check_one(given: Section, *names: str) -> None:
-    """Refuse all but one of some options."""
+    """Reject options unless exactly one of `names` is given."""
     if sum(getattr(given, name) is not None for name in names) != 1:
         *most, last = (f"--{name.replace('_', '-')}" for name in names)
         text = f"expected one of {', '.join(most)} and {last}"
@@ -64,7 +65,7 @@ class OfModel(Section):
 
 
 class OfScores(OfModel, settings.Scored):
-    scores: Folder = Field(description="directory of scores")
+    scores: Folder = Field(description="directory with the scores")
 
 
 class OfJudging(OfScores, settings.Judging):
@@ -72,14 +73,14 @@ class OfJudging(OfScores, settings.Judging):
 
 
 class Kitted(OfModel, settings.Scored):
-    """What cuts a model: a kit, or its parts by themselves, which go before the kit's."""
+    """The inputs that pruning needs: a kit, or single parts, which take precedence over a kit's."""
 
     kit: KitPlace | None = Field(
         None, description="directory or models:/NAME@ALIAS of a kit, instead of its parts"
     )
-    scores: Folder | None = Field(None, description="directory of scores, where there is no kit")
+    scores: Folder | None = Field(None, description="directory with the scores, if there is no kit")
     predictor: Text | None = Field(
-        None, description="directory or models:/NAME@ALIAS, for method lop"
+        None, description="directory or models:/NAME@ALIAS of the predictor, for method lop"
     )
 
     @model_validator(mode="after")
@@ -90,61 +91,78 @@ class Kitted(OfModel, settings.Scored):
 
 class Cutting(Kitted):
     recovered: Folder | None = Field(
-        None, description="what `lop recover` wrote, for the methods that cut it"
+        None,
+        description="directory written by `lop recover`, for the methods that prune recovered "
+        "weights",
     )
     profile: File | None = Field(None, description="profile, for method knapsack")
     format: Format = same(settings.Prune, "format")
     widest: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="no FFN keeps more than this share of its neurons"
+        None, description="largest share of its neurons that any FFN keeps"
     )
     latency_profile: File | None = Field(
-        None, description="what `lop latency` timed, for --latency"
+        None, description="latency profile written by `lop latency`, for --latency"
     )
     elsewhere: bool = Field(
-        False, description="that is of another machine, where the checkpoint is to run"
+        False,
+        description="accept a latency profile of another machine, where the checkpoint will run",
     )
-    sibling: bool = Field(False, description="predictor and scores are of other weights; warn")
+    sibling: bool = Field(
+        False, description="accept predictor and scores of other weights, with a warning"
+    )
 
 
 class Budgeted(Section):
-    """One budget: a ratio, or a target that becomes one."""
+    """One budget: a ratio, or a target that is converted to a ratio."""
 
-    ratio: Ratio | None = Field(None, description="share of its scope to remove, in [0, 1)")
+    ratio: Ratio | None = Field(None, description="share of the scope to remove, in [0, 1)")
     params: Text | None = Field(
-        None, description="instead: parameters of the whole model, such as 5.2B"
+        None, description="instead of a ratio: parameters of the whole model, such as 5.2B"
     )
     size: Text | None = Field(
-        None, description="instead: bytes on disk, at its dtype, such as 9GB, 8.5GiB"
+        None,
+        description="instead of a ratio: bytes on disk, at the model's dtype, such as 9GB, 8.5GiB",
     )
     flops_per_token: Text | None = Field(
-        None, description="instead: FLOPs of its language model, such as 9G"
+        None,
+        description="instead of a ratio: FLOPs per token of the language model, such as 9G",
     )
     latency: Text | None = Field(
-        None, description="instead: what the latency profile's request takes, such as 0.7x, 120ms"
+        None,
+        description="instead of a ratio: latency of the latency profile's request, such as 120ms, "
+        "or 0.7x of the dense model's",
     )
 
 
 class Learn(OfModel, Learning):
-    """learn how to prune a model: samples in, a kit out, all steps from prepare to train"""
+    """learn how to prune a model: make a kit from samples, with all steps from prepare to train"""
 
-    samples: Text = Field(description="folder or .parquet/.csv/.jsonl/.txt; or `reference`")
+    samples: Text = Field(
+        description="samples: folder or .parquet/.csv/.jsonl/.txt file; or `reference`"
+    )
     out: NewFolder = Field(
-        description="directory for the kit; what a killed run goes on from is beside it, in "
+        description="directory for the kit; the state from which a killed run continues is in "
         "OUT-learning"
     )
     registers: bool = Field(
-        False, alias="register", description="make it the challenger in MLflow's registry, too"
+        False,
+        alias="register",
+        description="also register the kit as the challenger in MLflow's registry",
     )
 
 
 class Prepare(settings.Prepare):
     """draw calibration, reward, validation, train and benchmark samples"""
 
-    source: Text = Field(description="folder or .parquet/.csv/.jsonl/.txt; or `reference`")
-    out: NewFolder = Field(description="directory to write")
-    model: Text | None = Field(None, description="whose tokenizer cuts texts into windows")
+    source: Text = Field(
+        description="samples: folder or .parquet/.csv/.jsonl/.txt file; or `reference`"
+    )
+    out: NewFolder = Field(description="directory for the samples")
+    model: Text | None = Field(
+        None, description="model with the tokenizer that cuts texts into windows"
+    )
     benchmark: settings.Samples = Field(
-        same(settings.Prepare, "benchmark").default, description="how many test questions there are"
+        same(settings.Prepare, "benchmark").default, description="number of test questions"
     )
 
 
@@ -153,13 +171,13 @@ class Importance(OfModel, settings.Importance, settings.Space):
 
     samples: File = Field(description="calibration samples (Parquet)")
     reward: File | None = Field(
-        None, description="reward samples (Parquet): choose what `auto` means on them"
+        None, description="reward samples (Parquet) on which `auto` settings are chosen"
     )
     out: NewFolder = Field(description="directory for the scores")
 
 
 class Profile(OfJudging, settings.Profile):
-    """measure what each site alone loses at a grid of sizes"""
+    """measure the loss of reward when one site alone is pruned, at a grid of sizes"""
 
     out: NewFile = Field(description="file for the profile (Parquet)")
 
@@ -168,26 +186,26 @@ class Latency(OfModel):
     """time every site of a model at a grid of sizes, on this machine"""
 
     out: NewFile = Field(description="file for the latency profile (Parquet)")
-    prompt: Count = Field(128, description="tokens of a prompt")
-    batch: Count = Field(1, description="prompts at once")
-    generated: Count = Field(16, description="tokens that each is answered with")
-    repeats: Count = Field(7, description="times that each size is timed")
+    prompt: Count = Field(128, description="tokens in a prompt")
+    batch: Count = Field(1, description="prompts in a batch")
+    generated: Count = Field(16, description="tokens generated for each prompt")
+    repeats: Count = Field(7, description="measurements of each size")
     device: Annotated[Text, text_like(r"cpu|cuda(:\d+)?", "cpu, cuda or cuda:1")] | None = Field(
-        None, description="cpu, cuda or cuda:1; cuda where there is one"
+        None, description="cpu, cuda or cuda:1; by default cuda if available"
     )
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
-        None, description="of the weights; the checkpoint's own if not given"
+        None, description="dtype of the weights; by default the checkpoint's own"
     )
 
 
 class Search(OfJudging):
-    """search good plans at target ratios; finished searches are kept"""
+    """search for good plans at target ratios; finished searches are not repeated"""
 
     out: NewFolder = Field(description="directory for the search samples")
     target: Several[Ratio] = Field(description="pruning ratios, in [0, 1)")
     seed: Several[Seed] = same(settings.Search, "seeds")
     profile: File | None = Field(
-        None, description="start from the knapsack's plans, not from uniform ones"
+        None, description="profile: start from the knapsack's plans, not from uniform ones"
     )
     searcher: SearcherName = Field(
         "surrogate",
@@ -203,20 +221,21 @@ class Search(OfJudging):
 
 
 class Samples(Section):
-    """list what was searched: targets, seeds, counts, best rewards"""
+    """list the searches in a directory: targets, seeds, counts, best rewards"""
 
-    search: Folder = Field(description="directory of search samples")
-    as_json: bool = Field(False, alias="json", description="one line of JSON")
+    search: Folder = Field(description="directory with search samples")
+    as_json: bool = Field(False, alias="json", description="print one line of JSON")
 
 
 class Train(Section):
     """train a predictor on search samples"""
 
-    search: Folder = Field(description="directory of search samples")
-    scores: File = Field(description="the score that the search used")
+    search: Folder = Field(description="directory with search samples")
+    scores: File = Field(description="score file that the search used")
     out: NewFolder = Field(description="directory for the predictor")
     profile: File | None = Field(
-        None, description="learn how plans differ from the knapsack's, not uniform ones"
+        None,
+        description="profile: learn how plans differ from the knapsack's, not from uniform ones",
     )
     sure: NotNegative = same(settings.Learned, "sure")
     smooth: Number = same(settings.Fit, "smooth")
@@ -226,16 +245,17 @@ class Train(Section):
 
 
 class Recover(Kitted, settings.Recovery):
-    """train a model such that it is good at every budget, with the unpruned one as the teacher"""
+    """train a model to work well at every budget, with the unpruned model as the teacher"""
 
     samples: File = Field(description="samples to train on (Parquet)")
     profile: File | None = Field(None, description="profile, for method knapsack")
     apart: list[File] = Field(
-        [], description="tables that share no picture with the samples, such as the benchmark's"
+        [],
+        description="tables that must share no picture with the samples, such as the benchmark's",
     )
     out: NewFolder = Field(
-        description="directory for the model; its curve, and the state that a killed run goes on "
-        "from, are beside it, in OUT-training"
+        description="directory for the model; its training curve, and the state from which a "
+        "killed run continues, are in OUT-training"
     )
 
 
@@ -247,13 +267,13 @@ class Predict(Section):
     )
     predictor: Folder | None = Field(None, description="predictor directory")
     model: Text | None = Field(
-        None, description="the model it is for: tells how much smaller the whole of it gets"
+        None, description="model directory, to print how much smaller the whole model gets"
     )
-    ratio: Ratio = Field(description="share of its scope to remove, in [0, 1)")
+    ratio: Ratio = Field(description="share of the scope to remove, in [0, 1)")
     compensate: bool = Field(
         False, description="count the biases that restore the pruned units' mean output"
     )
-    as_json: bool = Field(False, alias="json", description="one line of JSON")
+    as_json: bool = Field(False, alias="json", description="print one line of JSON")
 
     @model_validator(mode="after")
     def _kit_or_predictor(self) -> Predict:
@@ -262,30 +282,32 @@ class Predict(Section):
 
 
 class Kit(settings.Scored):
-    """gather all that pruning a model needs besides its weights"""
+    """make a kit: all files that pruning a model needs besides its weights"""
 
-    scores: Folder = Field(description="directory of scores")
-    predictor: Text = Field(description="directory or models:/NAME@ALIAS")
+    scores: Folder = Field(description="directory with the scores")
+    predictor: Text = Field(description="directory or models:/NAME@ALIAS of the predictor")
     profile: File | None = Field(None, description="profile, for method knapsack")
-    latency_profile: File | None = Field(None, description="what `lop latency` timed")
+    latency_profile: File | None = Field(
+        None, description="latency profile written by `lop latency`"
+    )
     out: NewFolder = Field(description="directory for the kit")
 
 
 class Pack(OfModel):
-    """write a model's elastic checkpoint: itself, with units in order of importance"""
+    """write a model's elastic checkpoint: the model, with its units in order of importance"""
 
     kit: KitPlace = Field(description="directory or models:/NAME@ALIAS of a kit")
     out: NewFolder = Field(description="directory for the elastic checkpoint")
 
 
 class Prune(Cutting, Budgeted, settings.Quantizing):
-    """cut a checkpoint of a given pruning ratio out of a model"""
+    """prune a model to a given budget and write the smaller checkpoint"""
 
     method: Method = Field("lop", description=same(settings.Prune, "methods").description)
     bits: Annotated[list[Bits], AfterValidator(distinct)] = Field(
         [],
-        description="one of 4, 8: quantize all; several of 4, 8, 16: --size is met by units and "
-        "bits together, with method knapsack and a profile at these bits",
+        description="4 or 8: quantize all sites and --others to so many bits; several of 4, 8, 16: "
+        "meet --size by units and bits together, with method knapsack and a profile at these bits",
     )
     out: NewFolder = Field(description="directory for the smaller checkpoint")
 
@@ -298,30 +320,35 @@ class Prune(Cutting, Budgeted, settings.Quantizing):
 class Export(OfModel):
     """write a text decoder, dense or pruned, in the format of another engine"""
 
-    format: Literal["gguf"] = Field("gguf", description="`gguf`: what llama.cpp reads")
+    format: Literal["gguf"] = Field("gguf", description="`gguf`, the format of llama.cpp")
     dtype: Literal["f32", "f16", "bf16", "q8_0"] = Field(
-        "f16", description="of matrices; with `q8_0`, those that it does not fit are f16"
+        "f16",
+        description="dtype of matrices; with `q8_0`, matrices that it cannot represent are f16",
     )
     out: NewFile = Field(description="file to write")
 
 
 class Evaluate(OfModel, Budgeted):
-    """ask a dense or pruned model, or a dense one at a budget, benchmarks, and measure it"""
+    """evaluate a dense or pruned model, or a dense model at a budget, on benchmarks"""
 
     kit: KitPlace | None = Field(
-        None, description="of a kit: cut the model to a budget first, and keep no copy"
+        None,
+        description="directory or models:/NAME@ALIAS of a kit: prune the model to a budget first, "
+        "and do not keep the checkpoint",
     )
 
     samples: File | None = Field(
-        None, description="samples (Parquet): lop_vqa's questions, lop_text's texts, to time it on"
+        None,
+        description="samples (Parquet) for lop_vqa or lop_text, and for measuring latency and size",
     )
     tasks: Several[Annotated[settings.TaskAt, BeforeValidator(_task)]] = Field(
         ["lop_vqa"],
         description="lop_vqa, lop_text, easyvqa_mme, …, mme, mmbench, mmmu_val, pope, or "
-        "lm_eval.TASK; name=PATH: its data",
+        "lm_eval.TASK; NAME=PATH gives a task's data",
     )
     out: NewFolder | None = Field(
-        None, description="directory to keep answers and figures in; finished ones stay"
+        None,
+        description="directory for answers and figures; finished tasks are not evaluated again",
     )
     batch_size: Count = same(settings.Evaluate, "batch_size")
 
@@ -331,12 +358,12 @@ class Evaluate(OfModel, Budgeted):
         if self.kit:
             _check_one(self, *budgets)
         elif any(getattr(self, name) is not None for name in budgets):
-            raise PydanticCustomError("budget", "a budget needs --kit, which says the plan")
+            raise PydanticCustomError("budget", "a budget needs --kit, which gives the plan")
         return self
 
 
 class Compare(Cutting):
-    """cut and evaluate several methods at several ratios, and write the table"""
+    """prune with several methods at several ratios, evaluate, and write a table"""
 
     methods: Several[Method] = Field(description=same(settings.Prune, "methods").description)
     ratios: Several[Budget] = Field(
@@ -352,44 +379,47 @@ class Report(Section):
     """write the report of a pipeline run"""
 
     evaluation: Folder = Field(Path("data/evaluation"), description="answers and figures")
-    pruned: Folder = Field(Path("data/pruned"), description="the checkpoints")
+    pruned: Folder = Field(Path("data/pruned"), description="pruned checkpoints")
     search: Folder = Field(Path("data/search"), description="search samples")
-    training: Folder = Field(Path("data/training"), description="the predictor's curve")
+    training: Folder = Field(Path("data/training"), description="the predictor's training curve")
     samples: Folder = Field(Path("data/samples"), description="samples with their pictures")
-    scores: Folder = Field(Path("data/importance"), description="scores, and what auto chose")
-    out: NewFolder = Field(Path("data/report"), description="directory to write")
+    scores: Folder = Field(Path("data/importance"), description="scores, and the choice of auto")
+    out: NewFolder = Field(Path("data/report"), description="directory for the report")
 
 
 class Serve(Kitted):
-    """answer ratios with plans, and cut checkpoints, over HTTP"""
+    """serve plans and pruned checkpoints over HTTP"""
 
-    out: NewFolder = Field(description="the one directory that is written to")
+    out: NewFolder = Field(description="directory for all files that the service writes")
     host: Text = Field("127.0.0.1", description="address to listen at")
-    port: Annotated[int, Field(ge=0, lt=2**16)] = Field(8080, description="0 takes a free one")
-    token_file: File | None = Field(
-        None, description="holds the bearer token; else LOP_SERVE_TOKEN does"
+    port: Annotated[int, Field(ge=0, lt=2**16)] = Field(
+        8080, description="port to listen at; 0 selects a free port"
     )
-    workers: Count = Field(1, description="checkpoints cut at once")
-    queue: Count = Field(8, description="checkpoints that may wait to be cut")
-    keep: Count = Field(100, description="checkpoints there may be")
-    poll: Positive = Field(30, description="seconds between looks at the alias")
+    token_file: File | None = Field(
+        None, description="file with the bearer token; default: the variable LOP_SERVE_TOKEN"
+    )
+    workers: Count = Field(1, description="pruning jobs that run at once")
+    queue: Count = Field(8, description="pruning jobs that may wait")
+    keep: Count = Field(100, description="largest number of jobs and checkpoints")
+    poll: Positive = Field(30, description="seconds between checks for a new predictor")
     latency_profile: File | None = Field(
-        None, description="what `lop latency` timed: targets may be a latency"
+        None, description="latency profile written by `lop latency`, for latency targets"
     )
     elsewhere: bool = Field(
-        False, description="that is of another machine, where checkpoints are to run"
+        False,
+        description="accept a latency profile of another machine, where checkpoints will run",
     )
 
 
 class Diff(Section):
-    """show which answers of two models differ, with their pictures"""
+    """show which answers of two models differ, with the questions' pictures"""
 
     a: Text = Field(
-        description="a model's name in the evaluation (dense, lop-0.3 …) or its folder",
+        description="name of a model in the evaluation (dense, lop-0.3 …), or its answers' folder",
         json_schema_extra=POSITIONAL,
     )
-    b: Text = Field(description="another one", json_schema_extra=POSITIONAL)
-    task: Text = Field("lop_vqa", description="whose answers")
+    b: Text = Field(description="the other model, likewise", json_schema_extra=POSITIONAL)
+    task: Text = Field("lop_vqa", description="task whose answers are compared")
     evaluation: Named = Field(Path("data/evaluation"), description="answers of all models")
     samples: File | None = Field(
         None, description="the task's questions (default: its file in data/samples)"
@@ -397,18 +427,18 @@ class Diff(Section):
     out: NewFile | None = Field(
         None, description="also write an HTML page with questions, pictures and answers"
     )
-    limit: Number = Field(200, description="questions on that page at most")
+    limit: Number = Field(200, description="largest number of questions on the page")
 
 
 class Track(Section):
-    """log to MLflow what had to wait while it was out of reach"""
+    """log the runs to MLflow that were queued while it was unreachable"""
 
 
 class Rollback(Section):
-    """give the champion's alias back to the kit that had it before"""
+    """make the previous champion in MLflow's registry champion again"""
 
-    name: Text = Field("lop-kit", description="registered model")
-    reason: str = Field("", description="why; kept on the version")
+    name: Text = Field("lop-kit", description="name of the registered model")
+    reason: str = Field("", description="reason, stored as a tag of the version")
 
 
 COMMANDS: dict[str, type[Section]] = {

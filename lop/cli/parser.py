@@ -1,4 +1,4 @@
-"""The command line: a parser made of `lop.cli.options`, which the arguments are read through."""
+"""The command line: an argparse parser built from `lop.cli.options`, which validate the values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lop.cli.options import COMMANDS
 from lop.errors import LopError
 from lop.settings.types import Section, problem
 
-MARKDOWN = re.compile(r"\[(.+?)\]\(.+?\)")  # a link of the page docs/params.md
+MARKDOWN = re.compile(r"\[(.+?)\]\(.+?\)")  # a Markdown link, for docs/params.md
 
 EPILOG = """\
 a model of your own:
@@ -46,31 +46,31 @@ the same, step by step:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is a LopError, one line as all others."""
+    """A parser that raises LopError, instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong with the command line."""
+        """Raise a LopError of one line."""
         raise LopError(f"{message}; see {self.prog} --help")
 
 
 def parse(argv: Sequence[str] | None) -> tuple[str, Section]:
-    """The command and its options; LopError for the first that is wrong."""
+    """The command and its options; LopError for the first invalid option."""
     values = vars(build_parser().parse_args(argv))
     name = values.pop("command")
     try:
         return name, COMMANDS[name].model_validate(values)
     except ValidationError as error:
-        place, text = problem(error, values)
-        option = place.split(".")[0]
-        where = f"{flag(option, COMMANDS[name].model_fields.get(option))}: " if option else ""
-        raise LopError(f"{where}{text}") from None
+        location, text = problem(error, values)
+        option = location.split(".")[0]
+        prefix = f"{flag(option, COMMANDS[name].model_fields.get(option))}: " if option else ""
+        raise LopError(f"{prefix}{text}") from None
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; values stay text, and what is not given stays out."""
+    """The parser of all commands. It keeps values as text and leaves out options not given."""
     parser = Parser(
         prog="lop",
-        description="Learn once how to prune a multimodal LLM, then cut any budget out of it.",
+        description="Learn once how to prune a multimodal LLM, then prune it to any budget.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -88,12 +88,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def ordered(options: type[Section]) -> list[tuple[str, FieldInfo]]:
-    """A command's options, those that it must have first."""
+    """A command's options, required ones first."""
     return sorted(options.model_fields.items(), key=lambda each: not each[1].is_required())
 
 
 def flag(name: str, field: FieldInfo | None) -> str:
-    """How an option is written, `--batch-size`; an argument without a flag has its name alone."""
+    """An option as written on the command line, `--batch-size`; for a positional argument, its
+    name."""
     if field and field.json_schema_extra:
         return name
     return f"--{(field and field.alias) or name}".replace("_", "-")
@@ -105,7 +106,7 @@ def several(field: FieldInfo) -> bool:
 
 
 def default(field: FieldInfo) -> str:
-    """An option's default as it is written; empty where there is none."""
+    """An option's default as text; empty if there is none."""
     values = field.default if several(field) else [field.default]
     if field.is_required() or field.annotation is bool:
         return ""
@@ -113,7 +114,7 @@ def default(field: FieldInfo) -> str:
 
 
 def _argument(name: str, field: FieldInfo) -> dict[str, Any]:
-    """What argparse wants to know of an option."""
+    """The arguments of `add_argument` for an option."""
     text = MARKDOWN.sub(r"\1", field.description or "").replace("`", "")
     if field.json_schema_extra:
         return {"help": text, "metavar": name.upper()}
@@ -121,6 +122,6 @@ def _argument(name: str, field: FieldInfo) -> dict[str, Any]:
         return {"help": text, "action": "store_true", "dest": field.alias or name}
     shown = f"{text} (default {default(field)})" if default(field) else text
     given: dict[str, Any] = {"nargs": "+"} if several(field) else {}
-    if bool in get_args(field.annotation):  # or a word, such as auto; the bare flag is true
+    if bool in get_args(field.annotation):  # a boolean or a word like auto; the bare flag is true
         given = {"nargs": "?", "const": "true"}
     return given | {"help": shown, "required": field.is_required(), "dest": field.alias or name}

@@ -1,4 +1,4 @@
-"""Paths on the command line: what must be there to be read, and where one can write."""
+"""Path types of options: inputs must exist, and outputs must be writable."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ def _folder(path: Path) -> Path:
 
 def _new_file(path: Path) -> Path:
     if path.is_dir():
-        raise _refused("a file to write", path, "is a directory")
+        raise _refused("a file to write", path, "it is a directory")
     return _writable(path)
 
 
 def _new_folder(path: Path) -> Path:
     if path.exists() and not path.is_dir():
-        raise _refused("a directory to write", path, "is no directory")
+        raise _refused("a directory to write", path, "it is not a directory")
     return _writable(path)
 
 
 def _writable(path: Path) -> Path:
-    """A path where one can write; told before hours of work, not after."""
-    above = next(each for each in path.absolute().parents if os.path.lexists(each))
-    if not above.is_dir():
-        raise _refused("a place in a directory", path, f"{above} is no directory")
-    if not os.access(above, os.W_OK):
-        raise _refused("a place that can be written to", path, f"{above} cannot")
+    """Check that a path can be created, before hours of work instead of after them."""
+    parent = next(each for each in path.absolute().parents if os.path.lexists(each))
+    if not parent.is_dir():
+        raise _refused("a path in a directory", path, f"{parent} is not a directory")
+    if not os.access(parent, os.W_OK):
+        raise _refused("a path in a writable directory", path, f"{parent} is not writable")
     return path
 
 
-def _refused(expected: str, path: Path, why: str = "") -> PydanticCustomError:
-    text = f"expected {expected}, got {path}" + (f", and {why}" if why else "")
+def _refused(expected: str, path: Path, reason: str = "") -> PydanticCustomError:
+    text = f"expected {expected}, got {path}" + (f", but {reason}" if reason else "")
     return PydanticCustomError("path", "{text}", {"text": text})
 
 
 def _named(path: object) -> object:
-    """An empty text, as of a variable that is not set, would be the folder that one is in."""
+    """Reject empty text, such as an unset shell variable: it would mean the working directory."""
     if path == "":
         raise PydanticCustomError("path", "expected a path, got an empty text")
     return path
 
 
-def _kit(place: str) -> str:
-    """A folder, or the name of a registered version, which MLflow is asked for later."""
-    if not place.startswith("models:/"):
-        _folder(Path(_named(place)))  # type: ignore[arg-type]
-    return place
+def _kit(uri: str) -> str:
+    """Check a kit's directory. A registry URI is resolved later, by the command."""
+    if not uri.startswith("models:/"):
+        _folder(Path(_named(uri)))  # type: ignore[arg-type]
+    return uri
 
 
 KitPlace = Annotated[str, AfterValidator(_kit)]

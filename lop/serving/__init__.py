@@ -1,11 +1,11 @@
-"""Serving on demand: `lop serve` answers ratios with plans, and cuts checkpoints, over HTTP.
+"""The HTTP service `lop serve`: plans for pruning ratios, and pruned checkpoints on demand.
 
-Everything it reads is named when it starts; everything it writes lies below one directory:
+All inputs are given as options at the start. All files are written in one directory:
 
-    out/checkpoints/<name>/   what was cut
-    out/jobs/<name>.json      what was asked for
-    out/predictor/            copies of the predictor in service, which outlive its registry
-    out/kit/                  a copy of the kit in service, where it is the registry's
+    out/checkpoints/<name>/   the pruned checkpoints
+    out/jobs/<name>.json      the records of the pruning jobs
+    out/predictor/            copies of the current predictor, used when its registry fails
+    out/kit/                  a copy of the current kit, if it is from the registry
 """
 
 from lop.serving.server import serve

@@ -1,4 +1,4 @@
-"""The HTTP interface: routes, and how every error becomes one line of JSON."""
+"""The HTTP interface: the routes, and the handlers that turn every error into one line of JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lop.serving.planner import Busy, Planner
 from lop.serving.streams import Archive, Streams
 
 PROBE_SECONDS = 5.0
-PAGE_HEADERS = {  # it fetches from this service alone, and no other page may show it
+PAGE_HEADERS = {  # the page may send requests to this service only, and no site may embed it
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; "
     "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 }
@@ -39,7 +39,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": schema.ErrorAnswer}}
 
 @dataclass(frozen=True)
 class Parts:
-    """What a service is put together from."""
+    """The components of a service, and the facts about its model."""
 
     champion: Champion
     planner: Planner
@@ -49,14 +49,14 @@ class Parts:
     score: str
     compensate: bool
     parameters: Cost  # of the whole model
-    size: Cost  # likewise
-    ratio_for: Callable[[str, str], float]  # (kind, amount) of `costs` -> pruning ratio
-    figures: Figures | None = None  # of the kit …
-    of_version: str = ""  # … whose predictor has this version
+    size: Cost  # of the whole model
+    ratio_for: Callable[[str, str], float]  # (kind, amount) as in `costs` -> pruning ratio
+    figures: Figures | None = None  # of the kit
+    of_version: str = ""  # version of the predictor that `figures` were measured with
 
 
 def build_app(parts: Parts, token: str | None = None) -> FastAPI:
-    """The application; while it runs, it looks for a newer predictor now and then."""
+    """The application. While it runs, it polls the predictor's source for a newer version."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -73,7 +73,8 @@ def build_app(parts: Parts, token: str | None = None) -> FastAPI:
         lifespan=life,
         redoc_url=None,
     )
-    secured = [Depends(HTTPBearer(auto_error=False))] if token else []  # for /docs; Guard checks
+    # HTTPBearer only documents the token in /docs; Guard checks it
+    secured = [Depends(HTTPBearer(auto_error=False))] if token else []
     app.include_router(_plans(parts), dependencies=secured, responses=ERRORS)
     app.include_router(_checkpoints(parts), dependencies=secured, responses=ERRORS)
     app.include_router(_streams(parts), dependencies=secured, responses=ERRORS)
@@ -100,9 +101,9 @@ def _plans(parts: Parts) -> APIRouter:
     @router.post("/plans")
     async def plan(request: schema.PlanRequest) -> schema.PlanAnswer | schema.PlansAnswer:
         """The plan for a pruning ratio; for several `ratios`, `{"plans": [...]}`."""
-        # other targets than ratios take many plans: not in the event loop
-        ask = partial(request.budgets, parts.ratio_for)
-        budgets = ask() if request.is_plain else await asyncio.to_thread(ask)
+        # converting other targets to a ratio computes many plans: too slow for the event loop
+        convert = partial(request.budgets, parts.ratio_for)
+        budgets = convert() if request.is_plain else await asyncio.to_thread(convert)
         served, plans = await parts.planner.plans(budgets)
         parts.meters.plans.inc(len(plans))
         answers = [_answer(parts, served, *pair) for pair in zip(budgets, plans, strict=True)]
@@ -129,7 +130,8 @@ def _answer(parts: Parts, served: Served, ratio: float, plan: Plan) -> schema.Pl
 
 
 def _expected(parts: Parts, served: Served, ratio: float) -> schema.Expected | None:
-    """By the kit's figures, while that kit's predictor is in service."""
+    """Expected quality from the kit's figures; None if a newer predictor than the kit's is in
+    use."""
     figures = parts.figures
     if figures is None or served.version != parts.of_version:
         return None
@@ -174,7 +176,7 @@ def _checkpoints(parts: Parts) -> APIRouter:
 
     @router.post("", status_code=202)
     def start(request: schema.CheckpointRequest, response: Response) -> schema.CheckpointAnswer:
-        """Begin to cut a checkpoint; its id is its name."""
+        """Start a pruning job; its id is the checkpoint's name."""
         ratio = request.budget(parts.ratio_for)
         parts.champion.served.predictor.check_ratio(ratio)
         job = jobs.submit(request.name or checkpoint_name("lop", ratio), ratio)
@@ -183,17 +185,17 @@ def _checkpoints(parts: Parts) -> APIRouter:
 
     @router.get("")
     def every() -> schema.CheckpointsAnswer:
-        """All that were asked for."""
+        """All pruning jobs and checkpoints."""
         return schema.CheckpointsAnswer(checkpoints=[show(job) for job in jobs.all()])
 
     @router.get("/{id}")
     def one(id: str) -> schema.CheckpointAnswer:
-        """How far a checkpoint is."""
+        """The state of a pruning job."""
         return show(jobs.get(id))
 
     @router.delete("/{id}", status_code=204)
     def delete(id: str) -> None:
-        """Remove a checkpoint, or stop its job."""
+        """Delete a checkpoint, or stop its job."""
         jobs.delete(id)
 
     @router.get("/{id}/files/{name}", response_class=FileResponse)
@@ -210,7 +212,7 @@ def _streams(parts: Parts) -> APIRouter:
 
     @router.post("/stream", response_class=StreamingResponse)
     def stream(request: schema.Target) -> Archive:
-        """A checkpoint as a tar archive, cut while it is sent; nothing is kept."""
+        """A checkpoint as a tar archive, created while it is sent; nothing is stored."""
         ratio = request.budget(parts.ratio_for)
         parts.champion.served.predictor.check_ratio(ratio)
         return Archive(parts.streams.open(ratio))
@@ -223,7 +225,7 @@ def _about(parts: Parts) -> APIRouter:
 
     @router.get("/model")
     async def model() -> schema.ModelAnswer:
-        """The predictor in service, and the model it is for."""
+        """The current predictor and its model."""
         champion, served = parts.champion, parts.champion.served
         config = served.predictor.config
         return schema.ModelAnswer(
@@ -249,7 +251,7 @@ def _about(parts: Parts) -> APIRouter:
 
     @router.get("/metrics", response_class=Response)
     def metrics() -> Response:
-        """In Prometheus' text format."""
+        """Metrics in Prometheus' text format."""
         page = parts.meters.page(parts.jobs, parts.champion.stale)
         return Response(page, media_type=CONTENT_TYPE_LATEST)
 
@@ -261,13 +263,13 @@ def _health(parts: Parts) -> APIRouter:
 
     @router.get("/health", responses={503: {"model": schema.HealthAnswer}})
     async def health(response: Response) -> schema.HealthAnswer:
-        """Asks for a plan itself; needs no token."""
+        """Compute a plan as a check; needs no token."""
         config, error = parts.champion.served.predictor.config, None
         try:
             probe = parts.planner.plans([config.max_ratio])
             await asyncio.wait_for(probe, PROBE_SECONDS)
         except TimeoutError:
-            error = f"no plan came within {PROBE_SECONDS:g} s"
+            error = f"no plan within {PROBE_SECONDS:g} s"
         except LopError as failed:
             error = str(failed)
         response.status_code = 503 if error else 200
@@ -293,12 +295,12 @@ async def _on_invalid(_: Request, error: Any) -> Response:
         return _error(400, f"body: not JSON: {first['ctx']['error']}")
     if first["loc"] == ("body",) and first["type"] != "value_error":
         return _error(422, "body: expected a JSON object, with Content-Type: application/json")
-    place = ".".join(str(part) for part in first["loc"])
-    return _error(422, f"{place}: {first['msg'].removeprefix('Value error, ')}")
+    location = ".".join(str(part) for part in first["loc"])
+    return _error(422, f"{location}: {first['msg'].removeprefix('Value error, ')}")
 
 
 async def _on_http(_: Request, error: Any) -> Response:
-    # 400 is FastAPI's word for a body that Python's own reader gives up on
+    # FastAPI raises 400 for a body that breaks the JSON parser, such as one nested too deeply
     message = "body: cannot be read as JSON" if error.status_code == 400 else error.detail
     return _error(error.status_code, str(message), error.headers)
 
@@ -308,7 +310,7 @@ async def _on_lop(_: Request, error: Any) -> Response:
 
 
 async def _on_bug(_: Request, error: Exception) -> Response:
-    return _error(500, "a fault of the service; its log says more")
+    return _error(500, "internal error; see the log of the service")
 
 
 def _version() -> str:

@@ -1,5 +1,8 @@
-"""The predictor in service. It follows its source, and outlives it: when a registry is out of reach
-the last good predictor stays, and a copy on disk keeps it over a restart."""
+"""The current predictor of a service, reloaded when its source has a new version.
+
+If the source fails, such as an unreachable registry, the service keeps the last good predictor;
+a copy on disk keeps it over a restart.
+"""
 
 from __future__ import annotations
 
@@ -25,22 +28,22 @@ from lop.typed import read_typed
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]+)")
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
-COPY = re.compile(r"served-[0-9a-f]{8}-([0-9a-f]{16}|\d+)")  # of a predictor that was in service
+COPY = re.compile(r"served-[0-9a-f]{8}-([0-9a-f]{16}|\d+)")  # directory of a predictor's copy
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where predictors come from: what `version` is there now, and how to `load` it."""
+    """A source of predictors: `version` gives its newest version, `load` loads a version."""
 
     uri: str
-    key: str  # tells sources apart in the cache
+    key: str  # identifies the source in the cache
     version: Callable[[], str]
     load: Callable[[str], Predictor]
 
 
 @dataclass(frozen=True)
 class Served:
-    """A predictor in service, and where its copy lies."""
+    """A predictor in use, and the path of its copy."""
 
     version: str
     fingerprint: str
@@ -50,7 +53,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Current:
-    """Which copy a service put into service last: `<key>-<version>`, and no other name."""
+    """The record in current.json: the copy that the service used last."""
 
     key: Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
     version: Annotated[str, Field(pattern="^[0-9a-zA-Z]{1,64}$")]
@@ -58,8 +61,8 @@ class Current:
 
 
 class Database:
-    """The file of a registry in SQLite. MLflow keeps it open, and would read on in one that was
-    deleted or replaced."""
+    """The file of an SQLite registry. MLflow keeps it open, so it would not notice that the file
+    was deleted or replaced."""
 
     def __init__(self, uri: str) -> None:
         found = SQLITE.match(uri)
@@ -67,7 +70,7 @@ class Database:
         self.seen: os.stat_result | None = None
 
     def check(self) -> None:
-        """Raise LopError when the file is gone, or is another one than at first."""
+        """Raise LopError if the file is missing, or was replaced since the first check."""
         if self.path is None:
             return
         try:
@@ -80,9 +83,10 @@ class Database:
 
 
 def source_of(uri: str, cache: Path, of: Kit | None = None) -> Source:
-    """A predictor directory, or `models:/NAME@ALIAS` or `models:/NAME/N` through `cache`.
+    """The source for `uri`: a predictor directory, or `models:/NAME@ALIAS` or `models:/NAME/N`.
 
-    A registered kit is one `of` the scores of the kit that is given: LopError for another.
+    Registered versions are downloaded to `cache`. With `of`, versions are kits, and `load` raises
+    LopError for a kit whose scores are not those of `of`.
     """
     if not uri.startswith("models:"):
         path = Path(uri)
@@ -95,37 +99,39 @@ def source_of(uri: str, cache: Path, of: Kit | None = None) -> Source:
     found = REGISTERED.fullmatch(uri)
     if not found:
         raise LopError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/N")
-    from lop import tracking  # pandas and MLflow, which a directory does not need
+    from lop import tracking  # imports pandas and MLflow, which a directory does not need
 
     name, alias, version = found["name"], found["alias"], found["version"]
     database = Database(os.environ.get(tracking.URI) or "sqlite:///mlflow.db")
 
-    def look() -> str:
+    def newest() -> str:
         database.check()
         return version or tracking.version_of(alias, name).number
 
-    def load(which: str) -> Predictor:
+    def load(number: str) -> Predictor:
         with temporary_dir(cache / "download") as tmp:
-            uri = f"models:/{name}/{which}"
+            uri = f"models:/{name}/{number}"
             if of is None:
                 return Predictor.from_pretrained(tracking.predictor_path(uri, tmp))
             kit = Kit.load(tracking.kit_path(uri, tmp))
             if not kit.cuts_as(of):
-                raise LopError(f"{uri}: has other scores than are in service: start it again")
+                raise LopError(
+                    f"{uri}: has other scores than the kit in use; restart the service to use it"
+                )
             return kit.predictor
 
     return Source(
         uri,
         _key(os.environ.get("MLFLOW_TRACKING_URI", ""), uri),
-        look,
+        newest,
         load,
     )
 
 
 class Champion:
-    """Keeps the newest predictor of a source that could be had and that `fits`.
+    """The newest predictor of a source that could be loaded and that fits the service's model.
 
-    `fits` raises LopError for a predictor that is not for this service's model.
+    `fits` raises LopError for a predictor of another model.
     """
 
     def __init__(
@@ -133,42 +139,42 @@ class Champion:
     ) -> None:
         self.source, self.cache, self.fits, self.every = source, cache, fits, every
         self.error: str | None = None
-        self.confirmed: float | None = None  # when the source last said so; monotonic seconds
+        self.confirmed: float | None = None  # time of the last good answer; monotonic seconds
         found = self._cached()
         if found is None:
             found = self._fetch(source.version())
             self.confirmed = time.monotonic()
         self.served = found
-        self._forget(found)
+        self._delete_copies(found)
 
     def refresh(self) -> None:
-        """Ask the source what is there now, and take it into service; `error` says why not."""
+        """Ask the source for its newest version and load it; on failure, set `error`."""
         try:
             version = self.source.version()
             if version != self.served.version:
                 new = self._fetch(version)
-                self._forget(new, self.served)  # a job that began just now reads the one before
+                self._delete_copies(new, self.served)  # a job may still read the old copy
                 self.served = new
-        except Exception as error:  # whatever it is, the last good one stays in service
+        except Exception as error:  # on any error, the last good predictor stays in use
             self.error = " ".join(str(error).split()) or type(error).__name__
         else:
             self.error, self.confirmed = None, time.monotonic()
 
     @property
     def stale_seconds(self) -> float | None:
-        """How long the source has not confirmed what is served; None before it ever did."""
+        """Seconds since the source confirmed the current version; None if it never did."""
         return None if self.confirmed is None else time.monotonic() - self.confirmed
 
     @property
     def stale(self) -> bool:
-        """Whether the last look at the source failed, or none came to an end for three periods."""
+        """Whether the last poll of the source failed, or no poll ended for three periods."""
         seconds = self.stale_seconds
         return self.error is not None or seconds is None or seconds > 3 * self.every
 
     def _fetch(self, version: str) -> Served:
         predictor = self.source.load(version)
         self.fits(predictor)
-        predictor.plan(predictor.config.max_ratio)  # LopError for one that gives no plan
+        predictor.plan(predictor.config.max_ratio)  # LopError if it cannot give a plan
         path = self._copy(self.source.key, version)
         predictor.save_pretrained(path)
         fingerprint = file_fingerprint(path)
@@ -178,7 +184,7 @@ class Champion:
         return Served(version, fingerprint, predictor, path)
 
     def _cached(self) -> Served | None:
-        """What this source last put into service, if its copy is whole and fits."""
+        """The copy of the predictor last loaded from this source, if it is complete and fits."""
         try:
             record = read_typed(Current, self.cache / "current.json")
             if record.key != self.source.key:
@@ -192,8 +198,9 @@ class Champion:
             return None
         return Served(record.version, record.fingerprint, predictor, path)
 
-    def _forget(self, *but: Served) -> None:
-        kept = [served.path for served in but]
+    def _delete_copies(self, *kept_predictors: Served) -> None:
+        """Delete the copies of all other predictors."""
+        kept = [served.path for served in kept_predictors]
         for path in self.cache.iterdir():
             if COPY.fullmatch(path.name) and path not in kept:
                 with suppress(OSError):
@@ -206,7 +213,7 @@ class Champion:
 
 
 def file_fingerprint(predictor: Path) -> str:
-    """Sixteen hex digits over the files of a predictor directory."""
+    """Sixteen hex digits over the contents of a predictor directory."""
     digest = hashlib.sha256()
     try:
         for name in ("config.json", "model.safetensors"):

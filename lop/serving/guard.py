@@ -1,7 +1,7 @@
-"""What every request passes before anything else looks at it: size, token, host; and the meters.
+"""Middleware that checks every request's size, token and host header, and the service's metrics.
 
-Plain ASGI: a request that is turned away has cost nothing but its head. Whatever is answered with
-4xx or 5xx leaves as one line of JSON.
+It is plain ASGI, so that a rejected request costs no more than parsing its head. Every 4xx and 5xx
+response gets a body of one line of JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from starlette.exceptions import HTTPException
 from lop.serving import refusal
 from lop.serving.jobs import STATES, Jobs
 
-disable_created_metrics()  # a time beside each counter, which nobody reads
+disable_created_metrics()  # without the extra creation time of each counter
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -38,8 +38,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST_BYTES = 16_384  # of a request's body
 MOST_HEADERS, MOST_HEAD_BYTES = 100, 16_384
-LINGER_SECONDS, LINGER_BYTES = 1.0, 2**20  # of a body that nobody wants
-OPEN = ("/", "/health", "/docs", "/openapi.json")  # without a token: they tell nothing of the model
+LINGER_SECONDS, LINGER_BYTES = 1.0, 2**20  # limits for reading and dropping an unused body
+OPEN = ("/", "/health", "/docs", "/openapi.json")  # no token needed: nothing about the model
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 
@@ -53,19 +53,19 @@ class Meters:
         labels = ("method", "route", "status")
         self.requests = Counter("lop_requests", "requests", labels, registry=self.registry)
         self.seconds = Histogram(
-            "lop_request_seconds", "to the last byte", ("route",),
+            "lop_request_seconds", "time to the last byte of the response", ("route",),
             buckets=SECONDS, registry=self.registry,
         )  # fmt: skip
-        self.plans = Counter("lop_plans", "plans given", registry=self.registry)
+        self.plans = Counter("lop_plans", "plans returned", registry=self.registry)
         self.jobs = Gauge("lop_jobs", "pruning jobs", ("state",), registry=self.registry)
         self.stale = Gauge(
             "lop_predictor_stale",
-            "1: its source cannot be asked for a newer",
+            "1: the predictor's source cannot be polled for a newer version",
             registry=self.registry,
         )
 
     def page(self, jobs: Jobs, stale: bool) -> bytes:
-        """All of them in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         for state in STATES:
             self.jobs.labels(state).set(jobs.count(state))
         self.stale.set(stale)
@@ -73,7 +73,7 @@ class Meters:
 
 
 class Guard:
-    """Lets a request through with the token, or, where none is set, from this machine's names."""
+    """Accepts requests with the token or, if no token is set, requests to a local host name."""
 
     def __init__(self, app: App, token: str | None, meters: Meters) -> None:
         self.app, self.meters = app, meters
@@ -99,29 +99,31 @@ class Guard:
             await answer.send(message)
 
         try:
-            wrong = self._wrong(scope, headers)
-            if wrong:
-                await _say(watched, *wrong)
+            refused = self._refused(scope, headers)
+            if refused:
+                await _send_error(watched, *refused)
             else:
                 await self.app(scope, body.receive, watched)
-        except asyncio.CancelledError:  # the service stops, and has waited for it
+        except asyncio.CancelledError:  # the service stops, after its grace period
             if not answer.begun:
                 status = 503
-                await _say(answer.send, 503, "the service stops")
+                await _send_error(answer.send, 503, "the service is stopping")
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.meters.requests.labels(_method(scope), route, status).inc()
             self.meters.seconds.labels(route).observe(time.perf_counter() - begun)
 
-    def _wrong(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+    def _refused(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+        """Status and message if the request is rejected, else None."""
         if len(scope["headers"]) > MOST_HEADERS or _head_bytes(scope) > MOST_HEAD_BYTES:
             most = f"{MOST_HEADERS} headers and {MOST_HEAD_BYTES} bytes"
             return 431, f"expected a head of at most {most}"
         if self.token is None:
-            # A web page can make a browser ask this machine by a name of its own (DNS rebinding).
+            # A web page can make a browser send requests here under its own host name (DNS
+            # rebinding), so only local names are accepted.
             host = headers.get(b"host", b"").decode("latin-1").lower()
             if host.rsplit(":", 1)[0] not in LOCAL_NAMES and host not in LOCAL_NAMES:
-                return 403, "without a token, expected the host localhost, 127.0.0.1 or [::1]"
+                return 403, "without a token, expected the Host localhost, 127.0.0.1 or [::1]"
         elif scope["path"] not in OPEN and not hmac.compare_digest(
             headers.get(b"authorization", b""), self.token
         ):
@@ -142,27 +144,27 @@ def _method(scope: Scope) -> str:
 
 
 class _Body:
-    """A request's body on its way in, of at most MOST_BYTES.
+    """A request's body while it is received, at most MOST_BYTES.
 
-    Where an answer is ready before all of it is read, the rest is read and dropped: a connection
-    closed on bytes still coming is reset, and the client may lose the answer.
+    If the response is ready before the body is complete, the rest is read and dropped. Otherwise
+    TCP would reset the connection, and the client may lose the response.
     """
 
     def __init__(self, receive: Receive, headers: dict[bytes, bytes]) -> None:
         self._receive, self._size = receive, 0
         sent = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
-        # who waits for a 100 (Continue) sends no body once refused
+        # a client that waits for 100 (Continue) sends no body after an error
         self.ended = not sent or b"expect" in headers
 
     async def receive(self) -> MutableMapping[str, Any]:
-        """The next part; HTTPException 413 for too many bytes, which may come without a length."""
+        """The next part; HTTPException 413 if the body is too long and has no Content-Length."""
         message = await self._next()
         if self._size > MOST_BYTES:
             raise HTTPException(413, f"expected a body of at most {MOST_BYTES} bytes")
         return message
 
     async def drain(self) -> None:
-        """Read on to the end, for a moment."""
+        """Read and drop the rest, up to LINGER_SECONDS and LINGER_BYTES."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
                 while not self.ended and self._size < LINGER_BYTES:
@@ -176,15 +178,15 @@ class _Body:
 
 
 class _Answer:
-    """A response on its way out. An error gets the headers of its status, and our form: a library's
-    own, such as that of a Range which a file does not have, is plain text."""
+    """A response while it is sent. Errors get the headers for their status, and a JSON body if a
+    library made a plain one, such as that for a Range outside a file."""
 
     def __init__(self, send: Send) -> None:
         self._send, self.begun = send, False
         self._plain: MutableMapping[str, Any] | None = None
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        """The next part."""
+        """Send the next part."""
         if message["type"] == "http.response.start":
             self.begun = True
             if message["status"] >= 400:
@@ -195,21 +197,21 @@ class _Answer:
                     return
         elif self._plain:
             start, self._plain = self._plain, None
-            said = message.get("body", b"").decode() or HTTPStatus(start["status"]).phrase
-            message = {**message, "body": refusal.body(said)}
-            headers = dict(start["headers"]) | _form(message["body"])
+            text = message.get("body", b"").decode() or HTTPStatus(start["status"]).phrase
+            message = {**message, "body": refusal.body(text)}
+            headers = dict(start["headers"]) | _body_headers(message["body"])
             await self._send({**start, "headers": list(headers.items())})
         await self._send(message)
 
 
-async def _say(send: Send, status: int, message: str) -> None:
+async def _send_error(send: Send, status: int, message: str) -> None:
     body = refusal.body(message)
-    headers = [*_form(body).items(), (b"connection", b"close")]
+    headers = [*_body_headers(body).items(), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-def _form(body: bytes) -> dict[bytes, bytes]:
+def _body_headers(body: bytes) -> dict[bytes, bytes]:
     return _bytes({"content-type": "application/json", "content-length": str(len(body))})
 
 
@@ -218,7 +220,7 @@ def _bytes(headers: dict[str, str]) -> dict[bytes, bytes]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen at can be reached from this machine alone."""
+    """Whether an address to listen at can be reached only from this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

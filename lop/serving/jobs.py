@@ -1,7 +1,7 @@
 """Checkpoints on demand: a queue of pruning jobs, each in a process of its own.
 
-A job is known by its checkpoint's name. Its record lies on disk, so that a service which starts
-again finds what is done and goes on with what is not.
+A job is identified by its checkpoint's name. Its record is stored on disk, so that a restarted
+service finds finished checkpoints and starts unfinished jobs again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 
 class Refused(LopError):
-    """A request that cannot be met now; `status` is HTTP's word for why."""
+    """A request that is rejected with the HTTP status `status`."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -49,20 +49,20 @@ class Refused(LopError):
 
 @dataclass
 class Job:
-    """A checkpoint that was asked for; times are seconds since 1970."""
+    """A pruning job for one checkpoint; times are seconds since 1970."""
 
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     ratio: Ratio
     state: State
     created: Time
     finished: Time | None = None
-    error: str | None = None  # one line, when it failed
-    predictor_version: str | None = None  # that it is cut with, once it runs
+    error: str | None = None  # one line, if the job failed
+    predictor_version: str | None = None  # set when the job starts
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a checkpoint's pruning.json says of it, as far as a service needs it."""
+    """The part of a checkpoint's pruning.json that a service needs."""
 
     ratio: Ratio
     parameters: int | None = None
@@ -71,17 +71,18 @@ class Record:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a service takes on."""
+    """The numbers of jobs that a service accepts."""
 
-    workers: int = 1  # jobs at once
+    workers: int = 1  # jobs that run at once
     queue: int = 8  # jobs that wait
-    keep: int = 100  # jobs and checkpoints there may be
+    keep: int = 100  # jobs and checkpoints in total
 
 
 class Jobs:
-    """The jobs of one service; nothing is written outside `out`.
+    """The jobs of one service. Writes nothing outside `out`.
 
-    `cutter` gives what `pruning.prune_one` needs and the predictor's version, when a job begins.
+    `cutter` is called when a job starts. It returns the `pruning.Cutter` for the job and the
+    predictor's version.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Jobs:
         self.cutter, self.limits = cutter, limits
         self.lock = threading.RLock()
         self.processes: dict[str, ForkServerProcess] = {}
-        self.stopped: set[str] = set()  # running jobs to be deleted
+        self.stopped: set[str] = set()  # running jobs to delete when their process has ended
         self.closing = False
         for directory in (self.checkpoints, self.records):
             directory.mkdir(parents=True, exist_ok=True)
@@ -104,18 +105,18 @@ class Jobs:
                 self.threads.submit(self._work, job)
 
     def submit(self, name: str, ratio: float) -> Job:
-        """Queue a checkpoint; one that failed may be asked for again under its name.
+        """Queue a job for a checkpoint; the name of a failed job may be used again.
 
-        Raises Refused when there is one of that name, or no room.
+        Raises Refused if the name is in use, the queue is full or too many checkpoints are kept.
         """
         with self.lock:
             before = self.jobs.get(name)
             if (before and before.state != "failed") or os.path.lexists(self.checkpoints / name):
-                raise Refused(409, f"checkpoint {name!r} is there already")
+                raise Refused(409, f"checkpoint {name!r} already exists")
             if len(self.jobs) - bool(before) >= self.limits.keep:
-                raise Refused(507, f"{self.limits.keep} checkpoints are kept: delete one first")
+                raise Refused(507, f"{self.limits.keep} checkpoints are kept; delete one first")
             if self.count("queued") >= self.limits.queue:
-                raise Refused(429, f"{self.limits.queue} jobs are waiting: ask again later")
+                raise Refused(429, f"{self.limits.queue} jobs are waiting; try again later")
             job = Job(name, ratio, "queued", time.time())
             self._save(job)
             self.jobs[name] = job
@@ -123,7 +124,7 @@ class Jobs:
             return job
 
     def get(self, name: str) -> Job:
-        """The job called `name`; Refused when there is none."""
+        """The job called `name`; raises Refused if there is none."""
         with self.lock:
             if name not in self.jobs:
                 raise Refused(404, "no such checkpoint")
@@ -135,9 +136,9 @@ class Jobs:
             return sorted(self.jobs.values(), key=lambda job: job.created)
 
     def delete(self, name: str) -> None:
-        """Take a job from the queue, stop it, or remove what it made."""
+        """Remove a waiting job, stop a running job, or delete a finished job's checkpoint."""
         with self.lock:
-            if self.get(name).state == "running":  # its name is free once its process has ended
+            if self.get(name).state == "running":  # the name is free when the process has ended
                 self.stopped.add(name)
                 if name in self.processes:
                     self.processes[name].terminate()
@@ -145,33 +146,34 @@ class Jobs:
                 self._remove(name)
 
     def count(self, state: str) -> int:
-        """How many jobs are in a state."""
+        """The number of jobs in a state."""
         with self.lock:
             return sum(job.state == state for job in self.jobs.values())
 
     def files(self, name: str) -> dict[str, int]:
-        """Names and bytes of a checkpoint's files, once it is done. No links, no subdirectories."""
+        """Sizes of a finished checkpoint's files by name, without links and subdirectories; empty
+        until the job is done."""
         with self.lock:
-            place = self.checkpoints / name
-            if self.get(name).state != "done" or place.is_symlink() or not place.is_dir():
+            directory = self.checkpoints / name
+            if self.get(name).state != "done" or directory.is_symlink() or not directory.is_dir():
                 return {}
-            found = sorted(place.iterdir())
+            found = sorted(directory.iterdir())
             plain = (path for path in found if path.is_file() and not path.is_symlink())
             return {path.name: path.stat().st_size for path in plain}
 
     def record(self, name: str) -> Record | None:
-        """What the checkpoint's pruning.json says; None until it is done."""
+        """The record in the checkpoint's pruning.json; None until the job is done."""
         done = "pruning.json" in self.files(name)
-        return _plain(Record, self.checkpoints / name / "pruning.json") if done else None
+        return _read_plain(Record, self.checkpoints / name / "pruning.json") if done else None
 
     def file(self, name: str, file: str) -> Path:
-        """Where one of these files lies; Refused when it is none of them."""
-        if file not in self.files(name):  # looked up, never put together: no way out of the folder
+        """The path of one of the checkpoint's `files`; raises Refused for any other name."""
+        if file not in self.files(name):  # the name is looked up, so `..` cannot leave the folder
             raise Refused(404, "no such file")
         return self.checkpoints / name / file
 
     def close(self) -> None:
-        """Stop what runs. What is not done is begun again by the next service over `out`."""
+        """Stop all jobs. The next service with the same `out` starts unfinished jobs again."""
         with self.lock:
             self.closing = True
             for process in self.processes.values():
@@ -188,8 +190,8 @@ class Jobs:
                 self._save(job)
         try:
             error = self._cut(job, cutter)
-        except OSError as failure:  # no process to be had
-            error = f"cannot start its process: {failure.strerror}"
+        except OSError as failure:
+            error = f"cannot start the job's process: {failure.strerror}"
         with self.lock:
             if job.name in self.stopped:
                 self.stopped.remove(job.name)
@@ -201,12 +203,12 @@ class Jobs:
                     self._save(job)
 
     def _cut(self, job: Job, cutter: Any) -> str | None:
-        """Wait for the job's process; None, or one line that says what failed."""
+        """Run the job's process and wait for it; returns None, or an error of one line."""
         ours, theirs = CONTEXT.Pipe()
         args = (theirs, self.limits.workers, self.checkpoints / job.name, job.ratio, cutter)
         process = CONTEXT.Process(target=_prune, args=args, daemon=True)
-        process.start()  # takes seconds the first time: not under the lock
-        theirs.close()  # so that the pipe ends with the process
+        process.start()  # not under the lock: the first start takes seconds
+        theirs.close()  # so that `recv` raises EOFError when the process ends
         with self.lock:
             self.processes[job.name] = process
             if self.closing or job.name in self.stopped:
@@ -214,7 +216,7 @@ class Jobs:
         try:
             return ours.recv()
         except EOFError:
-            return "its process died; is memory short?"
+            return "the job's process ended unexpectedly; possibly out of memory"
         finally:
             process.join()
             ours.close()
@@ -222,22 +224,23 @@ class Jobs:
                 del self.processes[job.name]
 
     def _found(self) -> dict[str, Job]:
-        """What an earlier service left: its records, and whole checkpoints without one."""
-        clear_leftovers(self.checkpoints)  # of jobs that were killed
+        """Jobs of an earlier service: its records, and complete checkpoints without a record."""
+        clear_leftovers(self.checkpoints)  # temporary files of killed jobs
         jobs = {}
         for path in self.records.glob("[!.]*.json"):
-            job = _plain(Job, path)
+            job = _read_plain(Job, path)
             if job and job.name == path.stem:
                 jobs[job.name] = job
-        made = {}
-        for place in self.checkpoints.iterdir():
-            if NAME.fullmatch(place.name) and (ratio := _ratio_of(place)) is not None:
-                made[place.name] = ratio
-                if place.name not in jobs:
-                    created = place.stat().st_mtime
-                    jobs[place.name] = Job(place.name, ratio, "done", created, created)
+        complete = set()
+        for directory in self.checkpoints.iterdir():
+            name = directory.name
+            if NAME.fullmatch(name) and (ratio := _ratio_of(directory)) is not None:
+                complete.add(name)
+                if name not in jobs:
+                    created = directory.stat().st_mtime
+                    jobs[name] = Job(name, ratio, "done", created, created)
         for job in list(jobs.values()):
-            if job.name in made:
+            if job.name in complete:
                 job.state, job.error = "done", None
             elif job.state == "done":
                 del jobs[job.name]
@@ -253,21 +256,21 @@ class Jobs:
     def _remove(self, name: str) -> None:
         del self.jobs[name]
         (self.records / f"{name}.json").unlink(missing_ok=True)
-        place = self.checkpoints / name
-        if _ratio_of(place) is not None:  # nothing that was put there by hand
-            remove_dir(place)
+        directory = self.checkpoints / name
+        if _ratio_of(directory) is not None:  # never delete what is not a checkpoint
+            remove_dir(directory)
 
 
 def _ratio_of(checkpoint: Path) -> float | None:
-    """The ratio of a whole checkpoint; None for anything else, and for links."""
+    """The ratio of a complete checkpoint; None for anything else, and for links."""
     if checkpoint.is_symlink() or not checkpoint.is_dir():
         return None
-    record = _plain(Record, checkpoint / "pruning.json")
+    record = _read_plain(Record, checkpoint / "pruning.json")
     return record.ratio if record else None
 
 
-def _plain(kind: type[T], path: Path) -> T | None:
-    """What a file says, which may be from elsewhere; None where it is a link, a pipe or wrong."""
+def _read_plain(kind: type[T], path: Path) -> T | None:
+    """Read a JSON file that users may have written; None if it is invalid or no ordinary file."""
     if path.is_symlink() or not path.is_file():
         return None
     with suppress(LopError):
@@ -276,11 +279,11 @@ def _plain(kind: type[T], path: Path) -> T | None:
 
 
 def _prune(parent: Connection, workers: int, out: Path, ratio: float, cutter: Any) -> None:
-    """In the job's process: cut, and send the parent None or one line that says what failed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the service
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that half-written files go
+    """Run a job in its own process: cut, and send None or an error of one line to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the service
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # exit normally: delete temporary files
     end_with_parent()
-    os.nice(10)  # plans come first
+    os.nice(10)  # give plan requests priority
     from lop import progress
     from lop.steps import pruning
 
@@ -288,7 +291,7 @@ def _prune(parent: Connection, workers: int, out: Path, ratio: float, cutter: An
     progress.watched = False
     try:
         pruning.prune_one(out, "lop", ratio, cutter)
-    except Exception as error:  # whatever it is, whoever asks for the job gets one line
+    except Exception as error:  # the client gets every error as one line
         kind = "" if isinstance(error, LopError) else f"{type(error).__name__}: "
         parent.send(kind + " ".join(str(error).split())[:500])
     else:

@@ -1,4 +1,4 @@
-"""What goes over the wire, typed; unknown fields, strings for numbers and NaN are refused."""
+"""The types of request and response bodies; unknown fields, numbers as text and NaN are errors."""
 
 from __future__ import annotations
 
@@ -24,20 +24,23 @@ Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
 
 class Request(BaseModel):
-    """What every request has in common."""
+    """The base class of request bodies."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"ratio": 0.37}]})
 
 
 class Target(Request):
-    """One budget: a ratio, or what becomes one (`lop.models.costs`)."""
+    """One budget: a ratio, or a target that is converted to one (`lop.models.costs`)."""
 
     ratio: Ratio | None = None
     params: Amount | None = Field(None, description="parameters of the whole model: 5.2B")
     size: Amount | None = Field(None, description="bytes on disk: 9GB, 8.5GiB")
-    flops_per_token: Amount | None = Field(None, description="of its language model: 9G")
+    flops_per_token: Amount | None = Field(
+        None, description="FLOPs per token of the language model: 9G"
+    )
     latency: Amount | None = Field(
-        None, description="of the latency profile's request: 0.7x of the dense model's, or 120ms"
+        None,
+        description="latency of the latency profile's request: 120ms, or 0.7x the dense model's",
     )
 
     @model_validator(mode="after")
@@ -48,11 +51,11 @@ class Target(Request):
         return self
 
     def budget(self, ratio_for: Callable[[str, str], float]) -> float:
-        """The pruning ratio asked for; `ratio_for(kind, amount)` turns other targets into one."""
+        """The requested pruning ratio; `ratio_for(kind, amount)` converts other targets to it."""
         if self.ratio is not None:
             return self.ratio
-        asked = {kind: getattr(self, kind) for kind in KINDS}
-        return next(ratio_for(kind, amount) for kind, amount in asked.items() if amount is not None)
+        given = {kind: getattr(self, kind) for kind in KINDS}
+        return next(ratio_for(kind, amount) for kind, amount in given.items() if amount is not None)
 
 
 class PlanRequest(Target):
@@ -62,48 +65,50 @@ class PlanRequest(Target):
 
     @property
     def is_plain(self) -> bool:
-        """Whether ratios are asked for, and no other target."""
+        """Whether the request gives ratios, not another target."""
         return self.ratio is not None or self.ratios is not None
 
     def budgets(self, ratio_for: Callable[[str, str], float]) -> list[float]:
-        """The pruning ratios asked for."""
+        """The requested pruning ratios."""
         return self.ratios or [self.budget(ratio_for)]
 
 
 class CheckpointRequest(Target):
-    """A checkpoint to cut."""
+    """A request for a pruned checkpoint."""
 
-    name: Name | None = Field(None, description="its id; default lop-RATIO")
+    name: Name | None = Field(None, description="name and id of the checkpoint; default lop-RATIO")
 
 
 class Expected(BaseModel):
-    """What a model is predicted to be worth, between what a kit's plans were measured at."""
+    """The expected quality of a pruned model, interpolated between the kit's measured plans."""
 
     metric: str = Field(description="accuracy, loglik, kl or kl_text; a mean over samples")
     value: float
-    dense: float = Field(description="of the whole model")
-    speed: float | None = Field(description="times the whole model's, by the latency profile")
-    samples: int = Field(description="that plans were measured on")
+    dense: float = Field(description="the same metric of the dense model")
+    speed: float | None = Field(
+        description="speed relative to the dense model, from the latency profile"
+    )
+    samples: int = Field(description="number of samples that the plans were measured on")
 
 
 class PlanAnswer(BaseModel):
-    """How many units each site keeps: neurons of an FFN, heads of attention."""
+    """The number of units that each site keeps: neurons of an FFN, heads of attention."""
 
-    ratio: float = Field(description="as asked for")
-    ratios: list[float] = Field(description="share each site loses")
-    kept: list[int] = Field(description="units each site keeps")
-    units: list[int] = Field(description="units each site has")
-    kinds: list[Kind] = Field(description="what each site is")
+    ratio: float = Field(description="the requested ratio")
+    ratios: list[float] = Field(description="share of its units that each site loses")
+    kept: list[int] = Field(description="units that each site keeps")
+    units: list[int] = Field(description="units of each site in the dense model")
+    kinds: list[Kind] = Field(description="kind of each site")
     layers: list[int] = Field(description="decoder layer of each site")
-    parameters: int = Field(description="of the whole pruned model")
-    reduction: float = Field(description="share of the whole model removed")
-    bytes: int = Field(description="of the whole pruned model's weights on disk")
-    expected: Expected | None = Field(description="null: there is no kit with figures")
+    parameters: int = Field(description="parameters of the whole pruned model")
+    reduction: float = Field(description="share of the whole model's parameters removed")
+    bytes: int = Field(description="size of the whole pruned model's weights on disk")
+    expected: Expected | None = Field(description="null if there is no kit with figures")
     predictor_version: str
 
 
 class PlansAnswer(BaseModel):
-    """A plan a ratio, in the order asked for."""
+    """One plan for each ratio, in the order of the request."""
 
     plans: list[PlanAnswer]
 
@@ -120,11 +125,15 @@ class CheckpointAnswer(BaseModel):
 
     id: str
     ratio: float = Field(description="share of the scope removed")
-    parameters: int | None = Field(description="of the whole pruned model, when it is done")
-    reduction: float | None = Field(description="share of the whole model removed")
+    parameters: int | None = Field(
+        description="parameters of the whole pruned model, when the job is done"
+    )
+    reduction: float | None = Field(description="share of the whole model's parameters removed")
     state: State
-    error: str | None = Field(description="one line, when it failed")
-    predictor_version: str | None = Field(description="that it is cut with, once it runs")
+    error: str | None = Field(description="one line, if the job failed")
+    predictor_version: str | None = Field(
+        description="version of the predictor that gave the plan, set when the job starts"
+    )
     created: float
     finished: float | None
     files: list[FileAnswer]
@@ -137,39 +146,41 @@ class CheckpointsAnswer(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """What is served, and of which model."""
+    """The current predictor and its model."""
 
-    predictor: str = Field(description="where it comes from")
-    version: str = Field(description="the registry's, or the fingerprint of a directory")
-    fingerprint: str = Field(description="of the predictor's files")
+    predictor: str = Field(description="source of the predictor: a directory or a registry URI")
+    version: str = Field(description="version in the registry, or the fingerprint of a directory")
+    fingerprint: str = Field(description="fingerprint of the predictor's files")
     kind: str
     min_ratio: float
     max_ratio: float
     model_fingerprint: str
-    scope: str = Field(description="what is cut: ffn or ffn+attention")
+    scope: str = Field(description="prunable parts: ffn or ffn+attention")
     units: list[int] = Field(description="units of each site")
-    kinds: list[Kind] = Field(description="what each site is")
+    kinds: list[Kind] = Field(description="kind of each site")
     layers: list[int] = Field(description="decoder layer of each site")
-    parameters: int = Field(description="of the whole dense model")
+    parameters: int = Field(description="parameters of the whole dense model")
     score: str
     compensate: bool
-    stale: bool = Field(description="whether its source cannot be asked whether this is the newest")
-    stale_seconds: float | None = Field(description="since its source confirmed it; null: not yet")
-    error: str | None = Field(description="why the source's newest is not served, in one line")
+    stale: bool = Field(description="whether polling the predictor's source fails")
+    stale_seconds: float | None = Field(
+        description="seconds since the source confirmed this version; null if it never did"
+    )
+    error: str | None = Field(description="why the newest version is not used, in one line")
     lop: str = Field(description="version of lop")
 
 
 class HealthAnswer(BaseModel):
-    """`live` whenever it answers; `ready` when a plan came out, else the status is 503."""
+    """`live` is always true; `ready` is false, with status 503, if no plan can be computed."""
 
     live: bool
     ready: bool
     stale: bool
     predictor_version: str
-    error: str | None = Field(description="one line, when it is not ready")
+    error: str | None = Field(description="one line, if the service is not ready")
 
 
 class ErrorAnswer(BaseModel):
-    """What every 4xx and 5xx says: one line."""
+    """The body of every 4xx and 5xx response."""
 
     error: str

@@ -1,4 +1,4 @@
-"""Puts a service together from what the command line names, and runs it until told to stop."""
+"""The start of a service from the command's options, and its HTTP server."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from lop.steps.pruning import Cutter, cutter_of, kit_at
 
 TOKEN_LENGTH = 16  # at least
 KIT_COPY = "kit"
-PARTS = ("checkpoints", "jobs", "predictor")  # of what a service writes
-BACKLOG = 128  # clients that the system lets wait, and that are taken at once
+PARTS = ("checkpoints", "jobs", "predictor")  # the subdirectories of `out`
+BACKLOG = 128  # connections that wait to be accepted
 
 
 def serve(
@@ -58,9 +58,10 @@ def serve(
     elsewhere: bool = False,
     kit: str | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; LopError, before anything listens, for what cannot be.
+    """Serve until SIGINT or SIGTERM.
 
-    What is not given is the kit's.
+    Options that are not given are taken from the kit. Raises LopError for bad input before the
+    service accepts requests.
     """
     token = read_token(token_file)
     if token is None and not is_loopback(host):
@@ -72,7 +73,7 @@ def serve(
     for name, value in (("workers", workers), ("queue", queue), ("keep", keep)):
         check_range(name, value, 1, 10_000)
     check_range("poll", poll, 0.1, 86_400)
-    # a poll that waits for a registry for minutes says too late that it is out of reach
+    # with MLflow's defaults, a poll would detect an unreachable registry only after minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     given = {"predictor_path": predictor, "latency_path": latency_profile, "elsewhere": elsewhere}
@@ -80,12 +81,12 @@ def serve(
     found = _kit(kit, out) if kit else None
     cutter = cutter_of(model, found, scores, score, compensate, **given)
     if cutter.predictor_path is None:
-        raise LopError("--predictor: expected one, or a kit")
-    follows = registered and predictor is None  # the alias says which kit is newest
+        raise LopError("--predictor: expected a predictor, or a kit that has one")
+    follows = registered and predictor is None  # poll the kit's alias for new versions
     predictor = str(kit if follows else cutter.predictor_path)
     if latency_profile:
-        _ = cutter.latency  # is read once, and is of as many threads as there are now
-    torch.set_num_threads(1)  # the predictor is faster so, and jobs have processes of their own
+        _ = cutter.latency  # read it now: it must match the current number of threads
+    torch.set_num_threads(1)  # faster for the predictor; jobs run in processes of their own
     with listening(host, port) as sock, owned(out):
         if registered and found and found.path != out / KIT_COPY:
             _copy(found, out / KIT_COPY)
@@ -93,23 +94,23 @@ def serve(
         figures = found.figures if found and predictor in (kit, str(found.predictor_path)) else None
         limits = Limits(workers, queue, keep)
         parts = put_together(source, cutter, out, limits, poll, figures)
-        served, at = parts.champion.served, sock.getsockname()[1]
-        where = f"http://{f'[{host}]' if ':' in host else host}:{at}"
-        said = f"{where} serves {predictor}, version {served.version}; see {where}/docs"
-        print(f"{said}, and {where}/ in a browser", flush=True)
+        version, actual_port = parts.champion.served.version, sock.getsockname()[1]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{actual_port}"
+        line = f"{url} serves {predictor}, version {version}; see {url}/docs"
+        print(f"{line}, and {url}/ in a browser", flush=True)
         server = http_server(build_app(parts, token))
         gc.collect()
-        gc.freeze()  # else the collector walks all of torch now and then, and all answers wait
+        gc.freeze()  # without it, full collections visit all of torch's objects and delay requests
         server.run([sock])
 
 
-def _kit(place: str, out: Path) -> Kit:
-    """The kit in a directory or in the registry; where that is out of reach, the copy of the one
-    that was in service."""
+def _kit(uri: str, out: Path) -> Kit:
+    """The kit at `uri`, a directory or a registry URI. If the registry fails, the copy in `out` of
+    the kit that was used last."""
     try:
-        return kit_at(place)
+        return kit_at(uri)
     except LopError:
-        if not place.startswith("models:/") or not (out / KIT_COPY).is_dir():
+        if not uri.startswith("models:/") or not (out / KIT_COPY).is_dir():
             raise
         return Kit.load(out / KIT_COPY)
 
@@ -122,16 +123,16 @@ def _copy(kit: Kit, out: Path) -> None:
 def http_server(
     app: FastAPI, bounds: Bounds | None = None, protocol: Any = AutoHTTPProtocol
 ) -> uvicorn.Server:
-    """What speaks HTTP for an application, within bounds."""
+    """A uvicorn server for an application, with limits on its connections."""
     bounds = bounds or Bounds()
     config = uvicorn.Config(
         app,
-        http=bounded(bounds, protocol),  # type: ignore[arg-type] # it only calls it
-        ws="none",  # else uvicorn takes an upgrade by itself, past the token
+        http=bounded(bounds, protocol),  # type: ignore[arg-type] # uvicorn only calls it
+        ws="none",  # otherwise uvicorn accepts WebSocket upgrades without the token
         backlog=BACKLOG,
-        log_level="error",  # a client that speaks no HTTP is worth no line in a log
+        log_level="error",  # do not log invalid HTTP from clients
         access_log=False,
-        h11_max_incomplete_event_size=2 * bounds.head_bytes,  # ours comes first, with a reason
+        h11_max_incomplete_event_size=2 * bounds.head_bytes,  # above our limit, which gives reasons
         timeout_keep_alive=bounds.idle_seconds,  # type: ignore[arg-type]
         timeout_graceful_shutdown=10,
     )
@@ -139,7 +140,7 @@ def http_server(
 
 
 def check_range(option: str, value: float, low: float, high: float) -> None:
-    """Raise LopError, naming the option, for NaN and for what is out of range."""
+    """Raise LopError with the option's name if its value is out of range or NaN."""
     if not low <= value <= high:
         raise LopError(f"--{option} {value:g}: expected {low:g} to {high:g}")
 
@@ -152,12 +153,12 @@ def put_together(
     poll: float,
     figures: Figures | None = None,
 ) -> Parts:
-    """The parts of a service, and the `figures` of the plans of the predictor that it begins with.
+    """Create the parts of a service. `figures` belong to the source's current predictor.
 
-    Raises LopError when the predictor is not for the model of the scores.
+    Raises LopError if the predictor and the scores are of different models.
     """
     score, compensate = cutter.scored
-    # its weights stay unread
+    # from the scores' metadata: the model's weights are not read
     space, model_fingerprint = made_for(cutter.scores_dir / f"{score}.safetensors")
 
     def fits(predictor: Predictor) -> None:
@@ -165,7 +166,7 @@ def put_together(
 
     champion = Champion(source, out / "predictor", fits, poll)
     if cutter.latency_path:
-        _ = cutter.latency  # told now where it is not for this model and machine
+        _ = cutter.latency  # raises LopError if it is of another model or machine
 
     def with_predictor() -> tuple[Cutter, str]:
         served = champion.served
@@ -173,7 +174,7 @@ def put_together(
 
     def ratio_at(kind: str, target: str) -> float:
         if kind == "latency" and cutter.latency_path is None:
-            raise LopError("latency: this service has no latency profile; ask for another target")
+            raise LopError("latency: this service has no latency profile; use another target")
         predictor = champion.served.predictor
         return cutter.ratio_at(kind, target, predictor.plan, compensate, predictor)
 
@@ -194,41 +195,44 @@ def put_together(
 
 
 def read_token(path: Path | None) -> str | None:
-    """The token in a file, else in LOP_SERVE_TOKEN, else None; LopError for one that is none."""
+    """The token in the file, else in LOP_SERVE_TOKEN, else None; LopError if it is not valid."""
     if path is None:
-        token, place = os.environ.get("LOP_SERVE_TOKEN"), "LOP_SERVE_TOKEN"
+        token, source = os.environ.get("LOP_SERVE_TOKEN"), "LOP_SERVE_TOKEN"
     else:
         try:
-            token, place = path.read_text().strip(), str(path)
+            token, source = path.read_text().strip(), str(path)
         except (OSError, ValueError) as error:
             raise LopError(f"{path}: cannot read a token: {error}") from error
     if token is None:
         return None
     if len(token) < TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         raise LopError(
-            f"{place}: expected a token of {TOKEN_LENGTH} or more ASCII characters without spaces, "
-            "as `openssl rand -hex 32` prints one"
+            f"{source}: expected a token of {TOKEN_LENGTH} or more ASCII characters without "
+            "spaces, such as `openssl rand -hex 32` prints"
         )
     return token
 
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that listens there; LopError when none can."""
+    """A listening socket; LopError if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         raise LopError(f"cannot listen at {host} port {port}: {error}") from error
     with sock:
-        # else, but under uvloop, an answer's body waits 40 ms for the client to confirm its head
+        # otherwise (except with uvloop) Nagle's algorithm and delayed ACKs hold a body for 40 ms
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield sock
 
 
 @contextmanager
 def owned(out: Path) -> Iterator[None]:
-    """Inside, no other service may use `out`; its parts are directories, not links to elsewhere."""
+    """Create `out` and hold its lock, so that no other service uses it.
+
+    Raises LopError if another service holds it, or if a subdirectory is a link.
+    """
     try:
         check_own(out, {".lock", "checkpoints"}.__contains__, "checkpoints of lop serve")
         out.mkdir(parents=True, exist_ok=True)
@@ -238,8 +242,8 @@ def owned(out: Path) -> Iterator[None]:
             (out / name).mkdir(exist_ok=True)
         held = FileLock(out / ".lock").acquire(blocking=False)
     except Timeout as error:
-        raise LopError(f"{out}: another lop serve writes there") from error
+        raise LopError(f"{out}: another lop serve uses this directory") from error
     except OSError as error:
-        raise LopError(f"{out}: cannot write there: {error.strerror}") from error
+        raise LopError(f"{out}: cannot write to it: {error.strerror}") from error
     with held:
         yield

@@ -1,4 +1,4 @@
-"""Checkpoints as tar archives, cut while they are sent: nothing is written to disk."""
+"""Checkpoints as tar archives that are created while they are sent, without files on disk."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lop.plan import checkpoint_name
 from lop.serving.jobs import Refused
 from lop.steps.pruning import Cutter
 
-PIECE = 2**20  # bytes that are handed to a connection at a time
+PIECE = 2**20  # bytes that are passed to the connection at once
 BLOCK = tarfile.BLOCKSIZE
 
 
 @dataclass(frozen=True)
 class Stream:
-    """An archive on its way: its name, its size in bytes, and these, piece by piece."""
+    """An archive to send: its name, its size in bytes, and its content in pieces."""
 
     name: str
     size: int
@@ -30,7 +30,7 @@ class Stream:
 
 
 class Archive(StreamingResponse):
-    """The answer that a stream is sent in, which ends it also where the client has gone."""
+    """The response that sends a stream, and closes it even if the client disconnects."""
 
     def __init__(self, stream: Stream) -> None:
         headers = {
@@ -41,7 +41,7 @@ class Archive(StreamingResponse):
         self.stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -49,33 +49,32 @@ class Archive(StreamingResponse):
 
 
 class Streams:
-    """The archives that a service sends, so many at once.
+    """The archives that a service sends, at most `limit` at once.
 
-    `cutter` gives what cuts, and the predictor's version, as for `lop.serving.jobs.Jobs`.
+    `cutter` returns the cutter and the predictor's version, as for `lop.serving.jobs.Jobs`.
     """
 
     def __init__(self, cutter: Callable[[], tuple[Cutter, str]], limit: int = 1) -> None:
         self.cutter, self.limit = cutter, limit
         self.slots = threading.Semaphore(limit)
         self.lock = threading.Lock()
-        self.ready: tuple[str, Cutter] | None = None  # by version, with all that it has read
+        self.ready: tuple[str, Cutter] | None = None  # version, and cutter with the files it read
 
     def open(self, ratio: float) -> Stream:
-        """Begin an archive of the checkpoint at a ratio; Refused when too many are on their way.
+        """Begin an archive of the checkpoint at a ratio; Refused if too many are being sent.
 
-        All but the weights is made at once, so that what is wrong is told before anything is sent.
+        Everything except the weights is computed now, so that errors occur before the response
+        starts.
         """
         if not self.slots.acquire(blocking=False):
-            raise Refused(429, f"{self.limit} checkpoints are being streamed: ask again later")
+            raise Refused(429, f"{self.limit} checkpoints are being streamed; try again later")
         try:
             name = checkpoint_name("lop", ratio)
             files = self._cutter().files("lop", ratio)
             heads = [_head(f"{name}/{file.name}", file.size) for file in files]
             size = sum(len(h) + f.size + _padding(f) for h, f in zip(heads, files, strict=True))
             pieces = self._pieces(heads, files)
-            next(
-                pieces
-            )  # from here on its end gives the slot back, whether anything is sent or not
+            next(pieces)  # from now on, closing the generator releases the slot
         except BaseException:
             self.slots.release()
             raise
@@ -94,11 +93,11 @@ class Streams:
                         yield view[start : start + PIECE]
                 yield bytes(_padding(file))
         finally:
-            self.slots.release()  # before its client knows that it has all
+            self.slots.release()  # before the last bytes: free when the client has them all
         yield bytes(2 * BLOCK)
 
     def _cutter(self) -> Cutter:
-        """The cutter of the predictor in service, which has read model and scores once."""
+        """The cutter of the current predictor, reused so that it reads model and scores once."""
         cutter, version = self.cutter()
         with self.lock:
             if self.ready is None or self.ready[0] != version:

@@ -1,10 +1,10 @@
-"""Typed settings: params.yaml and the command line are read through the models here.
+"""Typed settings: pydantic models that validate params.yaml and the command line.
 
     params = read("params.yaml")
     params.search.targets
 
 The models are in `lop.settings.params`; `python -m lop.settings` writes docs/params.md from them.
-Importing this needs neither torch nor transformers.
+Importing this package imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ EXPONENT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$")
 
 
 def read(path: str | Path = "params.yaml") -> Params:
-    """The settings in a file; LopError, with their place, for what is not one of them."""
+    """Read and validate params.yaml; LopError with the location of the first invalid setting."""
     return check(Params, load_yaml(path), str(path))
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """A mapping in YAML. Raises LopError when it is none, is broken, or has a key twice."""
+    """Read a mapping from a YAML file.
+
+    Raises LopError if it is not a mapping, is invalid YAML or has a duplicate key.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -37,10 +40,10 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             for key in keys:
                 if keys.count(key) > 1:
-                    raise LopError(f"key {key!r} is there twice{_line(node.start_mark)}")
+                    raise LopError(f"key {key!r} is given twice{_line(node.start_mark)}")
             return super().construct_mapping(node, deep)
 
-    # PyYAML takes 1e-3 for text, DVC for the number that it is
+    # PyYAML reads 1e-3 as text, but DVC reads it as a number
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
     try:
         values = yaml.load(Path(path).read_text(), Loader)

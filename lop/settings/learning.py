@@ -1,4 +1,4 @@
-"""What `lop learn` may be told: of one model and its samples, all that has a default."""
+"""The settings of `lop learn` that have a default."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Learning(Space, Quantizing):
 
     hours: Positive | None = Field(
         None,
-        description="time limit: an evaluation is timed, and samples and plans are as many as the "
-        "time is enough for; without one, as many as params.yaml has by default",
+        description="time limit: numbers of samples and plans are chosen to fit the time, from a "
+        "timed evaluation; without a limit, they are the defaults of params.yaml",
     )
     bits: Annotated[list[Bits], AfterValidator(distinct), AfterValidator(_several)] = Field(
         [],
@@ -36,4 +36,4 @@ class Learning(Space, Quantizing):
     window: Count = Field(128, description=PREPARE["window"].description)
     workers: Count = Field(1, description=SEARCH["workers"].description)
     batch_size: Count = Field(40, description=JUDGING["batch_size"].description)
-    seed: Seed = Field(0, description="of samples, searches and the predictor")
+    seed: Seed = Field(0, description="random seed of samples, searches and the predictor")

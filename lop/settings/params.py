@@ -1,4 +1,4 @@
-"""Every setting of the pipeline: the sections of params.yaml, with their defaults and meanings."""
+"""All settings of the pipeline: the sections of params.yaml, with defaults and descriptions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from lop.settings.types import (
     distinct,
 )
 
-Samples = Annotated[int, Field(ge=2)]  # fewer have no standard error
+Samples = Annotated[int, Field(ge=2)]  # a standard error needs at least two samples
 
 
 class Model(Section):
@@ -44,13 +44,13 @@ class Model(Section):
 
     path: Text = Field(
         "data/reference",
-        description="directory of a Hugging Face model with its processor, or tokenizer where it "
-        "reads text alone, or a hub's name for one",
+        description="directory of a Hugging Face model with its processor, or with its tokenizer "
+        "for a text-only model; or the model's name on the hub",
     )
 
 
 class Prepare(Section):
-    """Which samples all else sees."""
+    """The samples that all other stages use."""
 
     source: Text = Field(
         "reference",
@@ -59,74 +59,79 @@ class Prepare(Section):
     )
     window: Samples = Field(
         128,
-        description="tokens that texts are cut into, by the model's tokenizer; each is a sample",
+        description="length of the windows that texts are cut into, in the model's tokens; each "
+        "window is a sample",
     )
     forms: Several[Form] = Field(
         ["open"],
-        description="how calibration and reward samples are asked, each in one of them: `open`, as "
-        "they stand; `choices`, with lettered choices; `listed`, with choices a line each; "
-        "`yes_no`, whether an answer is right",
+        description="forms of the questions of calibration and reward samples; each sample gets "
+        "one: `open`, unchanged; `choices`, with lettered choices; `listed`, with one choice per "
+        "line; `yes_no`, whether an answer is right",
     )
-    seed: Seed = Field(0, description="which samples are drawn")
-    calibration: Samples = Field(500, description="how many samples neurons are scored on")
-    reward: Samples = Field(500, description="how many samples searches judge plans on")
+    seed: Seed = Field(0, description="random seed of the drawn samples")
+    calibration: Samples = Field(500, description="number of samples to score units on")
+    reward: Samples = Field(500, description="number of samples to judge plans on in searches")
     validation: Samples = Field(
-        500, description="how many samples choices between methods are made on"
+        500, description="number of samples for choices between methods and kits"
     )
     train: Samples | None = Field(
-        3000, description="how many samples recovery learns from; `null` draws none"
+        3000, description="number of samples to train recovery on; `null` draws none"
     )
     benchmark: Samples | None = Field(
-        2000, description="how many test questions the final numbers are from; `null` takes all"
+        2000, description="number of test questions for the final results; `null` takes all"
     )
 
 
 class Space(Section):
-    """What may be cut from a model."""
+    """The parts of a model that may be pruned."""
 
     scope: Scope = Field(
         "ffn", description="sites of the decoder: `ffn` (the paper's), or `ffn+attention`"
     )
     ffn_floor: Part = Field(
-        0.1, description="share of its neurons that every FFN keeps; 0 lets FFNs be skipped"
+        0.1, description="share of its neurons that every FFN keeps; 0 allows empty FFNs"
     )
-    attention_floor: Part = Field(0.1, description="likewise, of attention's heads")
+    attention_floor: Part = Field(
+        0.1, description="share of its heads that every attention layer keeps"
+    )
     multiple_of: Count = Field(
-        1, description="FFN widths are multiples of it, such as 64 on a GPU; it divides the model's"
+        1,
+        description="FFN widths are multiples of this number, such as 64 on a GPU; it must divide "
+        "the dense model's widths",
     )
 
 
 class Importance(Section):
     """How units are scored."""
 
-    batch_size: Count = Field(100, description="samples at once")
+    batch_size: Count = Field(100, description="samples in a batch")
     ratios: Several[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.2, 0.3, 0.5],
-        description="at which uniform plans of every score are judged on reward samples, for "
-        "`score: auto` and `compensate: auto`",
+        description="ratios at which uniform plans of every score are judged on reward samples, "
+        "for `score: auto` and `compensate: auto`",
     )
-    reward_samples: Samples = Field(200, description="how many reward samples they are judged on")
+    reward_samples: Samples = Field(200, description="number of reward samples for this judgement")
 
 
 class Quantizing(Section):
-    """How weights are quantized, and which besides the sites'."""
+    """How weights are quantized, and which weights besides those of the sites."""
 
-    group: Count = Field(32, description="weights in a row that share a scale")
+    group: Count = Field(32, description="consecutive weights in a row that share a scale")
     others: list[Other] = Field(
         ["embeddings", "head", "attention"],
-        description="quantized besides the sites, where the model has them: `embeddings`, `head` "
-        "(the output's, where they are its own), `attention` (where the scope leaves it out), "
-        "`vision`, `projector`",
+        description="weights to quantize besides the sites, if the model has them: `embeddings`, "
+        "`head` (the output layer, if it has its own weights), `attention` (if it is not in the "
+        "scope), `vision`, `projector`",
     )
 
 
 class Profile(Quantizing):
-    """The reward with each site alone cut, for the knapsack; the rest is as in `search`."""
+    """The reward with one site pruned at a time, for the knapsack; see `search` for the rest."""
 
     bits: Annotated[list[Fewer], AfterValidator(distinct)] = Field(
         [],
-        description="4 and 8: sites and others are measured at so many bits a weight too, for "
-        "plans of units and bits; this takes as long again for each",
+        description="4 and 8: also measure sites and `others` at so many bits per weight, for "
+        "plans of units and bits; each number takes as long as the profile without it",
     )
 
     shares: Several[Annotated[float, Field(gt=0, lt=1)]] = Field(
@@ -136,46 +141,48 @@ class Profile(Quantizing):
 
 
 class Searching(Section):
-    """A searcher's settings: what all of them have."""
+    """The settings that all searchers have."""
 
-    simulations: Count = Field(description="plans judged a search")
+    simulations: Count = Field(description="plans judged in each search")
 
 
 class Surrogate(Searching):
-    """A model of the reward, learned from plans that are judged by a part of the samples each."""
+    """A model of the reward, learned from plans that are each judged on a part of the samples."""
 
     searcher: Literal["surrogate"] = "surrogate"
-    step: Share = Field(0.1, description="how far ratios are from those of the best plan at most")
-    move: Move = Field("mixed", description="`shake`, `transfer` or `mixed`")
+    step: Share = Field(0.1, description="largest distance of a ratio from that of the best plan")
+    move: Move = Field("mixed", description="change of a plan: `shake`, `transfer` or `mixed`")
     exploration: NotNegative = Field(
-        1.0, description="standard deviations that a plan is given above its expected reward"
+        1.0, description="standard deviations added to the expected reward of a plan"
     )
 
 
 class Local(Searching):
-    """Steps up and down around the current plan, a site at a time."""
+    """Steps up and down around the current plan, one site at a time."""
 
     searcher: Literal["local"]
-    step: Share = Field(0.1, description="share of a site's units that moves at first …")
-    step_min: Annotated[float, Field(gt=0, le=1)] = Field(0.01, description="… and at the end")
+    step: Share = Field(0.1, description="share of a site's units that a step moves at the start")
+    step_min: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.01, description="share of a site's units that a step moves at the end"
+    )
 
 
 class Mcts(Searching):
     """A search tree."""
 
     searcher: Literal["mcts"]
-    children: Count = Field(4, description="children a node gets")
+    children: Count = Field(4, description="children of a node")
     exploration: NotNegative = Field(
         0.1, description="UCB's constant, for rewards scaled to [0, 1]"
     )
     step: Share = Field(
-        0.1, description="how far a child's ratios are from its parent's at most, at the root"
+        0.1, description="largest distance of a child's ratios from its parent's, at the root"
     )
-    step_decay: Share = Field(0.9, description="the step shrinks by this factor a level …")
-    step_min: Share = Field(0.01, description="… down to this")
+    step_decay: Share = Field(0.9, description="factor on the step for each level of the tree")
+    step_min: Share = Field(0.01, description="smallest step")
     move: Move = Field("shake", description="how a child is made: `shake`, `transfer` or `mixed`")
     value: Literal["mean", "max"] = Field(
-        "mean", description="what a node is worth: the `mean` or `max` of the rewards below it"
+        "mean", description="value of a node: the `mean` or `max` of the rewards below it"
     )
 
 
@@ -183,20 +190,22 @@ class Evolution(Searching):
     """A population of plans."""
 
     searcher: Literal["evolution"]
-    population: Count = Field(16, description="plans that live on")
-    crossover: Share = Field(0.3, description="chance of a second parent")
+    population: Count = Field(16, description="plans that survive each generation")
+    crossover: Share = Field(0.3, description="probability of a second parent")
     step: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.3, description="how far a child's ratios move at first …"
+        0.3, description="how far a child's ratios move at the start"
     )
-    step_end: Annotated[float, Field(gt=0, le=1)] = Field(0.05, description="… and at the end")
-    move: Move = Field("mixed", description="`shake`, `transfer` or `mixed`")
+    step_end: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.05, description="how far a child's ratios move at the end"
+    )
+    move: Move = Field("mixed", description="change of a plan: `shake`, `transfer` or `mixed`")
 
 
 class Random(Searching):
     """Plans drawn at random."""
 
     searcher: Literal["random"]
-    step: Share = Field(0.5, description="how far the plans are from the first one at most")
+    step: Share = Field(0.5, description="largest distance of a plan's ratios from the first plan")
 
 
 class Uniform(Searching):
@@ -212,7 +221,7 @@ class Knapsack(Searching):
 
 
 def _listed(values: Any) -> Any:
-    """One searcher's settings as a list of them; a searcher that is not named is surrogate."""
+    """Searcher settings as a list; the default searcher is `surrogate`."""
     listed = [values] if isinstance(values, dict) else values
     if not isinstance(listed, list):
         return listed
@@ -226,17 +235,18 @@ Searcher = Annotated[
 
 
 class Scored(Section):
-    """Which units go when a site is cut, and what is put in their place."""
+    """Which units of a site are removed, and whether a bias compensates for them."""
 
     score: Score = Field(
         "auto",
-        description="which units go: `activation_l2` (the paper's), `flap`, `magnitude`, "
-        "`wanda_sp`, or `auto`: the one whose uniform plans lose least on reward samples",
+        description="score that selects the units to remove: `activation_l2` (the paper's), "
+        "`flap`, `magnitude`, `wanda_sp`, or `auto`: the score whose uniform plans lose least on "
+        "reward samples",
     )
     compensate: Compensate = Field(
         "auto",
-        description="restore the pruned units' mean output by a bias on the output map, as FLAP "
-        "does: `true`, `false`, or `auto`: where uniform plans then lose less",
+        description="restore the removed units' mean output by a bias on the output projection, "
+        "as FLAP does: `true`, `false`, or `auto`: if uniform plans lose less with it",
     )
 
 
@@ -246,54 +256,56 @@ class Judging(Scored):
     reward: RewardKind = Field(
         "loglik",
         description="`loglik`, the mean log-likelihood of the right answers; `accuracy` (the "
-        "paper's); `kl`, the divergence from the unpruned model at the answers, or `kl_text` at "
-        "all text, which need no answers",
+        "paper's); `kl`, the divergence from the unpruned model at the answers; or `kl_text`, the "
+        "divergence at all text. `kl` and `kl_text` do not need known answers",
     )
-    batch_size: Count = Field(40, description="samples at once")
+    batch_size: Count = Field(40, description="samples in a batch")
 
 
 class Search(Judging):
-    """The plans that the predictor learns from."""
+    """The search for plans that the predictor is trained on."""
 
     targets: Several[Ratio] = Field(
         [0.1, 0.2, 0.35, 0.5, 0.65, 0.8],
-        description="ratios that are searched; the predictor answers from the least to the largest",
+        description="ratios to search; the predictor's range is from the smallest to the largest",
     )
-    seeds: Several[Seed] = Field([0], description="each target is searched once a seed")
+    seeds: Several[Seed] = Field([0], description="random seeds; each gives one search per target")
     start: Start = Field(
         "knapsack",
-        description="the plan a search starts from: the `knapsack`'s, or `uniform`",
+        description="plan that a search starts from: `knapsack` or `uniform`",
     )
     settings: Annotated[list[Searcher], Field(min_length=1), BeforeValidator(_listed)] = Field(
-        [Surrogate(simulations=50)], description="one mapping, or a list of them, one a searcher"
+        [Surrogate(simulations=50)],
+        description="settings of a searcher, or a list with the settings of several searchers",
     )
     parts: Count = Field(
-        10, description="parts that the samples are dealt to; the surrogate judges a plan by one"
+        10, description="parts that the samples are split into; the surrogate judges a plan on one"
     )
     hold_out: Part = Field(
-        0.3, description="share of the parts that a search does not see; they check its best plans"
+        0.3, description="share of the parts that are held out, to check a search's best plans"
     )
     spacing: Part = Field(
         0.05,
-        description="what was found is judged at all targets, and at ratios between them that are "
-        "at most so far apart; 0 for none of this",
+        description="also judge the plans that searches found at all other targets, and at ratios "
+        "in between that are at most this far apart; 0 turns this off",
     )
-    runner: Runner = Field("processes", description="`processes`, `threads`, `dask` or `ray`")
-    workers: Count = Field(
-        2, description="searches at once; at most one a GPU where there are GPUs"
+    runner: Runner = Field(
+        "processes", description="how searches run: `processes`, `threads`, `dask` or `ray`"
     )
+    workers: Count = Field(2, description="searches that run at once; with GPUs, at most one each")
     address: Text | None = Field(
-        None, description="of a Dask scheduler or Ray head; `null` starts workers here"
+        None,
+        description="address of a Dask scheduler or Ray head; `null` starts local workers",
     )
 
 
 class Learned(Section):
-    """Which of a target's plans the predictor learns from."""
+    """The selection of the plans that the predictor is trained on, for each target."""
 
     sure: NotNegative = Field(
         1.0,
-        description="those whose gain over the search's root, on samples that it did not see, is "
-        "more than so many standard errors; where there is none, the base's own plan",
+        description="train on plans whose gain over the search's first plan, on held-out samples, "
+        "is more than this number of standard errors; if there are none, on the base's plan",
     )
 
 
@@ -303,79 +315,87 @@ class Network(Section):
     kind: Kind = Field("transformer", description="`transformer`, `bilstm` or `mlp`")
     hidden: Count = Field(128, description="width of the network")
     depth: Count = Field(2, description="layers of the network")
-    heads: Count = Field(4, description="of the transformer's attention")
+    heads: Count = Field(4, description="attention heads of the transformer")
 
 
 class Fit(Section):
     """How the network is trained."""
 
     epochs: Count = Field(200, description="passes over the samples")
-    batch_size: Count = Field(16, description="plans a step")
-    lr: Positive = Field(0.001, description="peak learning rate of AdamW; cosine")
-    weight_decay: NotNegative = Field(0.01, description="of AdamW")
-    smooth: Number = Field(0, description="budgets mixed in between neighbouring targets")
+    batch_size: Count = Field(16, description="plans in a batch")
+    lr: Positive = Field(0.001, description="peak learning rate of AdamW, with cosine decay")
+    weight_decay: NotNegative = Field(0.01, description="weight decay of AdamW")
+    smooth: Number = Field(
+        0, description="number of budgets to interpolate between neighbouring targets"
+    )
 
 
 class Train(Section):
-    """The predictor."""
+    """The training of the predictor."""
 
-    seed: Seed = Field(0, description="of weights and batches")
+    seed: Seed = Field(0, description="random seed of weights and batches")
     base: Start = Field(
-        "knapsack", description="the plans it learns to differ from: the `knapsack`'s, or `uniform`"
+        "knapsack",
+        description="base plans, from which the predictor learns the difference: `knapsack` or "
+        "`uniform`",
     )
     samples: Learned = Learned()
     network: Network = Network()
     fit_options: Fit = Fit()
 
 
-def _form(spec: Any) -> str:
-    return "place" if isinstance(spec, dict) else "name"
+def _task_form(spec: Any) -> str:
+    return "path" if isinstance(spec, dict) else "name"
 
 
 TaskAt = Annotated[
-    Annotated[Task, Tag("name")] | Annotated[dict[Task, Text], Tag("place")], Discriminator(_form)
+    Annotated[Task, Tag("name")] | Annotated[dict[Task, Text], Tag("path")],
+    Discriminator(_task_form),
 ]
 
 
 class Evaluate(Section):
-    """What dense and pruned models are asked, and how they are kept."""
+    """The evaluation of dense and pruned models, and their registration."""
 
     tasks: Several[TaskAt] = Field(
         ["lop_vqa"],
-        description="what is asked: names, or `name: path` ([benchmarks](benchmarks.md)); methods "
-        "are compared by `lop_vqa`, or where samples are texts by `lop_text`",
+        description="tasks to evaluate: names, or `name: path` ([benchmarks](benchmarks.md)); "
+        "methods are compared by `lop_vqa`, or by `lop_text` if samples are texts",
     )
-    batch_size: Count = Field(64, description="questions at once")
-    latency_samples: Count = Field(20, description="single questions that are timed")
+    batch_size: Count = Field(64, description="questions in a batch")
+    latency_samples: Count = Field(20, description="single questions to measure latency with")
     registers: bool = Field(
         True,
         alias="register",
-        description="whether what LOP cut becomes versions of `lop-pruned-<model>` in MLflow's "
-        "registry; baselines are runs alone",
+        description="register LOP's checkpoints as versions of `lop-pruned-<model>` in MLflow's "
+        "registry; baselines are logged as runs only",
     )
     register_copied_mb: NotNegative = Field(
         512,
-        description="larger checkpoints are not copied there; their versions name the path",
+        description="larger checkpoints are not copied to the registry; their versions store the "
+        "path",
     )
     workers: Count = Field(
         2,
-        description="models at once, each in a process of its own; at most one a GPU where there "
-        "are GPUs",
+        description="models evaluated at once, each in a process of its own; with GPUs, at most "
+        "one each",
     )
 
 
 class Promote(Section):
-    """Challenger against champion, on the validation samples."""
+    """The comparison of challenger and champion, on the validation samples."""
 
     ratios: Several[Ratio] = Field(
         [0.2, 0.25, 0.3, 0.4, 0.5, 0.55],
-        description="at which challenger and champion are compared, on the validation samples",
+        description="ratios at which challenger and champion are compared",
     )
-    reward: RewardKind = Field("loglik", description="by what: `loglik` or `accuracy`")
+    reward: RewardKind = Field(
+        "loglik", description="reward to compare them by: `loglik` or `accuracy`"
+    )
 
 
 class Params(Section):
-    """All of params.yaml; a section is a stage's, and what is not said there has its default."""
+    """All settings in params.yaml, with one section for each stage."""
 
     model: Model = Model()
     prepare: Prepare = Prepare()

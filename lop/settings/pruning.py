@@ -27,36 +27,37 @@ Budget = Annotated[
 
 
 class Prune(Section):
-    """The checkpoints that are cut."""
+    """The pruned checkpoints to write."""
 
     methods: Several[Method] = Field(
         ["lop_recovered", "lop", "knapsack", "uniform", "magnitude", "wanda_sp", "flap"],
         description="`lop`, `knapsack`, `uniform`, `random`, `magnitude`, `wanda_sp`, `flap`; and "
-        "`lop_recovered`, `knapsack_recovered` and `uniform_recovered`, which cut the same plans "
-        "out of the weights that recovery has trained",
+        "`lop_recovered`, `knapsack_recovered` and `uniform_recovered`, which apply the same plans "
+        "to recovered weights",
     )
     ratios: Several[Budget] = Field(
         [0.2, 0.3, 0.5, 0.7, 0.8],
-        description="a checkpoint a method and ratio; the predictor's range holds all of them. "
-        "`size 9GB`, `params 5.2B`, `flops_per_token 9G` or `latency 0.7x` stands for the ratio at "
-        "which all methods meet it",
+        description="pruning ratios, in the predictor's range; there is one checkpoint for each "
+        "method and ratio. `size 9GB`, `params 5.2B`, `flops_per_token 9G` or `latency 0.7x` "
+        "stands for the ratio at which all methods meet this target",
     )
     latency_profile: Text | None = Field(
         None,
-        description="what `lop latency` timed, for ratios by latency. DVC does not see a change of "
-        "this file: then `dvc repro --force --single-item prune`",
+        description="latency profile written by `lop latency`, for latency targets. DVC does not "
+        "detect changes of this file: after a change, run `dvc repro --force --single-item prune`",
     )
     elsewhere: bool = Field(
-        False, description="whether that is of another machine, where checkpoints are to run"
+        False,
+        description="accept a latency profile of another machine, where checkpoints will run",
     )
     keep: Literal["all", "none"] | Several[Text | Ratio] = Field(
         "all",
-        description="checkpoints that stay in data/pruned: `all`, `none`, or a list of methods, "
-        "ratios and names such as `lop-0.5`; the others are cut when they are evaluated, once for "
-        "the answers and once for size and speed, and deleted",
+        description="checkpoints to keep in data/pruned: `all`, `none`, or a list of methods, "
+        "ratios and names such as `lop-0.5`; all others are written for the evaluation, once for "
+        "the answers and once for size and speed, and then deleted",
     )
     format: Format = Field(
         "per_layer",
-        description="`per_layer`: every site its own size; `padded`: zeros up to the largest, "
-        "for stock loaders",
+        description="`per_layer`: each site has its own size; `padded`: all sites are padded with "
+        "zeros to the largest one, for standard model loaders",
     )

@@ -1,4 +1,4 @@
-"""How the embedded reference model is built and trained: a section of params.yaml."""
+"""The section `reference` of params.yaml: architecture and training of the reference model."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from lop.settings.types import (
 
 
 class Shape(Section):
-    """The embedded model's size."""
+    """The size of the reference model."""
 
     layers: Count = Field(8, description="decoder layers")
     hidden: Count = Field(128, description="width of the decoder")
     heads: Count = Field(4, description="attention heads")
-    kv_heads: Count = Field(2, description="heads of keys and values")
-    ffn: Count = Field(720, description="FFN neurons a layer")
-    vocab: Count = Field(2048, description="tokens")
+    kv_heads: Count = Field(2, description="key and value heads")
+    ffn: Count = Field(720, description="FFN neurons in each layer")
+    vocab: Count = Field(2048, description="tokens in the vocabulary")
     vision_layers: Count = Field(4, description="layers of the vision tower")
-    vision_hidden: Count = Field(128, description="its width")
-    vision_heads: Count = Field(4, description="its attention heads")
-    vision_ffn: Count = Field(128, description="its FFN neurons a layer")
+    vision_hidden: Count = Field(128, description="width of the vision tower")
+    vision_heads: Count = Field(4, description="attention heads of the vision tower")
+    vision_ffn: Count = Field(128, description="FFN neurons in each layer of the vision tower")
 
 
 class Stage(Section):
-    """A part of the embedded model's training."""
+    """A stage of the reference model's training."""
 
-    steps: Count = Field(description="steps of a warm-up and cosine")
+    steps: Count = Field(description="steps of the learning rate schedule, warm-up and cosine")
     knowledge_share: Share = Field(description="share of pictures that are flags and emoji")
     shape_weight: NotNegative = Field(description="weight of the shape head's loss")
-    lr: Positive = Field(0.003, description="peak rate of AdamW")
-    muon_lr: Positive = Field(0.02, description="peak rate of Muon")
-    warmup: Number = Field(100, description="steps of it")
-    ffn: Count = Field(720, description="FFN neurons a layer from here on")
+    lr: Positive = Field(0.003, description="peak learning rate of AdamW")
+    muon_lr: Positive = Field(0.02, description="peak learning rate of Muon")
+    warmup: Number = Field(100, description="warm-up steps")
+    ffn: Count = Field(720, description="FFN neurons in each layer from this stage on")
     stop: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="the stage ends after this share of its steps"
     )
@@ -55,16 +55,16 @@ STAGES = [
 
 
 class Reference(Section):
-    """How the embedded model was trained; its stage is frozen: `dvc unfreeze reference` first."""
+    """The training of the reference model; to repeat it, run `dvc unfreeze reference` first."""
 
-    seed: Seed = Field(0, description="of weights and samples")
+    seed: Seed = Field(0, description="random seed of weights and samples")
     shape: Shape = Shape()
-    rows: Count = Field(64, description="pictures a step")
-    row_tokens: Count = Field(96, description="text tokens a picture")
-    weight_decay: NotNegative = Field(0.01, description="of AdamW and Muon")
-    bf16: bool = Field(False, description="compute in bfloat16, if the CPU has instructions for it")
-    compiled: bool = Field(True, description="compile the step; needs a C++ compiler")
-    threads: Count = Field(2, description="of torch")
+    rows: Count = Field(64, description="pictures in a step")
+    row_tokens: Count = Field(96, description="text tokens for each picture")
+    weight_decay: NotNegative = Field(0.01, description="weight decay of AdamW and Muon")
+    bf16: bool = Field(False, description="compute in bfloat16, if the CPU supports it")
+    compiled: bool = Field(True, description="compile the training step; needs a C++ compiler")
+    threads: Count = Field(2, description="threads of torch")
     stages: Annotated[list[Stage], Field(min_length=1)] = Field(
-        STAGES, description="one after the other"
+        STAGES, description="training stages, in order"
     )

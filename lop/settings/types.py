@@ -1,4 +1,4 @@
-"""What settings are made of: their types, and the one line that says what is wrong with a value."""
+"""The types of settings, and the conversion of validation errors into one line."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ Part = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 
 
-# The names that the library knows; a test compares them, since importing it here takes seconds.
 def _flag(value: Any) -> Any:
-    """The text of a command line, or YAML's truth values, as a flag; all else as it is."""
+    """Convert the texts `true` and `false` of a command line to booleans; keep other values."""
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
 def _number(value: Any) -> Any:
-    """The text of a command line as a whole number, if it is one; all else as it is."""
+    """Convert the text of a whole number on a command line to an int; keep other values."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+# Names copied from the library, whose import takes seconds; a test compares them with the library.
 Compensate = Annotated[bool | Literal["auto"], BeforeValidator(_flag)]
 Score = Literal["auto", "flap", "activation_l2", "magnitude", "wanda_sp"]
 RewardKind = Literal["loglik", "accuracy", "kl", "kl_text"]
@@ -86,15 +86,15 @@ Task = OwnTask | Annotated[str, Field(pattern=r"^lm_eval\.[\w-]+$")]  # any of l
 
 
 def distinct(values: list[T]) -> list[T]:
-    """Values that differ also in the six digits that name files."""
+    """Reject values that are the same in file names, where numbers have six digits."""
     names = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise PydanticCustomError("twice", "{name} is there twice", {"name": twice[0]})
+        raise PydanticCustomError("twice", "{name} is given twice", {"name": twice[0]})
     return values
 
 
 def text_like(pattern: str, expected: str) -> AfterValidator:
-    """Refuses texts of another form than a regular expression, naming what was expected."""
+    """A validator for texts that match a regular expression; its error says what is expected."""
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -109,7 +109,7 @@ Several = Annotated[list[T], Field(min_length=1), AfterValidator(distinct)]
 
 
 class Section(BaseModel):
-    """Settings that know no others than their own, and no NaN or infinity."""
+    """Base class of settings: unknown keys, NaN and infinity are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -129,21 +129,22 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def check(model: type[S], values: Any, where: str = "", strict: bool = True) -> S:
-    """Values as a model of settings; LopError for the first that is wrong: where, what, expected.
+    """Validate values as a settings model; LopError with location, expectation and value of the
+    first error.
 
-    `where` comes before the names of the values. Unless `strict`, text may be a number, as on a
-    command line.
+    `where` is a prefix of the location, such as a file name. Unless `strict`, text is converted to
+    numbers, as on a command line.
     """
     try:
         return model.model_validate(values, strict=strict)
     except ValidationError as error:
-        place, text = problem(error, values)
-        before = [part for part in (where, place) if part]
-        raise LopError(": ".join([*before, text])) from None
+        name, text = problem(error, values)
+        prefix = [part for part in (where, name) if part]
+        raise LopError(": ".join([*prefix, text])) from None
 
 
 def problem(error: ValidationError, values: Any) -> tuple[str, str]:
-    """The first thing wrong with `values`: its dotted name, and what is wrong with it."""
+    """The first validation error: the dotted name of the setting, and the message."""
     first = error.errors(include_url=False)[0]
     missing = first["type"] == "missing"
     names = _names(first["loc"][: -1 if missing else None], values)
@@ -168,7 +169,7 @@ def problem(error: ValidationError, values: Any) -> tuple[str, str]:
 
 
 def _names(loc: Sequence[int | str], values: Any) -> list[str]:
-    """The parts of an error's place that lead through the values; the rest are a model's tags."""
+    """The keys and indices in an error's location, without the tags of pydantic's unions."""
     names: list[str] = []
     for part in loc:
         if isinstance(values, Mapping) and part in values:

@@ -1,8 +1,8 @@
-"""Everything lop says to MLflow: runs, metrics, and the registry of kits.
+"""MLflow: runs, metrics, artifacts, and the registry of kits and pruned models.
 
-MLFLOW_TRACKING_URI says where, else mlflow.db and mlruns/ in the working folder. Tracking never
-costs a stage its result: when MLflow cannot be reached, one warning says so, the work goes on, and
-what was to be said waits in a queue for `lop track`.
+MLFLOW_TRACKING_URI names the tracking server; the default is mlflow.db and mlruns/ in the working
+directory. A failure of MLflow never fails a stage: lop warns once, the stage continues, and the run
+waits in a queue until `lop track` logs it.
 """
 
 from lop.tracking.queue import QUEUE, replay

@@ -1,8 +1,8 @@
-"""Pruned models in MLflow's registry: a version a checkpoint, to sort by any metric and pick from.
+"""Pruned models in MLflow's registry: one version for each checkpoint.
 
-Those are LOP's, which somebody may deploy; a baseline is a run with its figures, and no version.
-A version is code plus safetensors, no pickle. Its metrics stand on the run, on the logged model
-(whose list in MLflow's UI sorts by them) and in the version's tags.
+Only checkpoints of LOP's plans are registered; a baseline is a run with metrics, without a version.
+A version is stored as code and safetensors, without pickle. Its metrics are on the run, on the
+logged model (MLflow's UI can sort the list of these by any metric) and in the version's tags.
 """
 
 from __future__ import annotations
@@ -16,36 +16,38 @@ from typing import Any
 from lop.files import read_json
 
 PREFIX = "lop-pruned-"
-COPIED_MB = 512  # larger checkpoints stay where they are, and the version names the place
-_TAG = 5000  # characters that MLflow keeps of a tag
+COPIED_MB = 512  # larger checkpoints are not copied; their versions store the path
+_TAG = 5000  # longest tag value, in characters, that MLflow stores
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, float]:
-    """A model's figures as numbers by name; a task's are `<task>/<metric>`, with `…_stderr`."""
+    """An evaluation as a flat dictionary of metrics; a task's metrics are named `<task>/<metric>`,
+    their standard errors `<task>/<metric>_stderr`."""
     found = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
     for task, summary in values.get("tasks", {}).items():
-        for metric, one in summary["metrics"].items():
-            found[f"{task}/{metric}"] = float(one["value"])
-            if one["stderr"] is not None:
-                found[f"{task}/{metric}_stderr"] = float(one["stderr"])
+        for metric, figure in summary["metrics"].items():
+            found[f"{task}/{metric}"] = float(figure["value"])
+            if figure["stderr"] is not None:
+                found[f"{task}/{metric}_stderr"] = float(figure["stderr"])
     return found
 
 
 def size(checkpoint: Path) -> int:
-    """Bytes that a checkpoint takes."""
+    """Size of a checkpoint in bytes."""
     return sum(file.stat().st_size for file in checkpoint.iterdir())
 
 
 def deployable(checkpoint: Path) -> bool:
-    """Whether a folder is a checkpoint that LOP's plans have cut, recovered or not."""
-    from lop.methods import plans_of  # torch takes seconds to import: not for a pipeline's run
+    """Whether a directory is a checkpoint cut by one of LOP's plans, with or without recovery."""
+    # torch takes seconds to import, and the pipeline's own run does not need it
+    from lop.methods import plans_of
 
     record = checkpoint / "pruning.json"
     return record.is_file() and plans_of(read_json(record)["method"]) == "lop"
 
 
 def model_name(source: str) -> str:
-    """The registered model that collects what was cut out of `source`."""
+    """The name of the registered model for checkpoints cut from `source`."""
     return PREFIX + Path(source).name
 
 
@@ -57,11 +59,11 @@ def register(
     model: str | None = None,
     by_name: bool = False,
 ) -> str:
-    """Log a pruned checkpoint in the current run and register it; returns its version.
+    """Log a pruned checkpoint to the current run and register it; returns its version.
 
-    It is a version of `model`'s checkpoints; default: of the model that it was cut out of, which
-    may be one with recovered weights. With `by_name` its weights are not copied: the version's tag
-    `checkpoint` says where they lie.
+    The registered model is named after `model`; the default is the model that the checkpoint was
+    cut from, which may have recovered weights. With `by_name` the weights are not copied, and the
+    version's tag `checkpoint` holds their path.
     """
     import mlflow
 
@@ -74,7 +76,7 @@ def register(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's advice on type hints and examples
         info = mlflow.pyfunc.log_model(
-            name=checkpoint.name.replace(".", "_"),  # MLflow takes no dot here
+            name=checkpoint.name.replace(".", "_"),  # MLflow allows no dot in this name
             python_model=str(Path(__file__).parents[1] / "models" / "pyfunc.py"),
             artifacts=_files(checkpoint, by_name),
             model_config={"checkpoint": str(checkpoint.resolve())} if by_name else None,
@@ -85,11 +87,11 @@ def register(
         )
     mlflow.log_metrics(dict(figures), model_id=info.model_id)
     name = model_name(model or record["source"])
-    marks = {**settings, "kept": _short(record["kept"]), **tags, **figures}
-    marks["bytes"] = size(checkpoint)
-    marks["checkpoint"] = str(checkpoint.resolve()) if by_name else "artifacts/checkpoint"
+    version_tags = {**settings, "kept": _short(record["kept"]), **tags, **figures}
+    version_tags["bytes"] = size(checkpoint)
+    version_tags["checkpoint"] = str(checkpoint.resolve()) if by_name else "artifacts/checkpoint"
     version = mlflow.register_model(
-        info.model_uri, name, tags={k: str(v)[:_TAG] for k, v in marks.items()}
+        info.model_uri, name, tags={k: str(v)[:_TAG] for k, v in version_tags.items()}
     )
     text = card.read_text().split("---\n", 2)[-1]  # without the front matter
     mlflow.MlflowClient().update_model_version(name, version.version, description=text[:_TAG])
@@ -97,7 +99,7 @@ def register(
 
 
 def _files(checkpoint: Path, by_name: bool) -> dict[str, str]:
-    """What MLflow copies: all of the checkpoint, or only what says what it is."""
+    """The files that MLflow copies: the whole checkpoint, or its card and pruning record."""
     if not by_name:
         return {"checkpoint": str(checkpoint)}
     return {file: str(checkpoint / file) for file in ("README.md", "pruning.json")}
@@ -110,14 +112,14 @@ def _signature() -> Any:
 
     from lop.data.matching import MOST_TOKENS
 
-    asked: list[Any] = [
+    inputs: list[Any] = [
         ColSpec(DataType.string, "question"),
         ColSpec(DataType.binary, "image", required=False),
         ColSpec(Array(DataType.string), "choices", required=False),
     ]
-    answered = Schema([ColSpec(DataType.string, "answer")])
-    longest = ParamSpec("max_new_tokens", DataType.long, MOST_TOKENS)
-    return ModelSignature(Schema(asked), answered, ParamSchema([longest]))
+    outputs = Schema([ColSpec(DataType.string, "answer")])
+    length = ParamSpec("max_new_tokens", DataType.long, MOST_TOKENS)
+    return ModelSignature(Schema(inputs), outputs, ParamSchema([length]))
 
 
 def _short(kept: list[int]) -> str:

@@ -1,8 +1,9 @@
-"""Is a new kit better than the one in use? Both are judged on the same validation samples.
+"""The decision whether a challenger kit becomes champion, from the same validation samples.
 
-At each ratio both plan, the model is cut both ways, each by its kit's scores, and every sample is
-answered twice: paired, so that the samples' own difficulty cancels. Samples that share a picture
-share its difficulty too: errors are those of means of clusters, a cluster a picture.
+At each ratio, both kits' plans are applied to the model, each with its own kit's scores, and both
+pruned models are judged on every sample. Differences are paired by sample, so that the samples'
+difficulty cancels. Samples about the same picture are not independent: standard errors are
+clustered by picture.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from lop.kit import Kit
 from lop.predictor import Predictor
 from lop.reward import Reward
 
-# How often an equal challenger may be promoted by chance. The test is exact for normal differences
-# only: below 5 %, so that skewed ones and few pictures stay within 5 %.
+# Significance level: the chance that an equally good challenger is promoted. The test is exact only
+# for normal differences; 4 % keeps the real chance below 5 % for skewed ones and few pictures.
 LEVEL = 0.04
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the challenger is promoted, why, and the numbers behind it.
+    """Whether the challenger is promoted, the reason, and the numbers.
 
-    `table` has a row a ratio: ratio, searched (is it a target of the search?), champion,
-    challenger, difference, stderr (paired); of log-likelihood or accuracy, means over samples.
+    `table` has one row for each ratio, with the columns ratio, searched (whether the ratio is a
+    target of the search), champion, challenger, difference and stderr (paired). Values are means
+    over samples of the log-likelihood or accuracy.
     """
 
     promoted: bool
@@ -46,10 +48,10 @@ def judge(
 ) -> Verdict:
     """Promote a challenger that is better on average over the ratios, and worse at none.
 
-    `old` and `new` are what champion and challenger are worth by ratio and sample, (R, N), as
-    `values` gives them. `pictures` says which picture each sample is about, (N,). `ratios` hold
-    some of the search's `targets` and some that it never saw. Raises LopError when they do not, or
-    there is only one picture.
+    `old` and `new` are the rewards of champion and challenger by ratio and sample, (R, N), from
+    `values`. `pictures` gives the picture of each sample, (N,). `ratios` must contain some of the
+    search's `targets` and some other ratios. Raises LopError if they do not, or if all samples are
+    about one picture.
     """
     searched = searched_of(ratios, targets)
     gaps = new - old
@@ -67,7 +69,7 @@ def judge(
 
 
 def searched_of(ratios: Sequence[float], targets: Sequence[float]) -> list[bool]:
-    """Which ratios were searched; LopError unless some were and some were not."""
+    """For each ratio whether it was searched; LopError unless some were and some were not."""
     searched = [any(abs(ratio - target) < 1e-9 for target in targets) for ratio in ratios]
     if all(searched) or not any(searched):
         raise LopError(f"ratios {list(ratios)}: expected some that were searched and some not")
@@ -75,10 +77,10 @@ def searched_of(ratios: Sequence[float], targets: Sequence[float]) -> list[bool]
 
 
 def values(reward: Reward, predictor: Predictor, ratios: Sequence[float]) -> np.ndarray:
-    """What a kit's plans are worth by ratio and sample, (R, N): log-likelihood, or accuracy.
+    """Log-likelihood or accuracy of a kit's plans by ratio and sample, (R, N).
 
-    `reward` is made of validation samples and the kit's scores. Raises LopError when the predictor
-    is of another model.
+    `reward` uses validation samples and the kit's scores. Raises LopError if the predictor was
+    trained for another model.
     """
     predictor.check_fits(reward.space, reward.model_fingerprint)
     return np.stack([_values(reward, predictor, ratio) for ratio in ratios])
@@ -87,36 +89,37 @@ def values(reward: Reward, predictor: Predictor, ratios: Sequence[float]) -> np.
 def decide(
     ratios: Sequence[float], gaps: np.ndarray, pictures: Sequence[object]
 ) -> tuple[bool, str]:
-    """The rule itself, on challenger minus champion by ratio and sample, (R, N).
+    """Whether to promote, and the reason; `gaps` are challenger minus champion by ratio and sample,
+    (R, N).
 
-    Promoted if the lower confidence bound (one-sided, 1 - LEVEL) of the mean over ratios and
-    samples is above 0, and no ratio's upper bound is below 0, corrected for their number
-    (Bonferroni). LopError when all samples are about one picture.
+    The challenger is promoted if the one-sided lower confidence bound (level 1 - LEVEL) of the mean
+    over ratios and samples is above 0, and no single ratio's upper bound is below 0, with a
+    Bonferroni correction for the number of ratios. LopError if all samples are about one picture.
     """
-    from scipy.special import stdtrit  # comes with MLflow, whose registry this is for
+    from scipy.special import stdtrit  # scipy is a dependency of MLflow
 
     if (count := len(np.unique(np.asarray(pictures)))) < 2:
         raise LopError("promotion: all samples are about one picture; expected at least two")
-    width, apart = stdtrit(count - 1, [1 - LEVEL, 1 - LEVEL / len(ratios)])
+    quantile, corrected = stdtrit(count - 1, [1 - LEVEL, 1 - LEVEL / len(ratios)])
     for ratio, gap in zip(ratios, gaps, strict=True):
         error = clustered_error(gap, pictures)
-        if gap.mean() + apart * error < 0:
+        if gap.mean() + corrected * error < 0:
             return False, f"worse at ratio {ratio:g}: {gap.mean():+.4g} ± {error:.2g}"
     mean, error = gaps.mean(), clustered_error(gaps.mean(0), pictures)
-    bound = mean - width * error
+    bound = mean - quantile * error
     figures = f"{mean:+.4g} ± {error:.2g} on average, lower bound {bound:+.4g}"
     if bound <= 0:
-        return False, f"not surely better: {figures}"
-    return True, f"better, and at no ratio worse beyond noise: {figures}"
+        return False, f"not significantly better: {figures}"
+    return True, f"better, and not significantly worse at any ratio: {figures}"
 
 
 def check_same_model(champion: Kit, challenger: Kit) -> None:
-    """Raise LopError for kits of different models, which nothing can compare."""
+    """Raise LopError for kits of different models, which cannot be compared."""
     ours, theirs = champion.about.model_fingerprint, challenger.about.model_fingerprint
     if ours != theirs:
         raise LopError(
             f"the champion was learned for model {ours}, the challenger for {theirs}: "
-            "register it under a name of its own"
+            "register the challenger under another name"
         )
 
 

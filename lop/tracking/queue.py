@@ -1,4 +1,4 @@
-"""What could not be said to MLflow, written down until `lop track` says it."""
+"""The queue of runs whose MLflow calls failed: files on disk, until `lop track` logs them."""
 
 from __future__ import annotations
 
@@ -18,68 +18,69 @@ from filelock import FileLock, Timeout
 from lop.errors import LopError
 from lop.files import Kind, remove_dir, replacing, replacing_dir
 from lop.tracking import store
-from lop.tracking.sayings import FILES, SAYINGS
+from lop.tracking.calls import CALLS, FILES
 
-QUEUE = "LOP_UNTRACKED"  # the environment variable that names the queue's folder
+QUEUE = "LOP_UNTRACKED"  # the environment variable with the queue's directory
 FOLDER = Path(".lop/untracked")
 RECORD = "record.json"
 LOCK = ".lock"
-WAITS = Kind("a run that waits", (RECORD,), frozenset({"key", "calls"}))
-WAITING = "waiting:"  # begins the name of a parent that waits in the queue too
+QUEUED_RUN = Kind("a queued run", (RECORD,), frozenset({"key", "calls"}))
+WAITING = "waiting:"  # prefix of the id of a parent run that is also queued
 
 
 def now() -> int:
-    """Milliseconds since 1970, as MLflow has it."""
+    """Milliseconds since 1970, as MLflow stores times."""
     return round(time.time() * 1000)
 
 
 @dataclass
 class Record:
-    """A run as it will have to be told: what MLflow knows of it already, and what it does not."""
+    """A run with the calls that are not logged yet. It is stored as JSON: do not rename fields."""
 
     name: str
     tags: dict[str, str]
-    parent: str | None = None  # a run's id, or `waiting:<key>`
-    run_id: str | None = None
+    parent: str | None = None  # a run id, or `waiting:<key>` of a queued run
+    run_id: str | None = None  # None: MLflow has no such run yet
     begun: int = field(default_factory=now)
     ended: int | None = None
     status: str = "RUNNING"
-    once: str | None = None  # a tag: runs with the same one are told once
+    once: str | None = None  # a tag: skip this run if a finished run has the same value of it
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     key: str = field(default_factory=lambda: f"{time.time_ns()}-{uuid.uuid4().hex[:6]}")
 
     @property
     def as_parent(self) -> str:
-        """What a child writes down as its parent."""
+        """The value of `parent` in a child's record."""
         return self.run_id or WAITING + self.key
 
 
 def keep(record: Record) -> None:
-    """Write a record to the queue, with the files it is about."""
-    with replacing_dir(folder() / record.key, WAITS) as tmp:
+    """Write a record to the queue, with copies of the files that its calls log."""
+    with replacing_dir(folder() / record.key, QUEUED_RUN) as tmp:
         calls = [
-            (what, _keep_files(tmp / str(i), Path(value)) if what in FILES else value, *more)
-            for i, (what, value, *more) in enumerate(record.calls)
+            (name, _copy_files(tmp / str(i), Path(value)) if name in FILES else value, *more)
+            for i, (name, value, *more) in enumerate(record.calls)
         ]
         _write(tmp, replace(record, calls=calls))
 
 
-def _keep_files(place: Path, path: Path) -> str:
-    place.mkdir()
-    (shutil.copytree if path.is_dir() else shutil.copy)(path, place / path.name)
-    return str(Path(place.name) / path.name)
+def _copy_files(directory: Path, path: Path) -> str:
+    directory.mkdir()
+    (shutil.copytree if path.is_dir() else shutil.copy)(path, directory / path.name)
+    return str(Path(directory.name) / path.name)
 
 
 def folder() -> Path:
-    """Where records wait: LOP_UNTRACKED, else .lop/untracked."""
+    """The queue's directory: LOP_UNTRACKED if set, else .lop/untracked."""
     return Path(os.environ.get(QUEUE, FOLDER))
 
 
 def replay() -> int:
-    """Tell MLflow every waiting run, oldest first; returns how many. What is told is removed.
+    """Log all queued runs to MLflow, oldest first, and remove them from the queue.
 
-    Raises LopError when MLflow is out of reach or refuses one, or another process is at it; what is
-    left waits on, and the next try goes on in the runs that this one began.
+    Returns how many there were. Raises LopError if MLflow is unreachable or rejects a call, or if
+    another process is replaying the queue. The remaining runs stay queued, and the next replay
+    continues partly logged runs.
     """
     if not folder().is_dir():
         return 0
@@ -89,9 +90,9 @@ def replay() -> int:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Inside, no other process replays this queue: two would register everything twice.
+    """Hold the queue's lock, so that two processes do not register everything twice.
 
-    The system gives the lock back when its holder ends, however that ends.
+    The system releases the lock when its process ends, even if it is killed.
     """
     try:
         held = FileLock(folder() / LOCK).acquire(blocking=False)
@@ -102,22 +103,23 @@ def _alone() -> Iterator[None]:
 
 
 def _replay() -> int:
-    waiting = sorted(path.parent for path in folder().glob(f"[!.]*/{RECORD}"))
-    for place in waiting:
+    queued = sorted(path.parent for path in folder().glob(f"[!.]*/{RECORD}"))
+    for directory in queued:
         try:
-            run_id = _tell(store.connect(), place)
-        except Exception as error:  # MLflow raises a type a kind of store
-            raise LopError(f"{place}: cannot log it to {store.where()}: {error}") from error
-        for other in waiting:
-            if other.exists() and (child := _read(other)).parent == WAITING + place.name:
+            run_id = _log(store.connect(), directory)
+        except Exception as error:  # each kind of MLflow store raises exceptions of its own
+            raise LopError(f"{directory}: cannot log it to {store.where()}: {error}") from error
+        for other in queued:
+            if other.exists() and (child := _read(other)).parent == WAITING + directory.name:
                 child.parent = run_id
                 _write(other, child)
-        remove_dir(place)
-    return len(waiting)
+        remove_dir(directory)
+    return len(queued)
 
 
-def _tell(mlflow: Any, place: Path) -> str:
-    record = _read(place)
+def _log(mlflow: Any, directory: Path) -> str:
+    """Log the queued run in `directory`; returns its MLflow run id."""
+    record = _read(directory)
     if record.once and (known := find(mlflow, record.once, record.tags[record.once])):
         return known
     client = mlflow.MlflowClient()
@@ -128,29 +130,29 @@ def _tell(mlflow: Any, place: Path) -> str:
             tags["mlflow.parentRunId"] = record.parent
         created = client.create_run(experiment, start_time=record.begun, tags=tags)
         record.run_id = str(created.info.run_id)
-        _write(place, record)
-    with mlflow.start_run(record.run_id, nested=True):  # a model belongs to the run that is open
+        _write(directory, record)
+    with mlflow.start_run(record.run_id, nested=True):  # models are logged to the active run
         while record.calls:
-            what, value, *more = record.calls[0]
-            said = str(place / value) if what in FILES else value
-            SAYINGS[what](record.run_id, said, *more)
+            name, value, *more = record.calls[0]
+            first = str(directory / value) if name in FILES else value
+            CALLS[name](record.run_id, first, *more)
             record.calls.pop(0)
-            _write(place, record)  # what has been said is not said again
+            _write(directory, record)  # so that the next replay does not repeat this call
     client.set_terminated(record.run_id, record.status, record.ended)
     return record.run_id
 
 
-def _read(place: Path) -> Record:
-    return Record(**json.loads((place / RECORD).read_text()))
+def _read(directory: Path) -> Record:
+    return Record(**json.loads((directory / RECORD).read_text()))
 
 
-def _write(place: Path, record: Record) -> None:
-    with replacing(place / RECORD) as tmp:
+def _write(directory: Path, record: Record) -> None:
+    with replacing(directory / RECORD) as tmp:
         tmp.write_text(json.dumps(asdict(record), indent=1))
 
 
 def find(mlflow: Any, tag: str, value: str) -> str | None:
-    """The id of a finished run of lop's experiment with this tag, if there is one."""
+    """The id of a finished run in lop's experiment with this tag, or None."""
     query = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
     names = [store.EXPERIMENT]
     found = mlflow.search_runs(

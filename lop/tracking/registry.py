@@ -1,10 +1,11 @@
-"""MLflow's registry of kits: versions, the champion's and the challenger's alias.
+"""MLflow's registry of kits: versions, and the aliases `champion` and `challenger`.
 
-An alias has no compare-and-set in MLflow. What is atomic in each of its stores, and on each of its
-servers, is to create a registered model, whose name is unique: that is the lock under which the
-champion changes. It is held for two requests, during which the champion is looked at again. It says
-who holds it, so that what a killed process held is taken away: at once where this machine knows it
-dead, else after `ABANDONED` seconds.
+MLflow cannot compare and set an alias atomically. The creation of a registered model is atomic in
+all of MLflow's stores and servers, because its name is unique. So the champion alias changes only
+while its process holds a lock: a registered model with a reserved name. Under the lock, the process
+reads the champion again before it changes the alias. The lock's description names its holder, so
+that other processes can remove the lock of a killed process: at once on the same machine, else
+after `ABANDONED` seconds.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ KIT_NAME = "lop-kit"
 CHAMPION, CHALLENGER = "champion", "challenger"
 SCHEME = "models:/"
 CACHE = Path(".lop/kits")
-MOST_TEXT = 5000  # characters that MLflow keeps of a description
-LOCK = "promotion-lock"  # ends the name of the registered model that is the lock
-PATIENCE = 5.0  # seconds to wait for another's promotion
-ABANDONED = 600.0  # seconds after which a lock of another machine is taken for left behind
-HELD_BY = "a promotion is under way by "  # begins the description of the lock
-OVER = "promoted_over"  # the tag that says which version was champion before
+MOST_TEXT = 5000  # longest description, in characters, that MLflow stores
+LOCK = "promotion-lock"  # suffix of the name of the registered model that is the lock
+PATIENCE = 5.0  # seconds to wait for the lock
+ABANDONED = 600.0  # seconds after which another machine's lock counts as abandoned
+HELD_BY = "a promotion is under way by "  # prefix of the lock's description, before its holder
+OVER = "promoted_over"  # the tag with the number of the previous champion
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered kit; of which model it is stands in it."""
+    """A version of a registered kit."""
 
     name: str
     number: str
@@ -49,7 +50,7 @@ class Version:
 def register(run_id: str, path: str) -> str:
     """Log a kit as a pyfunc model (ratios in, plans out), register it, and make it the challenger.
 
-    Its figures are metrics of the logged model, its card the version's description.
+    The kit's figures become metrics of the logged model, its card the version's description.
     """
     import mlflow
 
@@ -84,27 +85,27 @@ def register(run_id: str, path: str) -> str:
 
 
 def enlist(number: str, name: str = KIT_NAME) -> None:
-    """Make a version the challenger, and the champion if there is none."""
+    """Make a version the challenger and, if there is no champion, also the champion."""
     client = _client()
     client.set_registered_model_alias(name, CHALLENGER, number)
     if CHAMPION in client.get_registered_model(name).aliases:
         return
-    with _lock(client, name):  # another may have become champion meanwhile
+    with _lock(client, name):  # another process may have set the champion meanwhile
         if CHAMPION not in client.get_registered_model(name).aliases:
             client.set_registered_model_alias(name, CHAMPION, number)
 
 
 def version_of(alias: str, name: str = KIT_NAME) -> Version:
-    """The version that an alias points at; LopError when there is none or no registry."""
+    """The version that an alias points at; LopError if the alias or the registry is missing."""
     with _one_line(f"{SCHEME}{name}@{alias}"):
         found = _client().get_model_version_by_alias(name, alias)
     return Version(name, str(found.version), dict(found.tags))
 
 
 def promote(champion: Version, challenger: Version, tags: Mapping[str, str]) -> None:
-    """Give the champion's alias to the challenger, with `tags` on its version.
+    """Move the champion alias to the challenger, and set `tags` on the challenger's version.
 
-    Raises LopError when the champion is no longer the one it was judged against.
+    Raises LopError if `champion`, which the challenger was judged against, is no longer champion.
     """
     client, name = _client(), champion.name
     with _lock(client, name):
@@ -112,24 +113,25 @@ def promote(champion: Version, challenger: Version, tags: Mapping[str, str]) -> 
         if now != champion.number:
             raise LopError(
                 f"{name}: the champion was version {champion.number}, now it is {now}: "
-                "judge the challenger against that one"
+                "judge the challenger against that version"
             )
         _tag(client, challenger, {**tags, OVER: champion.number})
         client.set_registered_model_alias(name, CHAMPION, challenger.number)
         held = client.get_registered_model(name).aliases.get(CHALLENGER)
-        if str(held) == challenger.number:  # some stores have it as an int
+        if str(held) == challenger.number:  # some stores give an int
             client.delete_registered_model_alias(name, CHALLENGER)
 
 
 def refuse(challenger: Version, tags: Mapping[str, str]) -> None:
-    """Leave the champion, and say why on the challenger's version."""
+    """Keep the champion, and set `tags`, which hold the reason, on the challenger's version."""
     _tag(_client(), challenger, tags)
 
 
 def rollback(reason: str, name: str = KIT_NAME) -> tuple[str, str]:
-    """Give the alias back to the champion before; returns the numbers of both, then and now.
+    """Move the champion alias back to the previous champion; returns both version numbers: of the
+    champion until now, and of the new one.
 
-    Raises LopError when the champion was not promoted over another.
+    Raises LopError if there was no champion before the current one.
     """
     client = _client()
     with _one_line(f"{SCHEME}{name}@{CHAMPION}"), _lock(client, name):
@@ -137,7 +139,7 @@ def rollback(reason: str, name: str = KIT_NAME) -> tuple[str, str]:
         before = champion.tags.get(OVER)
         if before is None:
             raise LopError(
-                f"{name}: version {champion.number} is the first champion, none to go back to"
+                f"{name}: version {champion.number} is the first champion, there is no earlier one"
             )
         client.set_registered_model_alias(name, CHAMPION, before)
         _tag(client, champion, {"rolled_back": reason or "no reason given"})
@@ -145,10 +147,11 @@ def rollback(reason: str, name: str = KIT_NAME) -> tuple[str, str]:
 
 
 def kit_path(uri: str | Path, cache: Path = CACHE) -> Path:
-    """The directory of a kit: `uri` itself, or of `models:/NAME@ALIAS` or `models:/NAME/N`.
+    """The directory of a kit: `uri` itself if it is a path, or the downloaded registered version if
+    it is `models:/NAME@ALIAS` or `models:/NAME/N`.
 
-    What comes from a registry is kept in `cache`, once a version. Raises LopError when there is no
-    such version, or no registry, and for what an older lop registered: a predictor alone.
+    Each registered version is downloaded once, into `cache`. Raises LopError if the version or the
+    registry is missing, and if the version is a predictor alone, which an older lop registered.
     """
     from lop.kit import KIT
 
@@ -162,8 +165,8 @@ def kit_path(uri: str | Path, cache: Path = CACHE) -> Path:
 
 
 def predictor_path(uri: str | Path, cache: Path = CACHE) -> Path:
-    """The directory of a predictor: `uri` itself, or that in a registered kit, as `kit_path` takes
-    it; or of a predictor that an older lop registered."""
+    """The directory of a predictor: `uri` itself if it is a path, or the predictor in a registered
+    kit, or a predictor that an older lop registered. For URIs see `kit_path`."""
     from lop.kit import PREDICTOR_IN
 
     path = _on_disk(uri, cache)
@@ -172,7 +175,7 @@ def predictor_path(uri: str | Path, cache: Path = CACHE) -> Path:
 
 
 def _on_disk(uri: str | Path, cache: Path) -> Path:
-    """What a registered version holds, or `uri` itself where it is a path."""
+    """The directory of a registered version in `cache`, or `uri` itself if it is a path."""
     if not str(uri).startswith(SCHEME):
         return Path(uri)
     name, _, alias = str(uri).removeprefix(SCHEME).partition("@")
@@ -182,8 +185,8 @@ def _on_disk(uri: str | Path, cache: Path) -> Path:
             version = client.get_model_version_by_alias(name, alias)
         else:
             version = client.get_model_version(*name.rsplit("/", 1))
-        which = f"{_uri()} {version.name} {version.version} {version.creation_timestamp}"
-        digest = hashlib.sha256(which.encode()).hexdigest()[:8]
+        identity = f"{_uri()} {version.name} {version.version} {version.creation_timestamp}"
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
         path = cache / f"{version.name}-{version.version}-{digest}"
         if not path.exists():
             _download(f"{SCHEME}{version.name}/{version.version}", path)
@@ -196,9 +199,9 @@ def _download(uri: str, path: Path) -> None:
     from lop.kit import KIT
     from lop.predictor import PREDICTOR
 
-    with temporary_dir(path) as whole:
-        mlflow.artifacts.download_artifacts(uri, dst_path=str(whole))
-        (found,) = (whole / "artifacts").iterdir()  # named as the directory that was logged
+    with temporary_dir(path) as download:
+        mlflow.artifacts.download_artifacts(uri, dst_path=str(download))
+        (found,) = (download / "artifacts").iterdir()  # has the name of the logged directory
         kind = KIT if (found / KIT.files[0]).is_file() else PREDICTOR
         with replacing_dir(path, kind) as tmp:
             for part in found.iterdir():
@@ -220,7 +223,7 @@ def _lock(client: Any, name: str) -> Iterator[None]:
             client.create_registered_model(lock, description=f"{HELD_BY}{owner()}")
             break
         except MlflowException as error:
-            # a server says that it does not exist where another gave it back at that moment
+            # a server answers "does not exist" if another process releases the lock just now
             if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
                 raise
             if not _break(client, lock) and time.monotonic() > end:
@@ -235,10 +238,10 @@ def _lock(client: Any, name: str) -> Iterator[None]:
 
 
 def _break(client: Any, lock: str) -> bool:
-    """Take a lock away whose holder is dead; returns whether it was taken away, by whomever.
+    """Remove a lock whose holder has ended; returns whether this or another process removed it.
 
-    It is renamed to a name of this very lock, and stays there: so whoever read it before, and comes
-    late, finds that name taken and does not touch a lock made anew meanwhile.
+    The lock is renamed, to a name that only this lock can get, and never deleted. Another process
+    that read the same old lock finds that name taken, and so does not remove a newer lock.
     """
     from mlflow.exceptions import MlflowException
 
@@ -259,15 +262,15 @@ def _break(client: Any, lock: str) -> bool:
 
 
 @contextmanager
-def _one_line(what: object) -> Iterator[None]:
-    """Whatever a registry raises, as one line."""
+def _one_line(uri: object) -> Iterator[None]:
+    """Turn every error of the registry about `uri` into a LopError of one line."""
     try:
         yield
     except LopError:
         raise
-    except Exception as error:  # MLflow raises a type a kind of store
+    except Exception as error:  # each kind of MLflow store raises exceptions of its own
         line = str(error).strip().split("\n")[0]
-        raise LopError(f"{what}: not in the registry at {_uri().split('@')[-1]}: {line}") from error
+        raise LopError(f"{uri}: not in the registry at {_uri().split('@')[-1]}: {line}") from error
 
 
 def _uri() -> str:

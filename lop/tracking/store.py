@@ -1,4 +1,4 @@
-"""Which MLflow is spoken to, and how it is reached."""
+"""The tracking server or database that lop uses, and the import and configuration of MLflow."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from lop.files import temporary_dir
 EXPERIMENT = "lop"
 URI = "MLFLOW_TRACKING_URI"
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]+)(\?.*)?")
-ARTIFACTS = "./mlruns"  # as in MLflow
+ARTIFACTS = "./mlruns"  # MLflow's default
 
 
 def default_uri(folder: Path) -> str:
-    """MLFLOW_TRACKING_URI, else a database in `folder`."""
+    """MLFLOW_TRACKING_URI if set, else a database in `folder`."""
     return os.environ.get(URI) or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
 
 
 def connect() -> Any:
-    """MLflow, with lop's experiment chosen. Raises whatever MLflow raises when out of reach."""
+    """Import MLflow and select lop's experiment. If the server is unreachable, MLflow's own errors
+    pass through."""
     mlflow = quiet()
     mlflow.set_experiment(EXPERIMENT)
     return mlflow
 
 
 def quiet() -> Any:
-    """MLflow, told where its store is and to keep its advice to itself."""
+    """Import MLflow with its log messages and progress bars switched off; creates its database if
+    needed."""
     os.environ.setdefault(URI, "sqlite:///mlflow.db")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # MLflow itself would try for some minutes; what it misses is logged later
+    # MLflow's default retries take minutes; calls that fail are queued and logged later
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
@@ -44,27 +46,28 @@ def quiet() -> Any:
 
 
 def create(uri: str) -> None:
-    """Create MLflow's database, whole or not at all, where that is a file and is not there.
+    """Create MLflow's SQLite database atomically, if `uri` names one and the file does not exist.
 
-    MLflow builds one step by step, and one that is killed meanwhile is never usable again. So it is
-    built beside its place, and put there unless another process was faster.
+    MLflow creates its tables in several steps, and cannot use a database that a killed process left
+    incomplete. So the database is built under a temporary name, then linked to its path, unless
+    another process created it first.
     """
     found = SQLITE.fullmatch(uri)
     if not found or found["path"].startswith(":memory:") or Path(found["path"]).exists():
         return
     path = Path(found["path"])
     with temporary_dir(path) as folder:
-        made = folder / path.name
-        _build(made)
+        database = folder / path.name
+        _build(database)
         try:
-            os.link(made, path)
-        except OSError:  # another was faster, or this file system has no links
+            os.link(database, path)
+        except OSError:  # another process was faster, or the file system has no hard links
             if not path.exists():
-                made.rename(path)
+                database.rename(path)
 
 
 def _build(path: Path) -> None:
-    """A new database with all of MLflow's tables, which MLflow makes at its first request."""
+    """Create a database with all the tables that MLflow would create at its first request."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore(f"sqlite:///{path}", ARTIFACTS)
@@ -72,5 +75,5 @@ def _build(path: Path) -> None:
 
 
 def where() -> str:
-    """The address in use, without a password."""
+    """The address of the tracking server in use, without its credentials."""
     return os.environ[URI].split("@")[-1]

@@ -39,7 +39,7 @@ def test_predict_prints_the_plan_and_how_much_of_the_whole_model_it_is(made, cap
     assert main(command) == 0
     *_, total, said = capsys.readouterr().out.splitlines()
     assert total.split() == ["ffn:", "7,296", "of", "11,520", "parameters,", "36.7%", "less"]
-    assert said == "a share of ffn; --model tells that of the whole model"
+    assert said == "a share of ffn; give --model for the share of the whole model"
     of_model = ["--model", str(made / "model")]
     assert main([*command, *of_model]) == 0
     said = capsys.readouterr().out.splitlines()[-1]

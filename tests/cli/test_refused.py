@@ -106,7 +106,7 @@ WRONG_OPTIONS = [
     (("prune", "--model", ""), "--model: expected text, got none"),
     (("prune", "--out", ""), "--out: expected a path, got an empty text"),
     (("prune", "--out", "@file"), "--out: expected a directory to write, got"),
-    (("prune", "--out", "@file/below"), "/file is no directory"),
+    (("prune", "--out", "@file/below"), "/file is not a directory"),
     (("prune", "--speed", "9"), "unrecognized arguments: --speed 9; see lop --help"),
     (("profile", "--out", "@folder"), "--out: expected a file to write, got"),
     (("profile", "--shares", "1"), "--shares: expected less than 1"),
@@ -177,7 +177,7 @@ def test_a_value_given_twice_is_named(option, values, twice, tmp_path, capsys):
     if option != "--target":
         command += ["--target", "0.2"]
     assert main([*command, option, *values]) == 2
-    assert capsys.readouterr().err == f"lop: {option}: {twice} is there twice\n"
+    assert capsys.readouterr().err == f"lop: {option}: {twice} is given twice\n"
 
 
 def test_help_reads_well_and_needs_no_torch():

@@ -133,7 +133,7 @@ def test_a_missing_server_costs_a_warning_not_the_stage(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/such/place.db")
     monkeypatch.setenv(tracking.QUEUE, str(tmp_path / "queue"))
     with (
-        pytest.warns(UserWarning, match="out of reach"),
+        pytest.warns(UserWarning, match="cannot log to MLflow"),
         tracking.run("train", {"a": 1}, {}) as run,
     ):
         run.metrics({"x": 1.0})
@@ -142,7 +142,7 @@ def test_a_missing_server_costs_a_warning_not_the_stage(tmp_path, monkeypatch):
     searched = {"simulation": 0, "reward": -1.0, "seconds": 1.0, "target": 0.3, "seed": 0}
     searched["share"] = 1.0
     table = pd.DataFrame({"fingerprint": ["a", "b"], "searcher": "mcts", **searched})
-    with pytest.warns(UserWarning, match="out of reach") as warned:
+    with pytest.warns(UserWarning, match="cannot log to MLflow") as warned:
         tracking.searches(table, {}, {"mcts": {}}, {})
     assert len(warned) == 1, "said once, not once a search"
     assert (tmp_path / "result").exists()
@@ -155,24 +155,24 @@ def test_what_failed_halfway_goes_on_in_the_same_runs(registered, tmp_path, monk
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/such/place.db")
     monkeypatch.setenv(tracking.QUEUE, str(tmp_path / "queue"))
     with (
-        pytest.warns(UserWarning, match="out of reach"),
+        pytest.warns(UserWarning, match="cannot log to MLflow"),
         tracking.run("halfway", {"a": 1}, {}) as run,
         run.child("inside", {"b": 2}, {"stage": "inside"}) as child,
     ):
         child.metrics({"x": 1.0})
         child.artifact("kit")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", there)
-    say = dict(queue.SAYINGS)
+    calls = dict(queue.CALLS)
 
-    def fail(*said):
+    def fail(*values):
         raise RuntimeError("no more room")
 
-    monkeypatch.setattr(queue, "SAYINGS", say | {"artifact": fail})
+    monkeypatch.setattr(queue, "CALLS", calls | {"artifact": fail})
     for _ in range(2):
         with pytest.raises(LopError, match="cannot log it to .*: no more room"):
             tracking.replay()
-    monkeypatch.setattr(queue, "SAYINGS", say)
-    assert tracking.replay() == 1, "the run around it had been told whole"
+    monkeypatch.setattr(queue, "CALLS", calls)
+    assert tracking.replay() == 1, "the parent run was logged completely before"
     (outer,), (inner,) = runs(mlflow, "halfway"), runs(mlflow, "inside")
     assert inner.data.tags["mlflow.parentRunId"] == outer.info.run_id
     assert (inner.data.params, inner.data.metrics) == ({"b": "2"}, {"x": 1.0})

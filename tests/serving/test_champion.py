@@ -91,7 +91,7 @@ def test_it_follows_an_alias_of_mlflows_registry(tmp_path, monkeypatch):
     assert (champion.error, champion.served.version) == (None, versions[1])
     assert source_of(uri, cache, of=kits[0]).load(versions[1]).config == kits[1].predictor.config
     other = kit_for(tmp_path, SPACE, "model-a", scores=1)
-    with pytest.raises(LopError, match="has other scores than are in service"):
+    with pytest.raises(LopError, match="has other scores than the kit in use"):
         source_of(uri, cache, of=other).load(versions[1])
     assert champion.served.predictor.plan(0.37) == kits[1].predictor.plan(0.37)
     database = tmp_path / "mlflow.db"

@@ -29,7 +29,7 @@ def test_a_checkpoint_is_cut_found_again_and_removed(made, tmp_path):
         status, job = client.ask("POST", "/checkpoints", {"ratio": 0.37, "name": "small"})
         assert (status, job["id"]) == (202, "small")
         assert job["state"] in ("queued", "running")
-        assert "is there already" in refused(
+        assert "already exists" in refused(
             client.ask("POST", "/checkpoints", {"ratio": 0.3, "name": "small"}), 409
         )
         job = client.finished("small")

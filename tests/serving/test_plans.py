@@ -147,7 +147,7 @@ def test_not_ready_is_503(client, monkeypatch):
     finally:
         hold.set()
     assert (status, health["live"], health["ready"]) == (503, True, False)
-    assert health["error"] == "no plan came within 0.1 s"
+    assert health["error"] == "no plan within 0.1 s"
 
 
 def test_every_route_is_documented_with_its_types(client):

@@ -23,12 +23,12 @@ def gaps_of(*rows):
 @pytest.mark.parametrize(
     ("rows", "promoted", "reason"),
     [
-        ([(0.2, 0.1), (0.2, 0.1)], True, "no ratio worse beyond noise: +0.2 ± 0.1 on average"),
-        ([(0.1, 0.1), (0.1, 0.1)], False, "not surely better: +0.1 ± 0.1 on average"),
+        ([(0.2, 0.1), (0.2, 0.1)], True, "worse at any ratio: +0.2 ± 0.1 on average"),
+        ([(0.1, 0.1), (0.1, 0.1)], False, "not significantly better: +0.1 ± 0.1 on average"),
         ([(0.5, 0.1), (-0.1, 0.1)], True, "better"),
         ([(0.9, 0.1), (-0.3, 0.1)], False, "worse at ratio 0.3: -0.3 ± 0.1"),
-        ([(-0.1, 0.1), (0.0, 0.1)], False, "not surely better: -0.05"),
-        ([(0.0, 0.0)], False, "not surely better: +0"),
+        ([(-0.1, 0.1), (0.0, 0.1)], False, "not significantly better: -0.05"),
+        ([(0.0, 0.0)], False, "not significantly better: +0"),
     ],
 )
 def test_the_rule(rows, promoted, reason):

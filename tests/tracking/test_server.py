@@ -71,7 +71,7 @@ def test_an_outage_costs_nothing(server, here, monkeypatch, capsys):
             run.inputs({"data/search": "0123456789abcdef0123456789abcdef.dir"})
             run.metrics({"early": 1.0})
             server.down()
-            with pytest.warns(UserWarning, match="out of reach, run `lop track`") as warned:
+            with pytest.warns(UserWarning, match="queued, log it with `lop track`") as warned:
                 run.metrics({"late": 2.0})
                 run.artifact(here / "curve.csv")
                 with run.child("inside", {"seed": 1}, {"fingerprint": "f"}, "fingerprint") as one:
@@ -136,7 +136,7 @@ def test_a_challenger_is_judged_promoted_and_rolled_back(judged, capsys):
     same, _ = register(0)
     verdict = promote()
     assert not verdict.promoted
-    assert verdict.reason == "not surely better: +0 ± 0 on average, lower bound +0"
+    assert verdict.reason == "not significantly better: +0 ± 0 on average, lower bound +0"
     assert champion().number == first
     tags = tracking.version_of(tracking.CHALLENGER).tags
     assert tags["promotion"] == "refused"
@@ -146,11 +146,11 @@ def test_a_challenger_is_judged_promoted_and_rolled_back(judged, capsys):
     assert promote(force=True, reason="as a test").promoted
     assert champion().number == same
     assert champion().tags["promotion_reason"] == (
-        "as a test (though not surely better: +0 ± 0 on average, lower bound +0)"
+        "as a test (though not significantly better: +0 ± 0 on average, lower bound +0)"
     )
     assert main(["rollback", "--reason", "no need of it"]) == 0
     assert capsys.readouterr().out.endswith(
-        f"champion is version {first} again, version {same} was\n"
+        f"champion is version {first} again, instead of version {same}\n"
     )
     assert champion().number == first
     assert main(["rollback"]) == 2

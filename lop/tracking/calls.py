@@ -1,7 +1,7 @@
-"""The few things that are said to MLflow, each about a run and with plain values.
+"""The MLflow calls that a run can make, by name, each with the run's id and JSON values.
 
-Each of SAYINGS takes the id of the run that is open and JSON values, so that what cannot be said
-now can be written down and said later. What is said of FILES begins with their path.
+JSON values, so that the queue can store a call that fails and repeat it later. The calls in FILES
+have a path as their first value.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from lop.tracking import checkpoints, registry
 
-BATCH = 1000  # metrics that MLflow takes at once
+BATCH = 1000  # metrics that MLflow accepts in one request
 
 
 def _params(run_id: str, values: Mapping[str, str]) -> None:
@@ -33,14 +33,14 @@ def _metrics(run_id: str, points: Sequence[tuple[str, float, int, int]]) -> None
 
 
 def _inputs(run_id: str, hashes: Mapping[str, str]) -> None:
-    """Data sets by path, each with the hash by which DVC keeps it."""
+    """Log data sets; `hashes` maps each path to its DVC hash."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    def one(path: str, digest: str) -> DatasetInput:
+    def dataset_input(path: str, digest: str) -> DatasetInput:
         dataset = Dataset(path, digest, source_type="local", source=json.dumps({"uri": path}))
         return DatasetInput(dataset, [InputTag("dvc", digest)])
 
-    _client().log_inputs(run_id, [one(path, digest) for path, digest in hashes.items()])
+    _client().log_inputs(run_id, [dataset_input(*item) for item in hashes.items()])
 
 
 def _artifact(run_id: str, path: str) -> None:
@@ -48,7 +48,7 @@ def _artifact(run_id: str, path: str) -> None:
     (client.log_artifacts if Path(path).is_dir() else client.log_artifact)(run_id, path)
 
 
-SAYINGS: Mapping[str, Callable[..., Any]] = {
+CALLS: Mapping[str, Callable[..., Any]] = {
     "params": _params,
     "metrics": _metrics,
     "inputs": _inputs,
@@ -57,7 +57,7 @@ SAYINGS: Mapping[str, Callable[..., Any]] = {
     "checkpoint": checkpoints.register,
     "checkpoint_by_name": partial(checkpoints.register, by_name=True),
 }
-FILES = ("artifact", "register", "checkpoint")  # what is said of files, which are kept as they were
+FILES = ("artifact", "register", "checkpoint")  # the queue copies the file or directory of these
 
 
 def _client() -> Any:
