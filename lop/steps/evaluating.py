@@ -1,4 +1,4 @@
-"""The step that says what checkpoints are worth: answers, size, memory and speed."""
+"""The step that evaluates checkpoints: answers, size, memory and speed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lop.workers import Each, in_processes
 if TYPE_CHECKING:
     from lop.evaluation.answers import Evaluation
 
-MODULES = ["lop.evaluation.answers", "lop.evaluation.lm"]  # what a process that evaluates imports
+MODULES = ["lop.evaluation.answers", "lop.evaluation.lm"]  # imported by evaluation processes
 
 
 def evaluate(
@@ -44,18 +44,18 @@ def evaluate(
     recovered: Path | None = None,
     scores_dir: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate and measure the dense model and all in `pruned_dir`: a folder a model in `out`, and
-    metrics.json of all. What is finished there is kept.
+    """Evaluate and measure the dense model and every checkpoint in `pruned_dir`.
 
-    The whole model after recovery is one of them, where it is given. What plans.json there says was
-    not kept is cut by the scores in `scores_dir`, asked, and deleted; it is cut once more to be
-    measured.
+    Writes a folder for each model and one metrics.json to `out`; finished results in `out` are
+    reused. `recovered` is the unpruned model after recovery, evaluated too if given. A checkpoint
+    that plans.json lists but that was not kept is cut by the scores in `scores_dir`, evaluated and
+    deleted, then cut again to be measured.
 
     `tasks` are names, or {name: data}; see `lop.evaluation.tasks.benchmarks.locate`.
 
-    Returns the metrics by model name; the dense model is called `dense`. Every model gets a
-    process of its own, `workers` at a time, unless `each` sees to that. Memory and speed are
-    measured last, on this machine, one model at a time, unless `alone` sees to that.
+    Returns the metrics by model name; the dense model is called `dense`. Every model runs in a
+    separate process, `workers` at a time, or as `each` runs them. Memory and speed are measured
+    last, on this machine, one model at a time, or as `alone` runs them.
     """
     from lop.evaluation.answers import content_of
 
@@ -72,7 +72,7 @@ def evaluate(
     costs = alone(weigh, [(name,) for name in models])
     found = zip(models, asked, costs, strict=True)
     metrics = {name: answers | cost for name, (_, answers), cost in found}
-    for name in models:  # what killed runs and workers left; none is writing now
+    for name in models:  # temporary files of killed runs and workers; none is writing now
         clear_leftovers(out / name)
     with replacing(out / "metrics.json") as tmp:
         tmp.write_text(json.dumps(metrics, indent=2) + "\n")
@@ -88,7 +88,7 @@ def _answers_of(
     known: Mapping[str, str],
     name: str,
 ) -> tuple[str, dict[str, Any]]:
-    """The digest of a model's files, which is taken once: here, or it is `known`; its figures."""
+    """The digest of a model's files (from `known`, or computed here), and the model's figures."""
     from lop.evaluation.answers import content_of, evaluate_all, finished
 
     model, place = models[name], out / name
@@ -132,10 +132,10 @@ def evaluate_one(
     latency_samples: int,
     places: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What one model costs and how it answers the tasks in `places` (name -> data).
+    """Evaluate one model on the tasks in `places` (name -> data); measure its size and speed.
 
-    Everything is kept in `out`, and what is there and current is not done again. Size, latency and
-    memory are measured on samples, and not without.
+    The results are written to `out`; current results there are reused. Size, latency and memory are
+    measured only if samples are given.
     """
     from lop.evaluation.answers import content_of
 
@@ -154,7 +154,7 @@ def _answers(
     places: Mapping[str, str],
     content: str,
 ) -> dict[str, Any]:
-    """Every task's figures, and those of the one that methods are compared by."""
+    """Every task's figures, with the headline task's at the top level."""
     from lop.evaluation.answers import evaluate_all
 
     if out:
@@ -182,10 +182,10 @@ def _footprint(
     latency_samples: int,
     contents: Sequence[str],
 ) -> dict[str, Any]:
-    """What a checkpoint costs, measured once on a machine and kept in `out`/footprint.json.
+    """Size, memory and speed of a checkpoint, measured once on a machine and written to
+    `out`/footprint.json.
 
-    It is timed in turn with the dense model, where that is given. `contents` are the digests of
-    both models' files.
+    If `dense` is given, both models are timed in turn. `contents` has the digests of their files.
     """
     from lop.evaluation.footprint import measure
 
@@ -200,7 +200,7 @@ def _footprint(
 
 
 def _footprint_mark(contents: Sequence[str], samples_path: Path, latency_samples: int) -> str:
-    """Twelve hex digits over all that decides a footprint on this machine."""
+    """Twelve hex digits over everything that affects a footprint on this machine."""
     from lop.evaluation.footprint import VERSION
 
     model, *dense = contents
@@ -209,7 +209,7 @@ def _footprint_mark(contents: Sequence[str], samples_path: Path, latency_samples
 
 
 def _measured(out: Path, mark: str) -> dict[str, Any] | None:
-    """The footprint in `out`, if there is one of that fingerprint."""
+    """The footprint in `out` if it has the fingerprint `mark`, else None."""
     place = out / "footprint.json"
     known = read_json(place) if place.exists() else {}
     return known["footprint"] if known.get("fingerprint") == mark else None

@@ -1,4 +1,4 @@
-"""The step from a registered challenger to the champion."""
+"""The step that promotes the registered challenger to champion, or refuses it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def promote(
     reason: str = "",
     name: str = KIT_NAME,
 ) -> Verdict:
-    """Judge the registry's challenger against its champion and promote it if it is better.
+    """Compare the registry's challenger with its champion and promote it if it is better.
 
-    Each kit's plans are cut by its own scores. With `force` it is promoted whatever the numbers
-    say, for a `reason`. Decision, numbers and reason are tags on its version. Raises LopError when
-    there is nothing to judge, when the two are of different models, or when the champion changed
-    meanwhile.
+    Each kit's plans are cut by that kit's scores. `force` promotes the challenger regardless of the
+    numbers, and needs a `reason`. Decision, numbers and reason are written as tags of its version.
+    Raises LopError if there is nothing to compare, the two kits are for different models, or the
+    champion changed meanwhile.
     """
     if force and not reason:
         raise LopError("to promote against the numbers, give a reason")
