@@ -1,5 +1,5 @@
-"""The files of a checkpoint folder: that all lie in it, which of them loading takes, what is in
-their headers."""
+"""The files of a checkpoint folder: checks that none is outside it, finds the files that loading
+uses, and reads their headers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 INDEX = "model.safetensors.index.json"
-LIMIT = 10**8  # bytes, of settings and of headers: as safetensors has it
+LIMIT = 10**8  # largest bytes of a settings file or header: safetensors' limit
 SETTINGS = (
     "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
     "tokenizer_config.json", "special_tokens_map.json", INDEX,
@@ -35,7 +35,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a safetensors file, where its bytes begin, and how many they are."""
+    """One tensor of a safetensors file; `start` and `size` are the position of its bytes."""
 
     key: str
     file: Path
@@ -45,7 +45,7 @@ class Entry:
     size: int
 
     def read(self, whole: np.ndarray | None = None) -> Tensor:
-        """The tensor, read from the file as it is used; `whole` are all of its bytes, if mapped."""
+        """The tensor, memory-mapped; `whole` is the file's bytes if they are mapped already."""
         if whole is None:
             raw = mapped(self.file, self.start, self.size)
         else:
@@ -53,9 +53,9 @@ class Entry:
         return torch.from_numpy(raw).view(DTYPES[self.dtype]).view(self.shape)
 
     def front(self, columns: int) -> Tensor:
-        """The first columns of a matrix, (rows, columns), in memory of their own.
+        """A copy of the first columns of a matrix, (rows, columns); only they are read.
 
-        Nothing else of it is read. Raises LopError where the file is shorter than it was.
+        Raises LopError if the file was truncated meanwhile.
         """
         rows, width = self.shape
         found = torch.empty(rows, columns, dtype=DTYPES[self.dtype])
@@ -69,7 +69,7 @@ class Entry:
         return found
 
     def values(self, places: Tensor) -> Tensor:
-        """Single values of the flattened tensor, (n,) -> (n,), and nothing else of it."""
+        """Single values of the flattened tensor, (n,) -> (n,); only they are read."""
         dtype = DTYPES[self.dtype]
         with self.file.open("rb") as file:
             parts = []
@@ -80,12 +80,12 @@ class Entry:
 
 
 def mapped(file: Path, start: int, size: int) -> np.ndarray:
-    """Bytes of a file without a copy of them; they may be written to, which leaves the file."""
+    """Bytes of a file, memory-mapped; writing to them does not change the file."""
     return np.memmap(file, np.uint8, "c", start, (size,)) if size else np.empty(0, np.uint8)
 
 
 def read_header(file: Path) -> list[Entry]:
-    """The tensors of a safetensors file; LopError when it is no such file, or not whole."""
+    """The tensors of a safetensors file; LopError if it is not one, or is truncated."""
     with one_line(f"{file}: cannot read safetensors"):
         size = file.stat().st_size
         with file.open("rb") as raw:
@@ -105,17 +105,17 @@ def read_header(file: Path) -> list[Entry]:
             if entry.dtype not in DTYPES:
                 raise ValueError(f"{key} is of {entry.dtype}; expected {', '.join(DTYPES)}")
             entries.append(entry)
-        with safe_open(file, "pt"):  # also checks that sizes fit shapes, and leave no hole
+        with safe_open(file, "pt"):  # also checks that sizes fit shapes and leave no gap
             pass
     return sorted(entries, key=lambda entry: entry.start)
 
 
 def check_folder(folder: Path) -> None:
-    """Raise LopError for a link that leads out of a model folder, and for what is no ordinary
-    file or no JSON object.
+    """Raise LopError for a link out of a model folder, a special file, or settings that are not a
+    JSON object.
 
-    A link would be read, and copied into what is cut. The hub's cache keeps its files as links
-    to its `blobs`, which are its own.
+    The target of a link would be read and copied into pruned checkpoints. Links into the `blobs` of
+    the hub's cache are allowed.
     """
     root = folder.resolve()
     cache = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
@@ -139,8 +139,8 @@ def weight_files(
 ) -> tuple[list[Path], str | None]:
     """The files that `from_pretrained` loads from a folder, and the index that names them, if any.
 
-    Raises LopError when there are none, when one is missing or lies elsewhere, or when loading
-    would take more than these, as from an adapter.
+    Raises LopError if there are no files, one is missing or outside the folder, or loading would
+    use other files too, such as an adapter.
     """
     if (folder / "adapter_config.json").exists():
         raise LopError(f"{folder}: has an adapter beside its weights; merge it into them first")
@@ -166,7 +166,7 @@ def weight_files(
 
 
 def check_safetensors(folder: Path) -> None:
-    """Raise LopError when a directory has weights as a pickle only: reading it could run code."""
+    """Raise LopError if a directory has weights only as a pickle: reading it could run code."""
     if not any(folder.glob("*.safetensors")) and not (folder / INDEX).exists():
         pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
         if pickles:
@@ -179,10 +179,10 @@ def check_safetensors(folder: Path) -> None:
 
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """Turn any error inside into a LopError of one line that begins with `what`.
+    """Turn any error in the block into a LopError of one line that starts with `what`.
 
-    For calls that get values from a model folder's JSON files, which reach any line of
-    transformers: what they raise there can be of any class.
+    For calls into transformers with values from a model folder's JSON files: bad values can raise
+    errors of any class anywhere.
     """
     try:
         yield
