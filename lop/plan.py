@@ -50,7 +50,7 @@ class Space:
     def __post_init__(self) -> None:
         lists = (self.units, self.costs, self.kinds, self.layers, self.floors)
         if len({len(each) for each in lists}) > 1:
-            raise LopError("space: expected as many sites in every list")
+            raise LopError("space: expected lists of equal length")
         if not all(0 <= low <= n for low, n in zip(self.floors, self.units, strict=True)):
             raise LopError(f"space: floors {self.floors}: expected 0 to all units of each site")
         if self.ceilings and len(self.ceilings) != len(self.units):
@@ -138,7 +138,7 @@ class Space:
             share = int(n * widest + 1e-9) // self.multiple * self.multiple
             most.append(share if kind == "ffn" else n)
         if any(n < low for n, low in zip(most, self.floors, strict=True)):
-            raise LopError(f"widest {widest:g}: is below the share that an FFN keeps at least")
+            raise LopError(f"widest {widest:g}: is below the floor, the least that an FFN keeps")
         return replace(self, ceilings=tuple(most))
 
     @property
@@ -161,8 +161,8 @@ class Space:
             )
         if (most := self.cost(self.high)) < self.budget(ratio):
             raise LopError(
-                f"pruning ratio {ratio:g} cannot be met: these bounds of the widest FFN remove "
-                f"{1 - most / self.total:.4f} at least"
+                f"pruning ratio {ratio:g} cannot be met: the bound of the widest FFN removes at "
+                f"least {1 - most / self.total:.4f}"
             )
 
     @property
@@ -200,7 +200,7 @@ class Plan:
     def __post_init__(self) -> None:
         units = self.space.units
         if self.bits and len(self.bits.sites) != len(units):
-            raise LopError(f"plan has bits of {len(self.bits.sites)} sites, not of {len(units)}")
+            raise LopError(f"plan has bits for {len(self.bits.sites)} sites, expected {len(units)}")
         if len(units) != len(self.kept):
             raise LopError(f"plan has {len(self.kept)} sites, the model has {len(units)}")
         if any(not 0 <= k <= d for k, d in zip(self.kept, units, strict=True)):

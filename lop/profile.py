@@ -117,8 +117,8 @@ class Profile:
         """Raise LopError unless the profile was measured on a model with this space."""
         if replace(space, ceilings=()) != self.space:
             raise LopError(
-                f"profile of a model with units {list(self.space.units)} at its sites, this one "
-                f"has {list(space.units)}, or other floors: measure it again"
+                f"profile of a model with units {list(self.space.units)}; this model has "
+                f"{list(space.units)}, or other floors: measure the profile again"
             )
 
 
@@ -142,7 +142,7 @@ def _at_bits(table: pd.DataFrame, sites: int) -> AtBits:
     wanted = sites + len(found.others)
     there = set(zip(table["site"], table["bits"], strict=True))
     if there != {(site, n) for site in range(wanted) for n in set(table["bits"])}:
-        raise LopError(f"column 'bits': expected the same of each of {wanted} sites and others")
+        raise LopError(f"column 'bits': expected the same for each of {wanted} sites and others")
     return found
 
 
@@ -165,7 +165,7 @@ def _check_table(table: pd.DataFrame) -> Space:
         raise LopError(f"column 'site': {max(most)}, expected less than {len(space.units)}")
     if table.duplicated(["site", "kept"]).any():
         row = int(np.flatnonzero(table.duplicated(["site", "kept"]))[0]) + 1
-        raise LopError(f"row {row}: its site and kept are there already")
+        raise LopError(f"row {row}: repeats the site and kept of an earlier row")
     names = table["fingerprint"].unique()
     if len(names) > 1 or not isinstance(names[0], str):
         raise LopError("column 'fingerprint': expected one text in all rows")
@@ -370,9 +370,9 @@ def _add_site(
 def beginning(kind: str, path: Path | None) -> Profile | None:
     """The profile needed for start plans of this kind: None for `uniform`; `knapsack` needs one."""
     if kind not in ("uniform", "knapsack"):
-        raise LopError(f"plans to begin with {kind!r}: expected uniform or knapsack")
+        raise LopError(f"start plans {kind!r}: expected uniform or knapsack")
     if kind == "uniform":
         return None
     if path is None:
-        raise LopError("to begin with the knapsack's plans, give a profile")
+        raise LopError("start plans 'knapsack' need a profile")
     return Profile.load(path)

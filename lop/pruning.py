@@ -148,7 +148,7 @@ def checkpoint_files(
     space = plan.space
     _check_plan(source.sites(space.scope), plan)
     if padded and plan.bits:
-        raise LopError("the padded format is not quantized: cut it as per_layer, or whole")
+        raise LopError("the padded format is not quantized: use format per_layer, or no bits")
     kept, units = kept_units(scores, plan), filled(plan) if padded else None
     small, files = cut(source, kept, mean_activation, units, space.scope, plan.bits)
     cost = parameters(source, source.space(space.scope), mean_activation is not None)

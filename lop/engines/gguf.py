@@ -107,7 +107,7 @@ class Model:
     def _check(self) -> None:
         text, path = self.text, self.source.path
         if self.arch != "deci" and any(place["output_bias"] for place, _ in self.sizes.values()):
-            raise LopError(f"{path}: is compensated by biases that llama.cpp's {self.arch} has not")
+            raise LopError(f"{path}: has compensation biases; llama.cpp's {self.arch} has none")
         sliding = [kind == "sliding_attention" for kind in getattr(text, "layer_types", None) or ()]
         every = PATTERN.get(text.model_type)
         wanted = [bool(every and (i + 1) % every) for i in range(text.num_hidden_layers)]
@@ -200,7 +200,7 @@ class Model:
                 continue
             name = names.get_name(key, try_suffixes=(".weight", ".bias"))
             if name is None:
-                raise LopError(f"{self.source.path}: {key} has no place in llama.cpp's {self.arch}")
+                raise LopError(f"{self.source.path}: llama.cpp's {self.arch} has no tensor {key}")
             yield Written(name, self._filled(key, shape), self._reader(key, read))
         if self.rope.get("rope_type") == "llama3":
             factors = self._rope_factors()

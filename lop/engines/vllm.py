@@ -68,8 +68,8 @@ def check(text: Any) -> None:
     for key in KEYS.values():
         if (getattr(text, key, None) or {}).get("widths"):
             raise ValueError(
-                f"{text.model_type}: its config has sizes by layer of its own, which are in {key}; "
-                "expected per_layer_config"
+                f"{text.model_type}: the sizes of its layers are in {key}; "
+                "expected them in per_layer_config"
             )
 
 
@@ -139,7 +139,7 @@ def fit(
     if kind == "attention" and site.head_dim != head_size(place):
         raise ValueError(
             f"{prefix}: vLLM's {type(site).__name__} makes heads of {site.head_dim}, the model's "
-            f"are of {head_size(place)}; use a padded checkpoint, or one with its heads whole"
+            f"are of {head_size(place)}; use a padded checkpoint, or do not prune attention"
         )
     if place["output_bias"] and linear.bias is None:
         linear.bias = bias_like(linear)

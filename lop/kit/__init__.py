@@ -233,12 +233,12 @@ def _check_scores(about: About, scores: Path) -> None:
         space, of_model = made_for(path)
         if of_model != about.model_fingerprint:
             raise LopError(
-                f"{path}: scores of model {of_model}, the kit is of {about.model_fingerprint}"
+                f"{path}: scores of model {of_model}, the kit is for {about.model_fingerprint}"
             )
         if space != about.space:
             raise LopError(
-                f"{path}: scores of units {list(space.units)} ({space.scope}), the kit is of "
-                f"{list(about.space.units)} ({about.space.scope}), or of other floors"
+                f"{path}: scores of units {list(space.units)} ({space.scope}), the kit is for "
+                f"{list(about.space.units)} ({about.space.scope}), or for other floors"
             )
     chosen(scores, about.score, about.compensate)
 

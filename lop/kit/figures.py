@@ -45,7 +45,7 @@ class Figures:
     def __post_init__(self) -> None:
         ratios = [figure.ratio for figure in self.of]
         if not ratios or ratios[0] != 0 or ratios != sorted(set(ratios)):
-            raise LopError(f"figures at ratios {ratios}: expected ascending ones, from 0 on")
+            raise LopError(f"figures at ratios {ratios}: expected ascending ratios from 0")
 
     @property
     def scale(self) -> int:

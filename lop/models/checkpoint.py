@@ -173,7 +173,7 @@ def _check_fit(path: str | Path, info: Mapping[str, Any]) -> None:
     for name, found, asked in sorted(info["mismatched_keys"]):
         raise LopError(f"{path}: {name} has shape {list(found)}, the config asks for {list(asked)}")
     for name in sorted(info["unexpected_keys"]):
-        raise LopError(f"{path}: {name} has no place in the config's model")
+        raise LopError(f"{path}: tensor {name} is not in the config's model")
 
 
 def load_spread(path: str | Path) -> PreTrainedModel:
@@ -288,7 +288,7 @@ def _sizes(
         gone = skipped_layers(model, kind)
         if not each:
             if gone:
-                raise LopError(f"no {kind} is left in any layer: expected one at least")
+                raise LopError(f"no {kind} is left in any layer: expected at least one")
             continue
         names = tuple(f"{site.name}." for site in each)
         own = [name for name in shapes if name.startswith(names)]
@@ -336,9 +336,9 @@ def read_config(path: str | Path) -> PreTrainedConfig:
             del config.quantization_config  # the weights are read dequantized
         for part in (config, config.get_text_config()):
             if method := quantization(part):
-                raise LopError(f"{path}: is quantized ({method}); expected the model before that")
+                raise LopError(f"{path}: is quantized ({method}); expected the unquantized model")
         if not isinstance(getattr(config, "auto_map", None) or {}, dict):
-            raise LopError(f"{path}: auto_map is no object of class names")
+            raise LopError(f"{path}: auto_map is not an object of class names")
         return config
 
 

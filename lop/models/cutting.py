@@ -115,7 +115,7 @@ def cut(
     source is quantized.
     """
     if source.quantized:
-        raise LopError(f"{source.path}: is quantized; expected the model before that")
+        raise LopError(f"{source.path}: is quantized; expected the unquantized model")
     sites = source.sites(scope)
     units = [len(indices) for indices in kept]
     if units == [site.units for site in sites]:
@@ -202,12 +202,12 @@ def _check_padded(source: Stored, small: PreTrainedModel) -> None:
         return
     if any(place["output_bias"] for place, _ in layer_sizes(text).values()):
         raise LopError(
-            f"{source.path}: the padded format has no room for the compensation's bias, as "
-            "this architecture has none there: cut the dense model without compensation"
+            f"{source.path}: the padded format has no room for the compensation's bias, because "
+            "this architecture has no bias there: cut the dense model without compensation"
         )
     raise LopError(
-        f"{source.path}: this architecture has no padded format, as its config's "
-        f"{WIDTH} does not change the FFNs' width alone: cut it as per_layer"
+        f"{source.path}: this architecture has no padded format, because its config's "
+        f"{WIDTH} does not change only the FFNs' width: use format per_layer"
     )
 
 

@@ -46,7 +46,7 @@ class LostOutput:
         except (OSError, SafetensorError) as error:
             raise LopError(f"{path}: cannot read lost outputs (safetensors): {error}") from error
         if len(sums) != len(means):
-            raise LopError(f"{path}: of {len(sums)} sites, the model has {len(means)}")
+            raise LopError(f"{path}: has {len(sums)} sites, the model has {len(means)}")
         self.sums, self.means = sums, means
 
     def of(self, site: int, weight: Tensor, units: int, kept: int) -> Tensor:
@@ -195,8 +195,8 @@ class Elastic:
         cache = _cache(given)
         if cache is not None and cache.get_seq_length() and getattr(cache, MARK, None) != self.kept:
             raise LopError(
-                "this cache of keys and values was filled at another size of the model, or by "
-                "another one; after lop.resize begin with a new cache"
+                "this KV cache was filled at another size of the model, or by another model; after "
+                "lop.resize begin with a new cache"
             )
 
     def _mark_cache(self, module: nn.Module, args: Any, given: dict[str, Any], out: Any) -> None:

@@ -167,10 +167,10 @@ def _beside(
     for name, tensor in module.named_parameters():
         norm = "norm" in type(module.get_submodule(name.rpartition(".")[0])).__name__.lower()
         if not name.startswith(maps) and not (norm and tuple(tensor.shape) == (size,)):
-            return f"{name} is a parameter of {tuple(tensor.shape)} beside its linear maps"
+            return f"{name} is a parameter of {tuple(tensor.shape)} outside its linear maps"
     groups = getattr(module, "num_key_value_groups", None)
     if groups is not None and groups != heads[0] // heads[1]:
-        return f"has {groups} query heads to a KV head, by its shapes {heads[0] // heads[1]}"
+        return f"has {groups} query heads per KV head, but {heads[0] // heads[1]} by its shapes"
     return None
 
 
@@ -217,5 +217,5 @@ def _check_plain(site: Site, whole: bool) -> None:
         if not name.startswith(maps) and sizes & set(tensor.shape):
             raise LopError(
                 f"{site.name}.{name}: is a parameter of the FFN's {site.units} neurons; expected "
-                "none but the linear maps'"
+                "such parameters only in linear maps"
             )

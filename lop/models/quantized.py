@@ -126,7 +126,7 @@ def _packed(packed: Entry, name: str, by_key: Mapping[str, Entry]) -> Packed:
     """The weight `name` with these packed integers."""
     scale, shape = (by_key.get(f"{name}{end}") for end in SUFFIXES[1:])
     if scale is None or shape is None:
-        raise LopError(f"{packed.file}: {packed.key} without its scales and its shape")
+        raise LopError(f"{packed.file}: {packed.key} without its scales or its shape")
     if (shape.shape, shape.dtype, packed.dtype) != ((2,), "I64", "I32"):
         raise LopError(f"{packed.file}: {name}: expected packed I32 and a shape of two I64")
     rows, columns = shape.read().tolist()
@@ -139,7 +139,7 @@ def _packed(packed: Entry, name: str, by_key: Mapping[str, Entry]) -> Packed:
         or not fits((rows, columns), columns // groups)
     ):
         raise LopError(
-            f"{packed.file}: {name}: {packed.shape} packed and {scale.shape} scales make no "
+            f"{packed.file}: {name}: {packed.shape} packed and {scale.shape} scales make no weight "
             f"({rows}, {columns}) of 4 or 8 bits"
         )
     size = packed.size + scale.size + shape.size

@@ -32,7 +32,7 @@ def find_sites(model: PreTrainedModel, scope: str = "ffn") -> list[Site]:
     if scope not in SCOPES:
         raise LopError(f"scope {scope!r}: expected one of {', '.join(SCOPES)}")
     if method := getattr(model, "quantization_method", None):
-        raise LopError(f"{type(model).__name__}: is quantized ({method}): prune it before that")
+        raise LopError(f"{type(model).__name__}: is quantized ({method}): prune it unquantized")
     prefix, layers = _layers(model)
     attention = _attention(prefix, layers) if "attention" in SCOPES[scope] else {}
     sites: list[Site] = []
@@ -42,7 +42,7 @@ def find_sites(model: PreTrainedModel, scope: str = "ffn") -> list[Site]:
     owners: dict[int, str] = {}
     for site in sites:
         if (owner := owners.setdefault(id(site.out.weight), site.name)) != site.name:
-            raise LopError(f"{site.name}: shares its weights with {owner}; expected its own")
+            raise LopError(f"{site.name}: shares its weights with {owner}; expected separate ones")
     return sites
 
 
@@ -138,7 +138,7 @@ def describe(sites: Sequence[Site], output_bias: bool) -> dict[str, Any]:
     path = re.sub(rf"\.{first.layer}(?=\.|$)", ".{}", first.name, count=1)
     for site in sites:
         if site.name != path.format(site.layer) or _shape(site) != _shape(first):
-            raise LopError(f"{site.name}: is built in another way than {first.name}")
+            raise LopError(f"{site.name}: has another structure than {first.name}")
     place = {"module": path, "inputs": list(first.inputs), "output": first.output}
     if first.kind == "ffn":
         fused = len(first.parts[f"{first.inputs[0]}.weight"]) == 2

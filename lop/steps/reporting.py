@@ -40,7 +40,7 @@ def report(
     check_file(numbers)
     if numbers.exists() and not has_keys(numbers, NUMBERS):
         raise LopError(
-            f"{numbers}: is there already and holds no report's numbers; not replacing it"
+            f"{numbers}: already exists and is not the numbers of a report; not replacing it"
         )
     with replacing_dir(out, REPORT) as tmp:
         metrics = write_report(evaluation, pruned, search_dir, training, tmp, samples, scores)

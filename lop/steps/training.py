@@ -89,6 +89,6 @@ def _check_roots(searched: pd.DataFrame, profile: Profile) -> None:
     for target, kept in zip(firsts["target"], firsts["kept"], strict=True):
         if tuple(kept) != solve(profile, target).kept:
             raise LopError(
-                f"searches of target {target:g} did not begin at this profile's knapsack plan, so "
-                "their gains are over another: search with that profile, or train without it"
+                f"searches of target {target:g} did not start at this profile's knapsack plan, so "
+                "their gains are over another plan: search with this profile, or train without it"
             )
