@@ -232,8 +232,8 @@ def measure_bits(
                 units = (*space.units[:site], kept, *space.units[site + 1 :])
                 at = Bits((*whole[:site], n, *whole[site + 1 :]), (), group)
                 rows.append((site, kept, n, reward(Plan(space, units, at))))
-    for (number, place), n in product(enumerate(others, len(whole)), bits):
-        plan = Plan(space, space.units, Bits(whole, ((place, n),), group))
+    for (number, name), n in product(enumerate(others, len(whole)), bits):
+        plan = Plan(space, space.units, Bits(whole, ((name, n),), group))
         rows.append((number, 1, n, reward(plan)))
     return pd.DataFrame(rows, columns=list(QUANTIZED))
 

@@ -147,7 +147,7 @@ def cut(
         index = {"metadata": {"total_size": total}, "weight_map": where}
         files.insert(0, text_file(source.index, json.dumps(index, indent=2) + "\n"))
     how = _quantization(small, widths, bits.group) if widths and bits else {}
-    beyond = any(place not in ("attention", "head") for place, _ in bits.others) if bits else False
+    beyond = any(part not in ("attention", "head") for part, _ in bits.others) if bits else False
     config = _config_files(source, small, how, beyond)
     return small, [*config, *_the_rest(source.folder, small), *files]
 

@@ -101,9 +101,9 @@ class Packed(Entry):
         """The first columns of the weight, (rows, columns)."""
         return self.read()[:, :columns].contiguous()
 
-    def values(self, places: Tensor) -> Tensor:
+    def values(self, indices: Tensor) -> Tensor:
         """Single values of the flattened weight, (n,) -> (n,)."""
-        return self.read().flatten()[places]
+        return self.read().flatten()[indices]
 
 
 def unpacked(entries: Sequence[Entry]) -> list[Entry]:
@@ -143,8 +143,8 @@ def _packed(packed: Entry, name: str, by_key: Mapping[str, Entry]) -> Packed:
             f"({rows}, {columns}) of 4 or 8 bits"
         )
     size = packed.size + scale.size + shape.size
-    place = (name, packed.file, scale.dtype, (rows, columns), packed.start, size)
-    return Packed(*place, packed, scale)
+    fields = (name, packed.file, scale.dtype, (rows, columns), packed.start, size)
+    return Packed(*fields, packed, scale)
 
 
 def understood(how: Mapping[str, Any]) -> bool:
@@ -235,10 +235,10 @@ def bits_by_name(
         for name in weights_of(site)
         if n != WHOLE
     }
-    for place, n in bits.others:
-        if place not in others:
-            raise LopError(f"{place!r}: this model has {', '.join(others)} besides its sites")
-        found |= {f"{name}.weight": n for name in others[place] if n != WHOLE}
+    for part, n in bits.others:
+        if part not in others:
+            raise LopError(f"{part!r}: this model has {', '.join(others)} besides its sites")
+        found |= {f"{name}.weight": n for name in others[part] if n != WHOLE}
     return found
 
 

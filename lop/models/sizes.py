@@ -32,9 +32,9 @@ class Sizes:
         names = [(f"{site.name}.{name}", site.shape(name, units)) for name in weights_of(site)]
         return whole - sum(self._saved(name, shape, bits) for name, shape in names)
 
-    def saved(self, place: str, bits: int) -> int:
+    def saved(self, part: str, bits: int) -> int:
         """Bytes that quantizing one of the `others` to `bits` saves."""
-        weights = [f"{name}.weight" for name in self.others[place]]
+        weights = [f"{name}.weight" for name in self.others[part]]
         shapes = [self.model.tensors[name].shape for name in weights]
         return sum(self._saved(*each, bits) for each in zip(weights, shapes, strict=True))
 

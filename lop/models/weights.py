@@ -63,18 +63,18 @@ class Entry:
             return found
         step = width * found.itemsize
         with self.file.open("rb", buffering=0) as file:
-            for number, place in enumerate(found.view(torch.uint8).numpy()):
-                if os.preadv(file.fileno(), [place], self.start + number * step) < place.nbytes:
+            for number, row in enumerate(found.view(torch.uint8).numpy()):
+                if os.preadv(file.fileno(), [row], self.start + number * step) < row.nbytes:
                     raise LopError(f"{self.file}: {self.key} is cut short")
         return found
 
-    def values(self, places: Tensor) -> Tensor:
+    def values(self, indices: Tensor) -> Tensor:
         """Single values of the flattened tensor, (n,) -> (n,); only they are read."""
         dtype = DTYPES[self.dtype]
         with self.file.open("rb") as file:
             parts = []
-            for place in places.tolist():
-                file.seek(self.start + place * dtype.itemsize)
+            for index in indices.tolist():
+                file.seek(self.start + index * dtype.itemsize)
                 parts.append(file.read(dtype.itemsize))
         return torch.frombuffer(bytearray(b"".join(parts)), dtype=dtype)
 
@@ -119,9 +119,9 @@ def check_folder(folder: Path) -> None:
     """
     root = folder.resolve()
     cache = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(place, name) for name in [*folders, *names]):
+        for path in (Path(parent, name) for name in [*folders, *names]):
             target = Path(os.path.realpath(path))  # `resolve` raises for links in a circle
             if not (target.is_relative_to(root) or target.is_relative_to(cache)):
                 raise LopError(

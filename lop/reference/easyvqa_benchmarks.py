@@ -179,19 +179,19 @@ def _asked(
     own: tuple[str, str], split: str, shown: dict[str, tuple[str, str]], rng: np.random.Generator
 ) -> Iterator[tuple[str, str]]:
     """A picture's colour and shape with answer `yes`, each followed by an absent word with `no`."""
-    for place, words in enumerate((COLOURS, SHAPES)):
-        absent = [word for word in words if word != own[place]]
+    for position, words in enumerate((COLOURS, SHAPES)):
+        absent = [word for word in words if word != own[position]]
         if split == "random":
             other = absent[rng.integers(len(absent))]
         else:
             beside = [
-                pair[place]
+                pair[position]
                 for pair in shown.values()
-                if split == "popular" or pair[1 - place] == own[1 - place]
+                if split == "popular" or pair[1 - position] == own[1 - position]
             ]
             count = Counter(beside)
             other = max(absent, key=lambda word: (count[word], word))
-        yield own[place], "yes"
+        yield own[position], "yes"
         yield other, "no"
 
 

@@ -99,12 +99,12 @@ def _rotated(found: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] |
     one = found.get(str(number))
     if not turn or one is None or not one["choices"]:
         return None
-    given = [place for place, choice in enumerate(one["choices"]) if choice]
+    given = [position for position, choice in enumerate(one["choices"]) if choice]
     if LETTERS.find(one["answer"]) not in given:
         return None
     moved, turned = list(one["choices"]), given[turn:] + given[:turn]
-    for place, source in zip(given, turned, strict=True):
-        moved[place] = one["choices"][source]
+    for position, source in zip(given, turned, strict=True):
+        moved[position] = one["choices"][source]
     right = given[turned.index(LETTERS.index(one["answer"]))]
     return {**one, "choices": moved, "answer": LETTERS[right]}
 

@@ -37,8 +37,8 @@ def compare(
     if HEADLINE in tasks:
         check_answered(samples, HEADLINE)
     prune_grid(out / "pruned", methods, ratios, cutter)
-    places = (cutter.model_path, out / "pruned", samples_path)
-    evaluate(out / "evaluation", *places, batch_size, workers=workers, tasks=tasks)
+    inputs = (cutter.model_path, out / "pruned", samples_path)
+    evaluate(out / "evaluation", *inputs, batch_size, workers=workers, tasks=tasks)
     compared = Comparison.read(out / "evaluation", out / "pruned")
     page = compared.markdown() + "\n"
     if len(methods) > 1:

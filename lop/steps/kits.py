@@ -69,8 +69,8 @@ def measured(
     plans = {0.0: space.dense}
     plans |= {ratio: predictor.plan(ratio) for ratio in RATIOS if predictor.reaches(ratio)}
     found: list[Figure] = []
-    place = (model_path, samples_path, kit.scores_dir, *kit.by, metric, batch_size)
-    with reward_of(*place) as judge:
+    inputs = (model_path, samples_path, kit.scores_dir, *kit.by, metric, batch_size)
+    with reward_of(*inputs) as judge:
         pictures = list(samples["image_id"])
         whole = judge.by_sample(space.dense)
         for ratio, plan in plans.items():

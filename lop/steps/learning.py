@@ -119,7 +119,7 @@ class _Run:
 
     def _first(self, steps: Mapping[str, tuple[Path, object]]) -> int:
         """The number of the first unfinished step."""
-        done = [name in self._known.took and place.exists() for name, (place, _) in steps.items()]
+        done = [name in self._known.took and path.exists() for name, (path, _) in steps.items()]
         return [*done, False].index(False)
 
     @property
@@ -155,8 +155,8 @@ class _Run:
     def _score(self, sizes: Sizes) -> None:
         asked, tables = self.asked, (self.tables / "calibration.parquet", self._judge)
         space = asked.model_dump(include={"scope", "ffn_floor", "attention_floor", "multiple_of"})
-        places = (self.scores, self.model, tables[0], asked.batch_size, tables[1])
-        scoring.importance(*places, kind=asked.reward, **space)
+        args = (self.scores, self.model, tables[0], asked.batch_size, tables[1])
+        scoring.importance(*args, kind=asked.reward, **space)
 
     def _time(self, sizes: Sizes) -> None:
         timing.latency(self.latency, self.model, REQUEST, REPEATS)
@@ -178,9 +178,9 @@ class _Run:
 
     def _train(self, sizes: Sizes) -> None:
         settings = Train().model_dump() | {"seed": self.asked.seed}
-        places = (self.predictor, self.work / "training", self.searches)
+        args = (self.predictor, self.work / "training", self.searches)
         scores = self.scores / "mean_activation.safetensors"
-        training.train(*places, scores, profile_path=self.profile, **settings)
+        training.train(*args, scores, profile_path=self.profile, **settings)
 
     def _measure(self, sizes: Sizes) -> None:
         """Write the kit, with its plans measured on samples that no other step uses."""

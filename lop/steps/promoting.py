@@ -48,8 +48,8 @@ def promote(
     check_same_model(*kits)
     found = []
     for kit in kits:
-        place = (model_path, samples_path, kit.scores_dir, *kit.by, reward, batch_size)
-        with reward_of(*place) as judged:
+        inputs = (model_path, samples_path, kit.scores_dir, *kit.by, reward, batch_size)
+        with reward_of(*inputs) as judged:
             found.append(values(judged, kit.predictor, ratios))
     pictures = list(read_samples(samples_path)["image_id"])
     verdict = judge(found[0], found[1], ratios, targets, pictures)

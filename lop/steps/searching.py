@@ -58,7 +58,7 @@ def profile(
     check_file(out, (model_path, samples_path, scores_dir))
     if out.exists():
         Profile.load(out)  # LopError: do not replace a file that is not a profile
-    place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
+    inputs = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     space, _ = made_for(scores_dir)
     layers = dict.fromkeys(space.layers)
     if bits:
@@ -66,7 +66,7 @@ def profile(
         known = others_of(model.model, model.sites(space.scope))
         others = [name for name in others if name in known]
     quantizing = tuple(bits), group, tuple(others)
-    work = partial(_profile_one, place, tuple(shares), quantizing)
+    work = partial(_profile_one, inputs, tuple(shares), quantizing)
     parts = (each or in_processes(workers, "profile", MODULES))(work, [(i,) for i in layers])
     table = pd.concat([part.table for part in parts], ignore_index=True)
     at_bits = None
@@ -77,15 +77,15 @@ def profile(
 
 
 def _profile_one(
-    place: tuple[Any, ...],
+    inputs: tuple[Any, ...],
     shares: tuple[float, ...],
     quantizing: tuple[tuple[int, ...], int, tuple[str, ...]],
     layer: int,
 ) -> Profile:
     """The profile's rows for one layer; the first layer's include those of the other weights."""
-    space, _ = made_for(place[2])
+    space, _ = made_for(inputs[2])
     bits, group, others = quantizing
-    with reward_of(*place) as reward:
+    with reward_of(*inputs) as reward:
         found = measure(reward, space, shares, layers=[layer])
         if not bits:
             return found
@@ -126,7 +126,7 @@ def search(
     processes, or as `each` runs them (flows pass their tasks): the function that `each` gets can be
     pickled and needs no files except the inputs of this function.
     """
-    place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size, parts)
+    inputs = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size, parts)
     # read the space from the scores: with several workers, this process needs no model
     check_directory(out)
     space, _ = made_for(scores_dir)
@@ -135,20 +135,20 @@ def search(
     if profile := beginning(start, profile_path):
         profile.check_fits(space)
     chosen = by_searcher(settings)
-    work = partial(_search_one, place, out, profile, space, chosen, hold_out)
+    work = partial(_search_one, inputs, out, profile, space, chosen, hold_out)
     each = each or in_processes(workers, "searches", MODULES)
     shards = list(each(work, product(chosen, targets, seeds)))
     if spacing:
         found = differences(read_shards(shards))
         asked = [(CARRIED, target, seeds[0]) for target in budgets(targets, spacing)]
-        carry = partial(_carry_one, place, out, profile, space, found, hold_out)
+        carry = partial(_carry_one, inputs, out, profile, space, found, hold_out)
         shards += [shard for shard in each(carry, asked) if shard]
     write_index(out, shards)
     return shards
 
 
 def _search_one(
-    place: tuple[Any, ...],
+    inputs: tuple[Any, ...],
     out: Path,
     profile: Profile | None,
     space: Space,
@@ -158,7 +158,7 @@ def _search_one(
     target: float,
     seed: int,
 ) -> Path:
-    with reward_of(*place) as reward:
+    with reward_of(*inputs) as reward:
         if profile and profile.fingerprint != reward.fingerprint:
             raise LopError(
                 f"profile of reward {profile.fingerprint}, the search's is {reward.fingerprint}: "
@@ -171,7 +171,7 @@ def _search_one(
 
 
 def _carry_one(
-    place: tuple[Any, ...],
+    inputs: tuple[Any, ...],
     out: Path,
     profile: Profile | None,
     space: Space,
@@ -187,7 +187,7 @@ def _carry_one(
     if not plans:
         return None
     settings = {searcher: {"searcher": searcher, "simulations": len(plans) + 1, "plans": plans}}
-    return _search_one(place, out, profile, space, settings, hold_out, searcher, target, seed)
+    return _search_one(inputs, out, profile, space, settings, hold_out, searcher, target, seed)
 
 
 def _root(profile: Profile | None, space: Space, target: float) -> Plan:
@@ -217,10 +217,10 @@ def reward_of(
     return _reward(*made, _states(Path(model_path), samples_path, scores_dir))
 
 
-def _states(*places: Path) -> tuple[tuple[str, int], ...]:
+def _states(*paths: Path) -> tuple[tuple[str, int], ...]:
     """The modification time of each file: it changes if a file is replaced while this process
     runs."""
-    files = [file for place in places for file in (place, *place.glob("*")) if file.exists()]
+    files = [file for path in paths for file in (path, *path.glob("*")) if file.exists()]
     return tuple((str(file), file.stat().st_mtime_ns) for file in files)
 
 

@@ -44,8 +44,8 @@ def train(
     gain of the training plans at target 0.3 over the search's root; 0 if no plan was significantly
     better.
     """
-    for place, kind in ((out, PREDICTOR), (curve_out, TRAINING)):
-        check_dir(place, kind, (search_dir, scores_path, profile_path))
+    for folder, kind in ((out, PREDICTOR), (curve_out, TRAINING)):
+        check_dir(folder, kind, (search_dir, scores_path, profile_path))
     chosen = check(Learned, samples, "train.samples").model_dump()
     network = check(Network, network, "train.network").model_dump()
     fit_options = check(Fit, fit_options, "train.fit_options").model_dump()

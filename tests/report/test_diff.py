@@ -72,7 +72,7 @@ def damage(made, what):
 @pytest.mark.parametrize(
     ("what", "models", "options", "message"),
     [
-        ("", ("dense", "lop-0.5"), ["--task", "pope"], "no answers to task 'pope'; dense was aske"),
+        ("", ("dense", "lop-0.5"), ["--task", "pope"], "no answers to task 'pope'; tasks of dense"),
         ("", ("dense", "lop-0.7"), [], "no model 'lop-0.7'; evaluated are dense, lop-0.5"),
         ("", ("dense", "lop-0.5"), ["--evaluation", "none"], "none: no such folder"),
         ("ids", ("dense", "lop-0.5"), [], "cannot pair the results: 12 and 12 samples, 0 ids"),
