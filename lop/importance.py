@@ -1,7 +1,7 @@
-"""Scores every unit of the decoder's sites from one pass over the calibration set.
+"""Scores every unit of the decoder's sites in one pass over the calibration samples.
 
-A plan gives the number of units that a site loses; a score decides which ones. All scores are
-computed in the same pass over the same samples, so methods differ only in their formula.
+A plan gives the number of units that a site loses; a score decides which units. All scores are
+computed in the same pass over the same samples, so they differ only in their formulas.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lop.typed import as_typed
 if TYPE_CHECKING:
     from lop.data.encoding import Batch
 
-VERSION = 3  # of the scores: raise it when a change of this code changes them
+VERSION = 3  # increase it if a change of this code changes the scores
 CHUNK = 2**24  # activations in one chunk: 64 MB in float32
 
 
@@ -56,9 +56,8 @@ class Stats:
     def add(self, x: Tensor, mask: Tensor) -> None:
         """Add activations x (B, T, d), or flattened to tokens, where mask (B, T) is 1.
 
-        Besides x it needs memory for a few times `CHUNK` numbers, whatever the batch size: neurons
-        are independent, so they are processed in chunks. The earlier tensors are not modified in
-        place.
+        Neurons are independent and are processed in chunks: besides x this needs memory for a few
+        times `CHUNK` numbers, for any batch size. The earlier tensors are not modified in place.
         """
         n, width = int(mask.sum()), max(1, CHUNK // mask.numel())
         parts = [_moments(_in_rows(chunk, mask), mask, n) for chunk in x.split(width, dim=-1)]
@@ -92,7 +91,7 @@ def _moments(x: Tensor, mask: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _in_rows(x: Tensor, mask: Tensor) -> Tensor:
-    """Activations as (B, T, c); some FFNs get (B·T, c) or (tokens of the mask, c)."""
+    """Activations as (B, T, c); some FFNs get (B·T, c), or only the unmasked tokens as (n, c)."""
     if x.ndim == 3 and x.shape[:2] == mask.shape:
         return x
     if x.ndim == 2 and len(x) == mask.numel():
@@ -160,7 +159,7 @@ def mean_activation(stats: Stats, site: Site) -> Tensor:
 
 
 def _of_units(values: Tensor, site: Site, block: int | None = None) -> Tensor:
-    """Sum over the entries of each unit, (d,); a unit has `block` entries (default: its
+    """Sum values over the entries of each unit, (d,); a unit has `block` entries (default: its
     columns)."""
     block = block or site.block
     return values if block == 1 else values.view(site.units, block).sum(1)
@@ -170,8 +169,8 @@ SCORES: Mapping[str, Callable[[Stats, Site], Tensor]] = {
     f.__name__: f
     for f in (activation_l2, magnitude, wanda_sp, flap, flap_standard, mean_activation)
 }
-# scores that rank the units of a site; the standardised score compares sites, and the mean
-# activation is for the bias
+# scores that rank the units of a site; `flap_standard` compares units across sites, and
+# `mean_activation` is for the bias of compensation
 RANKINGS = tuple(name for name in SCORES if name not in ("flap_standard", "mean_activation"))
 
 
@@ -188,7 +187,8 @@ def collect(
     total: int | None = None,
     scope: str = "ffn",
 ) -> dict[str, list[Tensor]]:
-    """Run the calibration batches and return every score of `SCORES`: a tensor (d_i,) a site.
+    """Run the calibration batches; returns every score of `SCORES`, with a tensor (d_i,) for each
+    site.
 
     A batch that does not fit in memory is run in parts. The vision tower runs once for each
     picture. Raises LopError with score and site if a score is not finite.
@@ -205,7 +205,7 @@ def collect(
         mask, before = batch.inputs["attention_mask"], [copy.copy(layer) for layer in stats]
         try:
             model(**batch.inputs, use_cache=False, logits_to_keep=1)
-        except RuntimeError:  # some layers have added this batch, which is run again in parts
+        except RuntimeError:  # some layers have added this batch, which will run again in parts
             stats[:] = before
             raise
 
@@ -250,7 +250,8 @@ def save_scores(
 ) -> None:
     """Write one score of every unit as safetensors: `sites.<i>`, float32, shape (d_i,).
 
-    The metadata name the model and the space; `origin` names all inputs of the scores.
+    The metadata contain the model's fingerprint, the space, and `origin`, the fingerprint of all
+    inputs of the scores.
     """
     tensors = {f"sites.{i}": s.float().contiguous() for i, s in enumerate(scores)}
     metadata = {
@@ -267,8 +268,8 @@ def load_scores(
 ) -> list[Tensor]:
     """Read what `save_scores` wrote.
 
-    Raises LopError when the file is missing or corrupt, or was made for another model. With
-    `sibling` (a model with the same sites and other weights) another model is only a warning.
+    Raises LopError if the file is missing, corrupt, or made for another model. With `sibling` (the
+    scores are for a model with the same sites and other weights) it only warns.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -288,7 +289,7 @@ def load_scores(
 def load_all_scores(
     directory: str | Path, model_fingerprint: str, sibling: bool = False
 ) -> dict[str, list[Tensor]]:
-    """Every score of `SCORES`, from the directory that the importance stage wrote."""
+    """Read every score of `SCORES` from the directory that the importance stage wrote."""
     return {
         name: load_scores(Path(directory) / f"{name}.safetensors", model_fingerprint, sibling)
         for name in SCORES
@@ -296,13 +297,13 @@ def load_all_scores(
 
 
 def made_for(path: str | Path) -> tuple[Space, str]:
-    """The space and the model's fingerprint for which scores were made.
+    """The space and the model fingerprint that scores were made for.
 
     `path` is a score file, or a directory of score files. Raises LopError if they do not record it.
     """
     if (path := Path(path)).is_dir():
         path = path / f"{mean_activation.__name__}.safetensors"
-    load_scores(path)  # raises if it cannot be read
+    load_scores(path)  # raises LopError if the file cannot be read
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
     if not metadata.get("model_fingerprint") or not metadata.get("space"):

@@ -1,9 +1,9 @@
-"""Plans of units and bits: what a budget of bytes is best spent on.
+"""Plans of units and bits: the best combination of pruning and quantization for a size in bytes.
 
-Pruning takes whole units away, quantizing takes a share of all of them. What a site loses at so
-many units and bits was measured alone (`lop.profile.measure_bits`); if losses add up, a
-multiple-choice knapsack over both finds the best plan for any number of bytes. Where they do not, a
-search goes on from there.
+Pruning removes whole units; quantization removes bits of all of them. The loss of each site at each
+number of units and bits was measured with the other sites whole (`lop.profile.measure_bits`). If
+losses add up, a multiple-choice knapsack finds the best plan for any number of bytes. If they do
+not, a search from the knapsack's plan can improve it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ from lop.plan import WHOLE, Bits, Plan, Space
 from lop.profile import Profile, in_steps, least_loss, options_of, whole_groups
 
 VERSION = 1  # of the plans that a search finds: raised when a change of the code changes them
-TRIES = 60  # exchanges drawn for the next one that a search judges
+TRIES = 60  # random exchanges from which a search chooses the next to judge
 
 
 @dataclass(frozen=True)
 class _Options:
-    """What a site may be, by rising cost and falling loss: units, bits, bytes, reward lost; (n,)
-    each."""
+    """A site's n options, by rising cost and falling loss; arrays (n,)."""
 
     units: np.ndarray
     bits: np.ndarray
-    cost: np.ndarray
-    loss: np.ndarray
+    cost: np.ndarray  # bytes
+    loss: np.ndarray  # of reward
 
     @classmethod
     def of(cls, units: list[int], bits: list[int], cost: list[int], loss: list[float]) -> _Options:
-        """Those of which none costs more than another that loses no more."""
+        """The options of these lists without those that cost more and lose no less than another."""
         order = np.lexsort((loss, cost))
         falls = np.minimum.accumulate(np.array(loss)[order])
         keep = order[np.r_[True, falls[1:] < falls[:-1]]]
@@ -45,10 +44,10 @@ class _Options:
 class Choices:
     """The units and bits that each site of a model may have, and the bits of its other weights.
 
-    `measured` says what they lose, `sizes` what they take. A site's bits are some of `bits`, of
-    which `WHOLE` leaves its weights as they are; so are those of each of `others` that was measured
-    (default: all of them). Plans are of `space`, the profile's if none is given. Raises LopError
-    where the profile was not measured at these bits.
+    `measured` gives the losses, `sizes` the bytes. Each site has one of `bits`, where `WHOLE` means
+    not quantized, and so has each of `others` that was measured (default: all measured ones). Plans
+    are of `space` (default: the profile's). Raises LopError if the profile was not measured at
+    these bits.
     """
 
     def __init__(
@@ -94,8 +93,8 @@ class Choices:
     def solve(self, amount: float) -> list[int]:
         """The options of least loss whose checkpoint has at most `amount` bytes of weights.
 
-        What is left of them is less than the least that would make any site better. Raises
-        LopError where even the smallest plan takes more.
+        The bytes that are left are too few to improve any site. Raises LopError if even the
+        smallest plan has more bytes.
         """
         return self._filled(self._least([of.loss for of in self._options], amount), amount)
 
@@ -151,15 +150,15 @@ class Choices:
         return np.stack([units, 1 - of.bits / WHOLE], 1)
 
     def _left(self, chosen: Sequence[int], amount: float) -> int:
-        """Bytes of a budget that options leave."""
+        """Bytes of the budget `amount` that the chosen options leave."""
         each = zip(self._options, chosen, strict=True)
         return int(amount) - self._fixed - sum(int(of.cost[i]) for of, i in each)
 
     def _filled(
         self, chosen: Sequence[int], amount: float, fixed: Sequence[bool] | None = None
     ) -> list[int]:
-        """Spend what is left of the budget, each time on what gains most, until nothing fits; on
-        none that are `fixed`."""
+        """Spend the bytes that are left, each time on the site that gains most and is not `fixed`,
+        until none fits."""
         found = list(chosen)
         while True:
             left, gains = self._left(found, amount), []
@@ -175,7 +174,8 @@ class Choices:
     def exchanged(
         self, chosen: Sequence[int], amount: float, rng: np.random.Generator
     ) -> list[int]:
-        """The same with less for one of them, and for another what that leaves room for."""
+        """The chosen options after a random exchange: one site gets fewer bytes, another the bytes
+        that this frees."""
         found = list(chosen)
         giver, taker = rng.permutation(len(found))[:2]
         if found[giver] > 0:
@@ -186,11 +186,11 @@ class Choices:
         return self._filled(found, amount)
 
     def loss(self, chosen: Sequence[int]) -> float:
-        """Reward that options lose if losses add up."""
+        """The reward that the chosen options lose if losses add up."""
         return float(sum(of.loss[i] for of, i in zip(self._options, chosen, strict=True)))
 
     def plan(self, chosen: Sequence[int]) -> Plan:
-        """The plan of some options, by their numbers."""
+        """The plan of the chosen options, given by their numbers."""
         each = list(zip(self._options, chosen, strict=True))
         count = len(self.space.units)
         units = tuple(int(of.units[i]) for of, i in each[:count])
@@ -219,7 +219,7 @@ def solve_size(
     space: Space | None = None,
     others: Sequence[str] | None = None,
 ) -> Plan:
-    """The plan of least loss within `amount` bytes of weights, of the `Choices` that there are."""
+    """The plan of least loss within `amount` bytes of weights; arguments as in `Choices`."""
     choices = Choices(measured, sizes, bits, space, others)
     return choices.plan(choices.solve(amount))
 
@@ -227,20 +227,20 @@ def solve_size(
 def candidates(
     measured: Profile, sizes: Sizes, amount: float, bits: Sequence[int], space: Space | None = None
 ) -> list[Plan]:
-    """The plans within `amount` bytes that `solve_size` finds with all of `bits`, or fewer of them.
+    """The plans within `amount` bytes that `solve_size` finds with each non-empty subset of `bits`.
 
-    Losses do not quite add up: a reward may find one better that has less to choose from. Raises
-    LopError where there is none.
+    Losses do not exactly add up, so the plan of a smaller subset may have a better reward. Raises
+    LopError if there is no plan.
     """
-    found, told = [], None
+    found, first_error = [], None
     for count in range(len(bits), 0, -1):
         for some in combinations(bits, count):
             try:
                 found.append(solve_size(measured, sizes, amount, some, space))
             except LopError as error:
-                told = told or error
-    if told and not found:
-        raise told
+                first_error = first_error or error
+    if first_error and not found:
+        raise first_error
     return list(dict.fromkeys(found))
 
 
@@ -251,11 +251,11 @@ def search(
     simulations: int,
     rng: np.random.Generator,
 ) -> Iterator[tuple[Plan, float]]:
-    """Better plans of units and bits within `amount` bytes, each with its reward: the best last.
+    """Yield better and better plans of units and bits within `amount` bytes, with their rewards.
 
-    From the knapsack's plan on, exchanges between two sites (or other weights) are judged, those
-    first that lose least by the profile; one that is better is the next to go on from. Other
-    weights before the decoder stay as they are, as each change of them runs it all again.
+    The search starts from the knapsack's plan. It judges random exchanges between two sites, first
+    those that lose least by the profile, and continues from each plan that is better. The bits of
+    other weights do not change: each change would run the whole model again.
     """
     current = choices.solve(amount)
     best, seen = reward(choices.plan(current)), {tuple(current)}
@@ -263,10 +263,10 @@ def search(
     count = len(choices.space.units)
     for _ in range(simulations - 1):
         drawn = {tuple(choices.exchanged(current, amount, rng)) for _ in range(TRIES)}
-        new = [of for of in drawn - seen if of[count:] == tuple(current[count:])]
+        new = [each for each in drawn - seen if each[count:] == tuple(current[count:])]
         if not new:
             return
-        chosen = min(new, key=lambda of: (choices.loss(of), of))
+        chosen = min(new, key=lambda each: (choices.loss(each), each))
         seen.add(chosen)
         found = reward(plan := choices.plan(chosen))
         if found > best:
@@ -275,9 +275,9 @@ def search(
 
 
 def at_bits(plan: Plan, bits: int, others: Sequence[str], group: int) -> Plan:
-    """A plan with all its sites, and the others, at so many bits.
+    """The plan with all sites and `others` at `bits`.
 
-    FFNs that lose neurons keep whole groups of them: a few less.
+    Pruned FFNs keep whole groups of neurons, so slightly fewer neurons.
     """
     space = plan.space
     kept = tuple(whole_groups(space, i, k, group) for i, k in enumerate(plan.kept))

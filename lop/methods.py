@@ -1,7 +1,7 @@
-"""The ways to prune a model to a ratio that are compared: lop and its baselines.
+"""The pruning methods that are compared: lop and its baselines.
 
-Each is a score, a rule that turns a ratio into a plan, and whether lost output is compensated.
-They share calibration samples, budget and pruning code, and differ in nothing else.
+A method is a score, a rule from a ratio to a plan, and whether lost output is compensated. All
+methods use the same calibration samples, budget and pruning code.
 """
 
 from __future__ import annotations
@@ -28,25 +28,24 @@ RANDOM_STEP = 0.3
 
 @dataclass(frozen=True)
 class Method:
-    """How a method scores units and plans sites, whether output maps get a restoring bias, and
-    whether it cuts the recovered weights."""
+    """How a method prunes a model."""
 
-    score: str
+    score: str  # that ranks units
     plan: PlanRule
-    compensate: bool = False
-    recovered: bool = False
+    compensate: bool = False  # whether output maps get a bias that restores the lost mean output
+    recovered: bool = False  # whether it cuts the recovered weights
 
 
 def uniform_plan(ratio: float, space: Space, scores: Scores) -> Plan:
-    """Every site loses the same share, and the checkpoint is an ordinary one where widths are."""
+    """Every site loses the same share, evened so that a model with one FFN width keeps one."""
     return Plan.uniform(space, ratio).evened()
 
 
 def flap_plan(ratio: float, space: Space, scores: Scores) -> Plan:
     """One global threshold over scores standardised in each site (FLAP's adaptive structure).
 
-    Kept are the highest whose parameters together are within the budget: a head counts as many
-    neurons as it costs.
+    The units with the highest scores are kept, up to the budget of parameters. So a head counts as
+    much as the neurons of the same cost.
     """
     site = torch.repeat_interleave(torch.tensor(space.units))
     standard = torch.cat(list(scores["flap_standard"]))
@@ -58,14 +57,14 @@ def flap_plan(ratio: float, space: Space, scores: Scores) -> Plan:
 
 
 def random_plan(ratio: float, space: Space, scores: Scores) -> Plan:
-    """The uniform plan shaken by up to ±`RANDOM_STEP`; the same ratio gives the same plan."""
+    """The uniform plan with ratios changed by up to ±`RANDOM_STEP`, seeded by the ratio."""
     rng = np.random.default_rng(round(ratio * 1_000_000))
     return shake(Plan.uniform(space, ratio), RANDOM_STEP, rng)
 
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """What plans are made from: the score that our own methods share, and what search left."""
+    """The inputs of plans: score and compensation of lop's own methods, predictor and profile."""
 
     score: str
     compensate: bool = False
@@ -92,7 +91,7 @@ def _solved(inputs: PlanInputs) -> PlanRule:
     return rule
 
 
-# These share score and compensation, and differ in their plans alone.
+# These methods share score and compensation; only their plans differ.
 OURS: Mapping[str, Callable[[PlanInputs], PlanRule]] = {
     "lop": _learned,
     "knapsack": _solved,
@@ -104,19 +103,19 @@ BASELINES: Mapping[str, Method] = {
     "wanda_sp": Method("wanda_sp", uniform_plan),
     "flap": Method("flap", flap_plan, compensate=True),
 }
-# our own methods' plans, cut out of weights that were trained at such plans
+# lop's own methods, with plans cut from recovered weights, which were trained at such plans
 TRAINED = frozenset(f"{name}{RECOVERED}" for name in ("lop", "knapsack", "uniform"))
 NAMES = (*OURS, *BASELINES, *sorted(TRAINED))
 
 
 def plans_of(name: str) -> str:
-    """The method whose plans a method has: its own, or of a recovered one the other's."""
+    """The name of the method whose plans method `name` uses, without the suffix for recovery."""
     return name.removesuffix(RECOVERED) if name in TRAINED else name
 
 
 def method(name: str, inputs: PlanInputs) -> Method:
-    """The method called `name`; LopError when there is none, or what it needs is not given."""
-    if name in TRAINED:  # what a bias would restore, the weights have learned
+    """The method called `name`; LopError if it is unknown, or an input that it needs is missing."""
+    if name in TRAINED:  # no compensation: recovery trained the weights for the missing units
         return replace(method(plans_of(name), inputs), compensate=False, recovered=True)
     if name in OURS:
         check_ranks(inputs.score)

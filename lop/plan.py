@@ -1,9 +1,10 @@
-"""A space says what can be cut from a model, a plan what of it is kept; budgets are met here only.
+"""A space describes what can be cut from a model, a plan what is kept; only this module meets
+budgets.
 
-Everything that proposes layer-wise ratios (searchers, predictors, baselines) comes through
-`Plan.from_ratios`, `Plan.nearest` or `Plan.within`, so every plan in lop meets its budget: it is
-never above, and less than one FFN neuron below. (`Space.multiple` of them, where widths are
-multiples; a head, where one costs more than all that FFNs may give and take.)
+Searchers, predictors and baselines propose ratios and get plans from `Plan.from_ratios`,
+`Plan.nearest` or `Plan.within`, so every plan meets its budget: it is never above, and less than
+one FFN neuron below. (With `Space.multiple`, less than that many neurons below; if one head costs
+more than all FFNs can compensate, less than a head.)
 """
 
 from __future__ import annotations
@@ -19,22 +20,21 @@ from pydantic import ConfigDict, Field
 from lop.errors import LopError
 
 Kind = Literal["ffn", "attention"]
-# of sites, in the order in which a layer has them
+# kinds of sites in each scope, in their order within a layer
 SCOPES: Mapping[str, tuple[Kind, ...]] = {"ffn": ("ffn",), "ffn+attention": ("attention", "ffn")}
 FLOORS: Mapping[Kind, float] = {"ffn": 0.1, "attention": 0.1}  # the paper clips ratios to [0, 0.9]
 MAX_SITES = 8192
-WHOLE = 16  # bits of weights that are not quantized: they stay at the checkpoint's dtype
+WHOLE = 16  # stands for weights that are not quantized: they keep the checkpoint's dtype
 Units = Annotated[int, Field(gt=0, le=2**32)]
 
 
 @dataclass(frozen=True)
 class Space:
-    """What can be cut from a model: its sites in order, (S,) each.
+    """What can be cut from a model: its S sites in order; each list has one entry for each site.
 
-    A site has `units` of one `kind` in decoder layer `layers[i]`; one unit costs `costs[i]`
-    parameters, at least `floors[i]` are kept, and at most `ceilings[i]` (all of them where there
-    are no ceilings). FFNs keep multiples of `multiple` neurons. Raises LopError for what cannot be
-    one.
+    Site i has `units[i]` units of kind `kinds[i]` in decoder layer `layers[i]`; a unit costs
+    `costs[i]` parameters. A plan keeps at least `floors[i]` and at most `ceilings[i]` of them (all,
+    without ceilings). FFNs keep multiples of `multiple` neurons. Raises LopError for invalid lists.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -50,7 +50,7 @@ class Space:
     def __post_init__(self) -> None:
         lists = (self.units, self.costs, self.kinds, self.layers, self.floors)
         if len({len(each) for each in lists}) > 1:
-            raise LopError("space: expected as many sites in every list")
+            raise LopError("space: expected lists of equal length")
         if not all(0 <= low <= n for low, n in zip(self.floors, self.units, strict=True)):
             raise LopError(f"space: floors {self.floors}: expected 0 to all units of each site")
         if self.ceilings and len(self.ceilings) != len(self.units):
@@ -76,7 +76,7 @@ class Space:
     ) -> Space:
         """The space whose floors are these shares of a site's units.
 
-        Rounded down, but at least one unit where the share is not 0; a site of share 0 may be
+        Floors are rounded down, but to at least one unit. With a share of 0 the site may be
         skipped.
         """
         units, kinds = tuple(units), tuple(kinds)
@@ -89,29 +89,29 @@ class Space:
 
     @classmethod
     def ffns(cls, widths: Sequence[int], floor: float = FLOORS["ffn"], multiple: int = 1) -> Space:
-        """The space of FFNs of these widths whose neurons cost the same."""
+        """A space of FFNs with these widths, whose neurons all cost the same."""
         count = len(widths)
         of = ([1] * count, ["ffn"] * count, range(count))
         return cls.of(widths, *of, {"ffn": floor}, multiple)  # type: ignore[arg-type]
 
     @property
     def scope(self) -> str:
-        """The scope of these kinds of sites, of `SCOPES`."""
+        """The scope, a key of `SCOPES`, with these kinds of sites."""
         return "ffn+attention" if "attention" in self.kinds else "ffn"
 
     @cached_property
     def grain(self) -> int:
-        """Parameters of an FFN neuron, the smallest where they differ."""
+        """Parameters of the smallest FFN neuron."""
         return min(cost for cost, kind in zip(self.costs, self.kinds, strict=True) if kind == "ffn")
 
     @property
     def step(self) -> int:
-        """Parameters from a budget to the next: those of `multiple` neurons."""
+        """Parameters between two adjacent budgets: those of `multiple` neurons."""
         return self.grain * self.multiple
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """What a unit of each site costs, (S,), in FFN neurons."""
+        """The cost of a unit of each site, (S,), in FFN neurons."""
         return np.array(self.costs) / self.grain
 
     @cached_property
@@ -120,7 +120,7 @@ class Space:
         return self.cost(self.units)
 
     def cost(self, kept: Iterable[int]) -> int:
-        """Parameters of so many units of each site."""
+        """Parameters of `kept` units of each site."""
         return sum(k * cost for k, cost in zip(kept, self.costs, strict=True))
 
     @property
@@ -129,16 +129,16 @@ class Space:
         return self.ceilings or self.units
 
     def bounded(self, widest: float) -> Space:
-        """The same with no FFN keeping more than this share of its neurons.
+        """This space with ceilings: an FFN keeps at most a share `widest` of its neurons.
 
-        Raises LopError where that is below its floor.
+        Raises LopError if this is below an FFN's floor.
         """
         most = []
         for n, kind in zip(self.units, self.kinds, strict=True):
             share = int(n * widest + 1e-9) // self.multiple * self.multiple
             most.append(share if kind == "ffn" else n)
         if any(n < low for n, low in zip(most, self.floors, strict=True)):
-            raise LopError(f"widest {widest:g}: is below the share that an FFN keeps at least")
+            raise LopError(f"widest {widest:g}: is below the floor, the least that an FFN keeps")
         return replace(self, ceilings=tuple(most))
 
     @property
@@ -147,12 +147,12 @@ class Space:
         return (self.total - self.cost(self.floors)) // self.step * self.step / self.total
 
     def budget(self, ratio: float) -> int:
-        """Parameters that a plan at pruning `ratio` may keep: a whole number of steps is gone."""
+        """Parameters that a plan at pruning `ratio` may keep: whole steps are removed."""
         gone = round(ratio * (self.total / self.grain))
         return self.total - -(-gone // self.multiple) * self.step
 
     def check_ratio(self, ratio: float) -> None:
-        """Raise LopError, naming the reachable range, when no plan can meet `ratio`."""
+        """Raise LopError with the reachable range if no plan can meet `ratio`."""
         if not (0 <= ratio < 1 and self.budget(ratio) >= self.cost(self.floors)):
             top = np.floor(self.max_ratio * 1e4) / 1e4
             raise LopError(
@@ -161,8 +161,8 @@ class Space:
             )
         if (most := self.cost(self.high)) < self.budget(ratio):
             raise LopError(
-                f"pruning ratio {ratio:g} cannot be met: these bounds of the widest FFN remove "
-                f"{1 - most / self.total:.4f} at least"
+                f"pruning ratio {ratio:g} cannot be met: the bound of the widest FFN removes at "
+                f"least {1 - most / self.total:.4f}"
             )
 
     @property
@@ -171,16 +171,16 @@ class Space:
         return Plan(self, self.units)
 
     def fits(self, other: Space) -> bool:
-        """Whether both are of the same sites, whatever their floors."""
+        """Whether both spaces have the same sites, regardless of floors."""
         names = ("units", "kinds", "layers")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
 @dataclass(frozen=True)
 class Bits:
-    """Bits a weight: of each site (S,), and by name of other weights that are quantized.
+    """Bits of the weights of each site, (S,), and of other quantized weights by name.
 
-    `group` weights that follow each other in a row share a scale.
+    `group` adjacent weights in a row share a scale.
     """
 
     sites: tuple[int, ...]
@@ -190,7 +190,7 @@ class Bits:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many units each site of a space keeps, `kept[i]`, (S,), and at how many bits, if any are
+    """The number of units that each site of a space keeps, (S,), and their bits if any site is
     quantized."""
 
     space: Space
@@ -200,7 +200,7 @@ class Plan:
     def __post_init__(self) -> None:
         units = self.space.units
         if self.bits and len(self.bits.sites) != len(units):
-            raise LopError(f"plan has bits of {len(self.bits.sites)} sites, not of {len(units)}")
+            raise LopError(f"plan has bits for {len(self.bits.sites)} sites, expected {len(units)}")
         if len(units) != len(self.kept):
             raise LopError(f"plan has {len(self.kept)} sites, the model has {len(units)}")
         if any(not 0 <= k <= d for k, d in zip(self.kept, units, strict=True)):
@@ -208,29 +208,29 @@ class Plan:
 
     @classmethod
     def uniform(cls, space: Space, ratio: float) -> Plan:
-        """The same ratio at every site, on the budget."""
+        """The plan with the same ratio at every site, adjusted to the budget."""
         return cls.from_ratios([ratio] * len(space.units), space, ratio)
 
     @classmethod
     def from_ratios(cls, ratios: Iterable[float], space: Space, target: float) -> Plan:
-        """The plan nearest to pruning `ratios` of the sites that meets the global `target`.
+        """The plan nearest to the sites' pruning `ratios` that meets the global ratio `target`.
 
-        Adds one common shift to all ratios, clipped to each site's bounds (for equal widths the
-        Euclidean projection onto the budget), then rounds by largest remainder: attention first,
-        whose units are large, and then FFNs, which take what that leaves.
+        All ratios are shifted by the same amount and clipped to each site's bounds (for equal
+        widths, the Euclidean projection onto the budget), then rounded by largest remainder:
+        attention first, whose units are large, then FFNs within the remaining budget.
 
-        Raises LopError when `target` is out of reach or `ratios` does not fit the model.
+        Raises LopError if `target` is out of reach or `ratios` do not fit the model.
         """
         space.check_ratio(target)
         return cls.within(space, ratios, space.budget(target))
 
     def nearest(self, ratios: Iterable[float]) -> Plan:
-        """The plan nearest to these ratios on the budget of this one."""
+        """The plan nearest to these ratios with the budget of this plan."""
         return self.within(self.space, ratios, self.budget)
 
     @classmethod
     def within(cls, space: Space, ratios: Iterable[float], amount: int) -> Plan:
-        """The plan nearest to `ratios` that keeps at most `amount` parameters, a budget."""
+        """The plan nearest to `ratios` that meets the budget of `amount` parameters."""
         d, theta = np.asarray(space.units, dtype=float), np.asarray(list(ratios), dtype=float)
         if theta.shape != d.shape:
             raise LopError(f"got {theta.size} ratios for a model with {d.size} sites")
@@ -252,36 +252,35 @@ class Plan:
 
     @property
     def budget(self) -> int:
-        """The budget that it meets, as `Space.budget` has them."""
+        """The budget (see `Space.budget`) that this plan meets."""
         space = self.space
         return space.total - (space.total - self.parameters) // space.step * space.step
 
     @property
     def parameters(self) -> int:
-        """Parameters of the units that are kept."""
+        """Parameters of the kept units."""
         return self.space.cost(self.kept)
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Pruning ratios θ of the sites, share of units removed."""
+        """Pruning ratios θ of the sites: shares of removed units."""
         return tuple(1 - k / d for k, d in zip(self.kept, self.space.units, strict=True))
 
     @property
     def ratio(self) -> float:
-        """Global pruning ratio: share of the space's parameters removed."""
+        """Global pruning ratio: removed share of the space's parameters."""
         return 1 - self.parameters / self.space.total
 
     def of(self, kind: Kind) -> tuple[int, ...]:
-        """What the sites of a kind keep."""
+        """The units that the sites of a kind keep."""
         each = zip(self.kept, self.space.kinds, strict=True)
         return tuple(k for k, of in each if of == kind)
 
     def evened(self) -> Plan:
-        """The ordinary plan below this one: as many units at every site of a kind, where they have
-        as many.
+        """This plan with equal units at all sites of a kind, if the source has equal units there.
 
-        It keeps less than a neuron (or `multiple`) a layer below the budget, so that the checkpoint
-        has one FFN width and one head count.
+        Its checkpoint then has one FFN width and one head count. It is less than one neuron (or
+        `multiple` neurons) per layer below the budget.
         """
         space, kept = self.space, np.array(self.kept)
         left = self.budget
@@ -302,33 +301,33 @@ class Plan:
 
 
 def written(ratio: float) -> str:
-    """A ratio as it stands in names: short where that is exact, so that no two share one."""
+    """A ratio as text for names: short if that is exact, so distinct ratios have distinct names."""
     short = f"{ratio:g}"
     return short if float(short) == ratio else repr(float(ratio))
 
 
 def per_cent(ratio: float) -> str:
-    """A ratio as a page shows it: `20 %`, with as many digits as tell it from its neighbours."""
+    """A ratio as text for pages: `20 %`, with enough digits to be distinct."""
     return f"{100 * ratio:.10g} %"
 
 
-# ends the names of methods whose checkpoints are cut out of recovered weights
+# suffix of the names of methods whose checkpoints are cut from recovered weights
 RECOVERED = "_recovered"
 
 
 def checkpoint_name(method: str, ratio: float) -> str:
-    """What the checkpoint of a method at a ratio is called, wherever it is named."""
+    """The name of a method's checkpoint at a ratio."""
     return f"{method}-{written(ratio)}"
 
 
 def site_names(layers: Iterable[int], kinds: Iterable[Kind]) -> list[str]:
-    """What sites are called on a page: `layer 3` its FFN, and `layer 3 attention` beside it."""
+    """Names of sites for pages: `layer 3` for an FFN, `layer 3 attention` for attention."""
     each = zip(layers, kinds, strict=True)
     return [f"layer {i}" + (f" {kind}" if kind != "ffn" else "") for i, kind in each]
 
 
 def check_once(kind: str, values: Sequence[object]) -> None:
-    """Raise LopError where one of `values`, each a `kind`, is given twice."""
+    """Raise LopError if one of `values`, each a `kind`, occurs twice."""
     if twice := [value for i, value in enumerate(values) if value in values[:i]]:
         raise LopError(f"{kind} {twice[0]!r} is named twice")
 
@@ -340,9 +339,9 @@ def shift_to_sum(
     weights: np.ndarray,
     total: float,
 ) -> np.ndarray:
-    """Find s with Σ weights · clip(keep + s·units, *bounds) = total, and return the clip.
+    """Find s with Σ weights · clip(keep + s·units, *bounds) = total, and return the clipped values.
 
-    The sum is linear in s between the shifts at which a site meets a bound.
+    The sum is linear in s between the values of s at which a site reaches a bound.
     """
     low, high = bounds
     shifts = np.sort(np.concatenate([(low - keep) / units, high / units - keep / units]))
@@ -351,7 +350,7 @@ def shift_to_sum(
 
 
 def _whole_heads(space: Space, keep: np.ndarray, at: np.ndarray, amount: int) -> np.ndarray:
-    """Attention units kept: near to `keep` together, and such that FFNs can meet `amount`."""
+    """Whole attention units to keep: they cost about as `keep`, and FFNs can meet `amount`."""
     costs, low = np.array(space.costs), np.array(space.floors)
     high = np.array(space.high)
     ffns = [int((costs * bound)[~at].sum()) for bound in (low, high)]
@@ -361,7 +360,7 @@ def _whole_heads(space: Space, keep: np.ndarray, at: np.ndarray, amount: int) ->
     def spent() -> int:
         return int((costs[at] * kept).sum())
 
-    # largest remainders up while that is nearer to what is wanted; then within FFNs' reach
+    # round up the largest remainders while that gets nearer to `wanted`; then meet FFNs' limits
     for i in np.argsort(kept - keep[at], kind="stable"):
         if kept[i] < high[at][i] and spent() + costs[at][i] / 2 <= wanted:
             kept[i] += 1
@@ -379,9 +378,9 @@ def _whole_heads(space: Space, keep: np.ndarray, at: np.ndarray, amount: int) ->
 def _round_to_sum(
     keep: np.ndarray, low: np.ndarray, high: np.ndarray, costs: np.ndarray, amount: int
 ) -> np.ndarray:
-    """Round each entry down or up so that they cost at most `amount`, largest remainders first.
+    """Round entries down or up, by largest remainders, so that they cost at most `amount`.
 
-    What they cost is then less than the cheapest below it, where the bounds allow.
+    If the bounds allow, the cost is less than one cheapest unit below `amount`.
     """
     kept = np.clip(np.floor(keep + 1e-6).astype(int), low, high.astype(int))
     by_remainder = np.argsort(kept - keep, kind="stable")

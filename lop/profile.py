@@ -1,8 +1,8 @@
-"""The strongest rival of learned plans: score each site alone, then solve a knapsack per budget.
+"""The strongest baseline for learned plans: measure each site alone, then solve a knapsack.
 
-If losses of sites simply added up, this would be the best plan for any budget, in milliseconds,
-after one profile of the model (the pattern of NVIDIA ModelOpt's Puzzletron). Where sites interact
-it is a good place for a search to start from. The knapsack is a multiple-choice one: units of
+If the losses of sites added up exactly, this would give the best plan for any budget in
+milliseconds, after one profile of the model (as in NVIDIA ModelOpt's Puzzletron). Sites interact,
+but the plan is still a good start for a search. It is a multiple-choice knapsack, because units of
 attention and of FFNs differ in cost.
 """
 
@@ -27,19 +27,19 @@ from lop.plan import WHOLE, Bits, Plan, Space
 from lop.progress import progress
 from lop.typed import as_typed
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of a site, removed alone
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of a site's units, removed to measure it
 COLUMNS = ("site", "kept", "reward")
 QUANTIZED = ("site", "kept", "bits", "reward")
-STEPS = 8000  # of what a plan costs, where that is not counted in neurons
-UNITS = 128  # at least so many steps has the widest FFN when a plan is solved
+STEPS = 8000  # resolution of costs other than parameters in the knapsack
+UNITS = 128  # at least so many steps has the widest FFN in the knapsack
 
 
 @dataclass(frozen=True)
 class AtBits:
-    """Rewards with one site at fewer bits and all else whole; `table` has site, kept, bits, reward.
+    """Rewards with one site cut and quantized; `table` has site, kept, bits, reward.
 
-    `others` are measured likewise, numbered behind the sites; each keeps its one unit. `group`
-    weights share a scale.
+    `others` are quantized weights outside the sites. In `table` they have the numbers after the
+    sites, and one unit each, which is kept. `group` weights share a scale.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
@@ -55,8 +55,8 @@ class AtBits:
 class Profile:
     """Rewards with one site cut and all others whole; `table` has site, kept, reward.
 
-    `fingerprint` names the reward they were measured with; `at_bits` are rewards of quantized
-    sites, where they were measured.
+    `fingerprint` is that of the reward function; `at_bits` has the rewards of quantized sites, if
+    measured.
     """
 
     space: Space
@@ -65,8 +65,7 @@ class Profile:
     at_bits: AtBits | None = None
 
     def loss(self, site: int, kept: np.ndarray, bits: int = WHOLE) -> np.ndarray:
-        """Reward lost when `site` alone keeps so many units at so many bits; linear between those
-        measured."""
+        """Reward lost when only `site` is cut to `kept` units at `bits`, interpolated linearly."""
         rows = self.table[self.table["site"] == site].sort_values("kept")
         rewards = rows["reward"].to_numpy()
         if bits == WHOLE:
@@ -83,7 +82,7 @@ class Profile:
         return float(first.loc[first["kept"].idxmax(), "reward"])
 
     def predicted(self, plan: Plan) -> float:
-        """Reward that a plan loses if the losses of its sites add up."""
+        """The reward that a plan loses if the losses of its sites add up."""
         bits = plan.bits or Bits((WHOLE,) * len(plan.kept))
         each = enumerate(zip(plan.kept, bits.sites, strict=True))
         lost = [self.loss(site, np.array(kept), n) for site, (kept, n) in each]
@@ -94,20 +93,20 @@ class Profile:
         return float(sum(lost))
 
     def save(self, path: Path) -> None:
-        """Write the table as Parquet, whole, with the fingerprint as a column."""
+        """Write the table as Parquet, atomically, with the fingerprint as a column."""
         table = self.table.assign(fingerprint=self.fingerprint)
         if self.at_bits:
             found = self.at_bits.table.assign(fingerprint=self.fingerprint)
             table = pd.concat([table.assign(bits=WHOLE), found], ignore_index=True)
             table.attrs["others"] = list(self.at_bits.others)
             table.attrs["group"] = self.at_bits.group
-        table.attrs["space"] = asdict(self.space)  # goes into the file's metadata
+        table.attrs["space"] = asdict(self.space)  # saved in the file's metadata
         with replacing(path) as tmp:
             table.to_parquet(tmp, index=False)
 
     @classmethod
     def load(cls, path: Path) -> Profile:
-        """Read what `save` wrote; LopError, naming file and column, when it cannot be one."""
+        """Read what `save` wrote; LopError with file and column if it is not a profile."""
         with reading(path, "a profile"):
             table, quantized = _by_bits(pd.read_parquet(path))
             space = _check_table(table)
@@ -115,16 +114,16 @@ class Profile:
         return cls(space, table[list(COLUMNS)], table["fingerprint"].iloc[0], at_bits)
 
     def check_fits(self, space: Space) -> None:
-        """Raise LopError unless it was measured on a model of this space."""
+        """Raise LopError unless the profile was measured on a model with this space."""
         if replace(space, ceilings=()) != self.space:
             raise LopError(
-                f"profile of a model with units {list(self.space.units)} at its sites, this one "
-                f"has {list(space.units)}, or other floors: measure it again"
+                f"profile of a model with units {list(self.space.units)}; this model has "
+                f"{list(space.units)}, or other floors: measure the profile again"
             )
 
 
 def _by_bits(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The rows of whole weights, and those of quantized ones, if there may be any."""
+    """The rows of whole weights, and those of quantized weights (None without a column `bits`)."""
     if "bits" not in table:
         return table, None
     whole = table["bits"] == WHOLE
@@ -132,7 +131,7 @@ def _by_bits(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
 
 
 def _at_bits(table: pd.DataFrame, sites: int) -> AtBits:
-    """What a profile's rows of quantized weights are; LopError for rows that are none."""
+    """The `AtBits` of a profile's rows of quantized weights; LopError for invalid rows."""
     attrs = {"others": table.attrs.get("others"), "group": table.attrs.get("group")}
     found = as_typed(AtBits, attrs | {"table": table[list(QUANTIZED)]}, "its bits")
     for name in ("site", "kept", "bits"):
@@ -143,12 +142,12 @@ def _at_bits(table: pd.DataFrame, sites: int) -> AtBits:
     wanted = sites + len(found.others)
     there = set(zip(table["site"], table["bits"], strict=True))
     if there != {(site, n) for site in range(wanted) for n in set(table["bits"])}:
-        raise LopError(f"column 'bits': expected the same of each of {wanted} sites and others")
+        raise LopError(f"column 'bits': expected the same for each of {wanted} sites and others")
     return found
 
 
 def _check_table(table: pd.DataFrame) -> Space:
-    """The space of a profile's table; LopError for a table that is none."""
+    """The space of a profile's table; LopError for an invalid table."""
     if missing := [name for name in (*COLUMNS, "fingerprint") if name not in table]:
         raise LopError(f"column {missing[0]!r} is missing")
     if table.empty:
@@ -166,7 +165,7 @@ def _check_table(table: pd.DataFrame) -> Space:
         raise LopError(f"column 'site': {max(most)}, expected less than {len(space.units)}")
     if table.duplicated(["site", "kept"]).any():
         row = int(np.flatnonzero(table.duplicated(["site", "kept"]))[0]) + 1
-        raise LopError(f"row {row}: its site and kept are there already")
+        raise LopError(f"row {row}: repeats the site and kept of an earlier row")
     names = table["fingerprint"].unique()
     if len(names) > 1 or not isinstance(names[0], str):
         raise LopError("column 'fingerprint': expected one text in all rows")
@@ -182,8 +181,8 @@ def measure(
     """Measure every site (or only those of `layers`) with each of `shares` removed, all others
     whole.
 
-    The most that a site may lose is measured too. That is about len(space.units) · len(shares)
-    plans, of which a `lop.reward.Reward` runs only the layers from the cut one on.
+    Each site is also measured at its floor. These are about len(space.units) · len(shares) plans;
+    for each, a `lop.reward.Reward` runs only the layers from the cut layer on.
     """
     dense = space.units
     cuts = [
@@ -194,16 +193,16 @@ def measure(
     ]
     below = getattr(reward, "dense_below", lambda layer: nullcontext())
     rewards = []
-    for layer, of in groupby(progress(cuts, "profile", len(cuts), "plan"), key=itemgetter(0)):
+    for layer, each in groupby(progress(cuts, "profile", len(cuts), "plan"), key=itemgetter(0)):
         with below(layer):
-            for _, site, kept in of:
+            for _, site, kept in each:
                 rewards.append(reward(Plan(space, (*dense[:site], kept, *dense[site + 1 :]))))
     table = pd.DataFrame(cuts, columns=["layer", "site", "kept"]).drop(columns="layer")
     return Profile(space, table.assign(reward=rewards), getattr(reward, "fingerprint", ""))
 
 
 def _grid(units: int, low: int, shares: Sequence[float]) -> list[int]:
-    """The counts to measure, ascending: the least, what `shares` leave, and all."""
+    """The numbers of kept units to measure, ascending: the floor, those after `shares`, and all."""
     return sorted({low, units, *(max(low, units - round(share * units)) for share in shares)})
 
 
@@ -216,10 +215,10 @@ def measure_bits(
     layers: Sequence[int] | None = None,
     others: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Measure every site (or only those of `layers`) at so many bits and with each of `shares`
-    removed, and each of the `others` at so many bits: a table as `AtBits` has it.
+    """Measure every site (or only those of `layers`) at each of `bits` with each of `shares`
+    removed, and each of `others` at each of `bits`; returns the table of `AtBits`.
 
-    FFNs keep whole groups of neurons, or all of them.
+    FFNs keep whole groups of neurons, or all neurons.
     """
     whole, rows = (WHOLE,) * len(space.units), []
     below = getattr(reward, "dense_below", lambda layer: nullcontext())
@@ -233,17 +232,17 @@ def measure_bits(
                 units = (*space.units[:site], kept, *space.units[site + 1 :])
                 at = Bits((*whole[:site], n, *whole[site + 1 :]), (), group)
                 rows.append((site, kept, n, reward(Plan(space, units, at))))
-    for (number, place), n in product(enumerate(others, len(whole)), bits):
-        plan = Plan(space, space.units, Bits(whole, ((place, n),), group))
+    for (number, name), n in product(enumerate(others, len(whole)), bits):
+        plan = Plan(space, space.units, Bits(whole, ((name, n),), group))
         rows.append((number, 1, n, reward(plan)))
     return pd.DataFrame(rows, columns=list(QUANTIZED))
 
 
 def whole_groups(space: Space, site: int, kept: int, group: int) -> int:
-    """So many units of a site or fewer, such that its output map is quantized in whole groups.
+    """`kept` units of a site, rounded down so that its output map has whole groups.
 
-    All units stay as they are, what is close to a floor too, and attention, whose heads are as wide
-    as a group or not.
+    The number is unchanged if all units are kept, if fewer would be below the floor, and for
+    attention, where the head size decides whether groups are whole.
     """
     if space.kinds[site] != "ffn" or kept == space.units[site]:
         return kept
@@ -252,9 +251,9 @@ def whole_groups(space: Space, site: int, kept: int, group: int) -> int:
 
 
 def solve(measured: Profile, target: float, space: Space | None = None) -> Plan:
-    """The plan at pruning ratio `target` whose sites' losses have the least sum.
+    """The plan at pruning ratio `target` with the least sum of its sites' losses.
 
-    `space` may bound the profile's further.
+    `space` may have tighter bounds than the profile's.
     """
     space = space or measured.space
     space.check_ratio(target)
@@ -262,11 +261,11 @@ def solve(measured: Profile, target: float, space: Space | None = None) -> Plan:
 
 
 def solve_budget(measured: Profile, budget: int, space: Space) -> Plan:
-    """The plan on a budget whose sites' losses have the least sum, by dynamic programming.
+    """The plan for a budget with the least sum of its sites' losses, by dynamic programming.
 
-    Models whose FFNs are less than 2 · `UNITS` wide are solved neuron by neuron. Wider ones are
-    cut in steps of width / UNITS neurons; what is left of the budget, less than a step a site, is
-    spread evenly.
+    FFNs narrower than 2 · `UNITS` are solved neuron by neuron, wider FFNs in steps of
+    width / UNITS neurons. The rest of the budget, less than one step for each site, is spread
+    evenly.
     """
     widest = max(n for n, kind in zip(space.units, space.kinds, strict=True) if kind == "ffn")
     step = space.multiple * max(1, widest // (UNITS * space.multiple))  # neurons
@@ -290,28 +289,28 @@ def solve_within(
     amount: float,
     space: Space | None = None,
 ) -> Plan:
-    """The plan of least loss whose sites' costs have a sum of at most `amount`.
+    """The plan of least loss whose sites cost at most `amount` together.
 
-    `cost` gives those of a site by its number of units, (n,) for (n,); they may be any that do not
-    fall with it. Raises LopError where even the floors cost more.
+    `cost(site, units)` returns a site's costs for numbers of units, (n,) -> (n,); they must not
+    fall with the number. Raises LopError if even the floors cost more.
     """
     space = space or measured.space
     options = options_of(space)
     real = [np.maximum.accumulate(cost(site, counts)) for site, counts in enumerate(options)]
-    least = sum(float(of[0]) for of in real)
+    least = sum(float(site_costs[0]) for site_costs in real)
     if amount < least:
         raise LopError(f"{amount:,.1f} cannot be met: this model reaches {least:,.1f}")
     costs, room = in_steps(real, amount, 1e-9 / STEPS)
     losses = [measured.loss(site, counts) for site, counts in enumerate(options)]
     chosen = least_loss(losses, costs, room)
-    return Plan(space, tuple(int(of[i]) for of, i in zip(options, chosen, strict=True)))
+    return Plan(space, tuple(int(counts[i]) for counts, i in zip(options, chosen, strict=True)))
 
 
 def in_steps(
     costs: Sequence[np.ndarray], amount: float, finest: float
 ) -> tuple[list[np.ndarray], int]:
-    """Each site's rising costs above its least in whole steps, rounded up, and for how many steps
-    `amount` has room. A step is at least `finest`."""
+    """Each site's costs above its least cost, in whole steps rounded up, and the number of steps
+    within `amount`. A step is at least `finest`."""
     least, most = (sum(float(of[end]) for of in costs) for end in (0, -1))
     step = max((most - least) / STEPS, finest)
     whole = [np.ceil((of - of[0]) / step - 1e-9).astype(int) for of in costs]
@@ -319,14 +318,14 @@ def in_steps(
 
 
 def options_of(space: Space, step: int | None = None) -> list[np.ndarray]:
-    """The numbers of units that each site may keep, FFNs in steps of so many neurons; by default
-    of so many that the widest site has at least `UNITS` of them."""
+    """The numbers of units that each site may keep, for FFNs in steps of `step` neurons (default:
+    steps of which the widest site has at least `UNITS`)."""
     step = step or space.multiple * max(1, max(space.units) // (UNITS * space.multiple))
     bounds = zip(space.floors, space.high, space.kinds, strict=True)
     found = []
     for low, high, kind in bounds:
         counts = np.arange(low, high + 1, step if kind == "ffn" else 1)
-        # a step that does not go into a site would leave a narrow one its floor alone
+        # without this, a site narrower than a step could only keep its floor
         found.append(np.append(counts, high) if 2 * (high - counts[-1]) > step else counts)
     return found
 
@@ -334,9 +333,9 @@ def options_of(space: Space, step: int | None = None) -> list[np.ndarray]:
 def least_loss(
     losses: Sequence[np.ndarray], costs: Sequence[np.ndarray], room: int, spend: bool = True
 ) -> list[int]:
-    """The number of each site's option whose losses have the least sum, at a sum of `costs` up to
-    `room`, or as near to it as there is one (`spend`); options are listed by cost, from 0 on."""
-    best = np.zeros(1)  # best[u]: least loss of the sites so far for u steps above their floors
+    """The number of each site's option with the least sum of losses, for a sum of `costs` of at
+    most `room`, or with `spend` as near to it as possible. Options are sorted by cost, from 0."""
+    best = np.zeros(1)  # best[u]: least loss of the sites so far with u steps above their floors
     choices = []
     for of_site, lost in zip(costs, losses, strict=True):
         best, choice = _add_site(best, of_site, lost, room)
@@ -353,8 +352,8 @@ def least_loss(
 def _add_site(
     best: np.ndarray, costs: np.ndarray, losses: np.ndarray, room: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One step of the knapsack: the least loss for each cost up to `room`, and the site's option
-    in it, of those that have these `costs` and `losses`, (n,) both."""
+    """One step of the knapsack, adding a site whose options have these `costs` and `losses`, (n,):
+    the least loss for each total cost up to `room`, and the site's option there."""
     size = min(len(best) + int(costs[-1]), room + 1)
     total, choice = np.full(size, np.inf), np.zeros(size, dtype=int)
     for option, (cost, loss) in enumerate(zip(costs, losses, strict=True)):
@@ -369,11 +368,11 @@ def _add_site(
 
 
 def beginning(kind: str, path: Path | None) -> Profile | None:
-    """What is needed for plans of this kind to begin with: nothing if uniform, else a profile."""
+    """The profile needed for start plans of this kind: None for `uniform`; `knapsack` needs one."""
     if kind not in ("uniform", "knapsack"):
-        raise LopError(f"plans to begin with {kind!r}: expected uniform or knapsack")
+        raise LopError(f"start plans {kind!r}: expected uniform or knapsack")
     if kind == "uniform":
         return None
     if path is None:
-        raise LopError("to begin with the knapsack's plans, give a profile")
+        raise LopError("start plans 'knapsack' need a profile")
     return Profile.load(path)

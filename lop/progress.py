@@ -1,4 +1,4 @@
-"""One progress bar for all long work: rate and time left, and silence when nobody watches."""
+"""Progress bars with rate and remaining time; nothing is shown if standard error is no terminal."""
 
 import logging
 import sys
@@ -12,21 +12,21 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-watched = True  # workers on other machines switch their bars off
-line: int | None = None  # of the terminal, for this process's bar; None: the next free one
+watched = True  # False in workers on other machines: no bars
+line: int | None = None  # terminal line of this process's bar; None: the next free line
 
 
 def progress(
     items: Iterable[T], label: str, total: int | None = None, unit: str = "it"
 ) -> "tqdm[T]":
-    """Iterate over `items` behind a bar on standard error, when that is a terminal."""
+    """Iterate over `items` with a progress bar on standard error if that is a terminal."""
     disable = None if watched else True  # None: shown on a terminal only
     options: dict[str, Any] = {"disable": disable, "leave": False, "position": line}
     return tqdm(items, desc=label, total=total, unit=unit, **options)
 
 
 def share_terminal(own: int | None = None) -> None:
-    """Let the bars of several processes stand below each other; `own` is this process's line."""
+    """Show the bars of several processes below each other; `own` is this process's line."""
     global line
     line = own
     if sys.stderr.isatty():
@@ -34,10 +34,11 @@ def share_terminal(own: int | None = None) -> None:
 
 
 class Course:
-    """Work of several steps behind one display: the step it is at, and the time that is left.
+    """Shows the progress of several steps: the current step and the remaining time.
 
-    `expected` are seconds by step, in order. What is left is corrected by how long the steps before
-    took. On a terminal it is a bar, with the step's own below it; elsewhere a line a step.
+    `expected` are seconds by step, in order. The remaining time is corrected by the time that
+    earlier steps took. A terminal shows a bar, with the step's bar below it; other outputs get one
+    line for each step.
     """
 
     def __init__(self, expected: Mapping[str, float]) -> None:
@@ -46,7 +47,7 @@ class Course:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """The time of one of the steps, which are begun in order."""
+        """Show and time one step, the block; steps must start in order."""
         global line
         begun, ended, before = time.monotonic(), Event(), line
         if not sys.stderr.isatty():
@@ -77,30 +78,29 @@ class Course:
         self.took[name] = time.monotonic() - begun
 
     def skip(self, name: str) -> None:
-        """A step that was done before: it says nothing of the pace."""
+        """Leave out a step that an earlier run finished; it does not count for the pace."""
         del self.expected[name]
 
     def said(self, name: str, elapsed: float = 0.0) -> str:
-        """Which step of how many, and how long all that is left will take."""
+        """The line for a step: its number and name, and the remaining time of all steps."""
         names = list(self.expected)
         left = self.left(name, elapsed)
         return f"{names.index(name) + 1} of {len(names)}, {name}: about {_span(left)} left"
 
     def left(self, name: str, elapsed: float = 0.0) -> float:
-        """Seconds that are left, so long after a step began."""
+        """The remaining seconds of all steps, `elapsed` seconds after the step started."""
         names = list(self.expected)
         later = sum(self.expected[each] for each in names[names.index(name) + 1 :])
         pace = self._pace()
         return max(0.0, pace * self.expected[name] - elapsed) + pace * later
 
     def done(self, name: str, elapsed: float = 0.0) -> float:
-        """What is done, in the seconds that were expected for it."""
+        """The expected seconds of the finished part of the work."""
         before = sum(self.expected[each] for each in self.took)
         return before + min(elapsed / self._pace(), self.expected[name])
 
     def _pace(self) -> float:
-        """How many times as long as expected things take, by the steps before: short ones say
-        little."""
+        """Measured over expected seconds of the finished steps, close to 1 while they are short."""
         doubt = 0.2 * sum(self.expected.values())
         expected = sum(self.expected[each] for each in self.took)
         return (sum(self.took.values()) + doubt) / (expected + doubt)
@@ -113,7 +113,8 @@ def _span(seconds: float) -> str:
 
 
 class _TerminalLock:
-    """One process writes at a time. One that dies lets go, unlike multiprocessing's own locks."""
+    """A lock of the terminal for several processes. Unlike multiprocessing's locks, it is released
+    if its process is killed."""
 
     def __init__(self) -> None:
         import fcntl  # not on Windows, like the workers that need it
@@ -138,7 +139,7 @@ class _TerminalLock:
 
 
 def quiet_libraries() -> None:
-    """Neither bars nor warnings of the libraries we call, unless somebody watches a terminal."""
+    """Turn off progress bars and warnings of libraries, unless standard error is a terminal."""
     if sys.stderr.isatty():
         return
     from transformers.utils.logging import disable_progress_bar

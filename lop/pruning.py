@@ -1,4 +1,4 @@
-"""A plan and scores in, a really smaller model out."""
+"""Prunes a model or checkpoint to a plan, by scores: the result is actually smaller."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ PRUNED = Kind(
     "a pruned checkpoint", ("pruning.json",), frozenset({"method", "ratio", "kept", "source"})
 )
 
-# of a checkpoint directory: they say where the weights come from, and change no answer
+# files of a checkpoint directory about the origin of its weights; they change no answer
 NOT_ASKED = ("README.md", "pruning.json", "training.json")
-CUT_AS = "cut_as"  # how plans.json says score, compensation and format of what is not kept
+CUT_AS = "cut_as"  # key in plans.json: how to cut a checkpoint that was not kept
 
 
 def kept_units(scores: Sequence[Tensor], plan: Plan) -> list[Tensor]:
-    """Indices of the units each site keeps, (k_i,): its k_i highest scores.
+    """Indices (k_i,) of the units that each site keeps: those with its k_i highest scores.
 
-    Ascending, but the highest first where a site is quantized: neighbours share a scale, and the
-    reward that chose the plan has them in this order. Ties go to the lower index. Raises LopError
-    when scores and plan do not fit.
+    Indices are ascending, but for a quantized site by descending score: neighbours share a scale,
+    and the reward that chose the plan has units in this order. Ties go to the lower index. Raises
+    LopError if scores and plan do not fit.
     """
     check_scores(scores, plan.space.units, "pruning")
     bits = plan.bits.sites if plan.bits else (WHOLE,) * len(plan.kept)
@@ -57,14 +57,14 @@ def prune(
     mean_activation: Sequence[Tensor] | None = None,
     scope: str = "ffn",
 ) -> PreTrainedModel:
-    """Cut the sites of a scope in place down to `plan`, keeping the units that score highest.
+    """Cut the sites of a scope in place to `plan`, keeping the units with the highest scores.
 
-    Where the plan has bits, weights become what they stand for once they are stored. A site that
-    keeps none is skipped. With `mean_activation`, a value for each column of a site's output map,
-    that gets a bias which restores the pruned units' mean output (FLAP's compensation):
-    W_down[:, pruned] · mean[pruned].
+    If the plan has bits, weights get the values that they have after quantization. A site that
+    keeps no units is skipped. With `mean_activation`, one value for each column of a site's output
+    map, the output map gets a bias that restores the pruned units' mean output (FLAP's
+    compensation): W_down[:, pruned] · mean[pruned].
 
-    Raises LopError when plan or scores do not fit the model.
+    Raises LopError if plan or scores do not fit the model.
     """
     sites = find_sites(model, scope)
     check_in_memory(sites)
@@ -89,7 +89,7 @@ def prune(
 def masked(
     model: PreTrainedModel, plan: Plan, scores: Sequence[Tensor], scope: str = "ffn"
 ) -> Iterator[None]:
-    """Inside, the full-size model computes what the pruned one would: pruned activations are 0."""
+    """In the block the full-size model computes as the pruned one: pruned activations are 0."""
     sites = find_sites(model, scope)
     _check_plan(sites, plan)
     with ExitStack() as hooks:
@@ -119,19 +119,18 @@ def prune_checkpoint(
     ratio: float | None = None,
     score: str = "mine",
 ) -> None:
-    """Write the checkpoint that keeps of `source` what `plan` says and `scores` rank highest.
+    """Prune the checkpoint `source` to `plan`, keeping the units with the highest `scores`.
 
-    Nothing is loaded: files are cut one tensor at a time. `mean_activation` is as in `prune`,
-    `padded` fills sites up with zeros, as `filled` says. What asked for it (`method`, the `ratio`
-    that it was asked for, default the plan's, and the name of the `score`) is told in its
-    pruning.json.
+    The model is not loaded: files are cut one tensor at a time. `mean_activation` is as in `prune`;
+    `padded` pads sites with zeros to the sizes of `filled`. `method`, `ratio` (the requested ratio,
+    default: the plan's) and `score` (its name) are recorded in pruning.json.
     """
     check_dir(out, PRUNED, (source.path, source.folder))
     by = {"method": method, "ratio": plan.ratio if ratio is None else ratio, "score": score}
     files = checkpoint_files(source, plan, scores, mean_activation, padded, **by)
     with replacing_dir(out, PRUNED) as tmp:
         write_files(files, tmp)
-        Stored(tmp)  # that it can be read
+        Stored(tmp)  # raises LopError if the checkpoint cannot be read
 
 
 def checkpoint_files(
@@ -142,14 +141,14 @@ def checkpoint_files(
     padded: bool = False,
     **by: Any,
 ) -> list[CutFile]:
-    """The files of that checkpoint, whose bytes are made when they are asked for; weights last.
+    """The files of the checkpoint that `prune_checkpoint` writes, weights last.
 
-    `by` has `method`, `ratio` and `score`.
+    Their bytes are made when they are read. `by` has `method`, `ratio` and `score`.
     """
     space = plan.space
     _check_plan(source.sites(space.scope), plan)
     if padded and plan.bits:
-        raise LopError("the padded format is not quantized: cut it as per_layer, or whole")
+        raise LopError("the padded format is not quantized: use format per_layer, or no bits")
     kept, units = kept_units(scores, plan), filled(plan) if padded else None
     small, files = cut(source, kept, mean_activation, units, space.scope, plan.bits)
     cost = parameters(source, source.space(space.scope), mean_activation is not None)
@@ -180,9 +179,9 @@ def checkpoint_files(
 
 
 def filled(plan: Plan) -> tuple[int, ...]:
-    """Units that the padded format stores a site, (S,): as many as the largest of its kind keeps.
+    """Units of each site in the padded format, (S,): as many as the largest of its kind keeps.
 
-    That may be more than the source has there, where its sites differ already.
+    If the source's sites differ in size, that may be more than a site has in the source.
     """
     most = {kind: max(plan.of(kind)) for kind in set(plan.space.kinds)}
     return tuple(most[kind] for kind in plan.space.kinds)
@@ -204,23 +203,23 @@ model = AutoModelForImageTextToText.from_pretrained("<this directory>")  # likew
 model = AutoModelForImageTextToText.from_pretrained("<this directory>", trust_remote_code=True)
 ```
 
-The last needs no lop: it runs `modeling_lop.py` from this directory. (A text-only model:
-`AutoModelForCausalLM`.) Without either, transformers refuses the config.""",
-    "padded": """Every site is filled up with zeros to the largest of its kind, so it loads like the
-dense model, in anything that loads that one. The zeros cost room and time and change no output.""",
+The last needs no lop: it runs `modeling_lop.py` from this directory. (For a text-only model use
+`AutoModelForCausalLM`.) Without lop and `trust_remote_code`, transformers refuses the config.""",
+    "padded": """Every site is padded with zeros to the largest of its kind, so the checkpoint loads
+wherever the dense model loads. The zeros cost memory and time and change no output.""",
 }
 
 
-QUANTIZED = """Weights are quantized: `pruning.json` says to how many bits. All but `lop.load` needs
-`compressed-tensors` to load them."""
+QUANTIZED = """Weights are quantized; `pruning.json` has their bits. Loading them needs
+`compressed-tensors`."""
 
 
 def model_card(record: Mapping[str, Any]) -> str:
-    """README.md of a pruned checkpoint: what was cut, what is left, how to load it."""
+    """README.md of a pruned checkpoint: its plan, its size, and how to load it."""
     dense, small, stored = (
         record[key] for key in ("dense_parameters", "parameters", "stored_parameters")
     )
-    padding = f" With the padding it holds {stored:,}." if stored != small else ""
+    padding = f" With padding the files hold {stored:,} parameters." if stored != small else ""
     quantized = f"\n\n{QUANTIZED}" if "bits" in record else ""
     rows = zip(record["layers"], record["kinds"], record["units"], record["kept"], strict=True)
     sites = "\n".join(f"| {i} | {kind} | {d} | {k} | {1 - k / d:.1%} |" for i, kind, d, k in rows)
@@ -233,8 +232,8 @@ tags: [pruned, lop]
 
 Cut by lop (method `{record["method"]}`, score `{record["score"]}`) from `{record["source"]}`,
 weights {record["model_fingerprint"]}. The whole model went from {dense:,} to {small:,} parameters
-({1 - small / dense:.1%} smaller).{padding} What it cost in accuracy is in the report of the run
-that cut it.{quantized}
+({1 - small / dense:.1%} smaller).{padding} The loss of accuracy is in the report of the run that
+cut it.{quantized}
 
 {LOADING[record["format"]]}
 

@@ -135,7 +135,7 @@ def test_a_profile_with_bits_survives_its_file(source, tmp_path):
     profile.save(tmp_path / "broken.parquet")
     one = profile.at_bits.table.query("bits != 4 or site != 1")
     Profile(space, profile.table, "r", AtBits(one, OTHERS, GROUP)).save(tmp_path / "broken.parquet")
-    with pytest.raises(LopError, match="column 'bits': expected the same of each of 5"):
+    with pytest.raises(LopError, match="column 'bits': expected the same for each of 5"):
         Profile.load(tmp_path / "broken.parquet")
 
 

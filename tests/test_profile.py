@@ -115,7 +115,7 @@ def table(columns):
         ({"site": [-1, -1, 0, 0]}, "column 'site': expected whole numbers from 0 on"),
         ({"site": [0, 0, 2, 2]}, "column 'site': no row of site 1 with all of its units"),
         ({"site": [0, 1, 2, 2]}, "column 'site': no row of site 0 with all of its units"),
-        ({"kept": [5, 10, 10, 10]}, "row 4: its site and kept are there already"),
+        ({"kept": [5, 10, 10, 10]}, "row 4: repeats the site and kept of an earlier row"),
         ({"fingerprint": ["r", "r", "r", "s"]}, "expected one text in all rows"),
     ],
     ids=str,

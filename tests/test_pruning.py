@@ -168,7 +168,7 @@ def test_what_is_beside_the_weights_travels_along(model_dir, model, scores, batc
         ),
         (
             lambda f: respoil(f, lambda t: t.update({"model.layers.9.x": torch.ones(1)})),
-            "layers.9.x has no place",
+            "layers.9.x is not in the config's model",
         ),
         (lambda f: f.rename(f.with_name("pytorch_model.bin")), "is a pickle.*convert it"),
     ],

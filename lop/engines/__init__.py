@@ -1,1 +1,1 @@
-"""Pruned models in the engines that people serve them with."""
+"""Support for pruned models in serving engines: llama.cpp (GGUF) and vLLM."""

@@ -1,9 +1,10 @@
-"""Text decoders as GGUF, the format of llama.cpp and what builds on it.
+"""Exports text decoders as GGUF, the format of llama.cpp and programs based on it.
 
-llama.cpp takes one FFN width and one head count a model for most architectures, so a pruned model
-is filled up with zeros to the widest, with the same outputs. Llama, Mistral and Qwen 2 are written
-at their own sizes instead, as `deci`: a Llama whose layers differ in widths and heads. There a
-skipped site is one unit of zeros, since llama.cpp's layers without FFN drop their attention.
+For most architectures llama.cpp supports one FFN width and one head count per model, so the sites
+of a pruned model are padded with zeros to the widest site; the outputs are the same. Llama, Mistral
+and Qwen 2 are not padded: they are written as `deci`, a Llama whose layers may differ in widths and
+heads. A skipped site is then written as one unit of zeros, because llama.cpp's layers without FFN
+have no attention either.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from lop.files import replacing
 from lop.models.modeling_lop import layer_sizes
 from lop.models.stored import Stored
 
-# By model type: llama.cpp's architecture, and the one that a pruned model of that type is.
+# By model type: llama.cpp's architecture for a dense model, and for a pruned model.
 ARCHITECTURES = {
     "llama": ("llama", "deci"),
     "mistral": ("llama", "deci"),
@@ -39,17 +40,17 @@ TYPES = {
     "f32": gguf.GGMLQuantizationType.F32,
     "f16": gguf.GGMLQuantizationType.F16,
     "bf16": gguf.GGMLQuantizationType.BF16,
-    "q8_0": gguf.GGMLQuantizationType.Q8_0,  # rows that are no multiple of 32 are f16
+    "q8_0": gguf.GGMLQuantizationType.Q8_0,  # f16 if the row length is no multiple of 32
 }
-FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}  # llama.cpp's numbers for a whole file
-PATTERN = {"gemma2": 2, "gemma3_text": 6}  # every so manyth layer has full attention
+FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}  # llama.cpp's codes for a file's dtype
+PATTERN = {"gemma2": 2, "gemma3_text": 6}  # every n-th layer has full attention
 NORM_SHIFT = ("gemma2", "gemma3_text")  # their norms multiply by 1 + weight
 
 
 def export(path: str | Path, out: str | Path, dtype: str = "f16") -> dict[str, Any]:
-    """Write a checkpoint, dense or pruned, as one GGUF file; tells architecture and padding.
+    """Write a dense or pruned checkpoint as one GGUF file; returns architecture, padding and bytes.
 
-    Weights are read and written one at a time. Raises LopError for what llama.cpp could not run.
+    Weights are read and written one at a time. Raises LopError if llama.cpp cannot run the model.
     """
     made = Model(Stored(path), dtype)
     tensors = list(made.tensors())
@@ -80,7 +81,7 @@ def export(path: str | Path, out: str | Path, dtype: str = "f16") -> dict[str, A
 
 @dataclass(frozen=True)
 class Written:
-    """A tensor of the file: its name there, its shape, and what reads it."""
+    """A tensor of the GGUF file: its name, its shape, and the function that reads its values."""
 
     name: str
     shape: tuple[int, ...]
@@ -88,7 +89,7 @@ class Written:
 
 
 class Model:
-    """A stored checkpoint as llama.cpp has it. Raises LopError where it has no such model."""
+    """A stored checkpoint in llama.cpp's form. Raises LopError if llama.cpp has no such model."""
 
     def __init__(self, source: Stored, dtype: str) -> None:
         self.source, self.dtype = source, dtype
@@ -106,7 +107,7 @@ class Model:
     def _check(self) -> None:
         text, path = self.text, self.source.path
         if self.arch != "deci" and any(place["output_bias"] for place, _ in self.sizes.values()):
-            raise LopError(f"{path}: is compensated by biases that llama.cpp's {self.arch} has not")
+            raise LopError(f"{path}: has compensation biases; llama.cpp's {self.arch} has none")
         sliding = [kind == "sliding_attention" for kind in getattr(text, "layer_types", None) or ()]
         every = PATTERN.get(text.model_type)
         wanted = [bool(every and (i + 1) % every) for i in range(text.num_hidden_layers)]
@@ -122,7 +123,7 @@ class Model:
 
     @property
     def padded(self) -> bool:
-        """Whether sites are filled up with zeros to the widest."""
+        """Whether sites are padded with zeros to the widest site."""
         return self.arch != "deci" and any(
             set(units.values()) != {self._whole(kind)} for kind, (_, units) in self.sizes.items()
         )
@@ -132,7 +133,7 @@ class Model:
 
     @cached_property
     def head_size(self) -> int:
-        """Of an attention head."""
+        """The size of an attention head."""
         if "attention" in self.sizes:
             place = self.sizes["attention"][0]
             return int(place["columns"]) // int(place["heads"][0])
@@ -141,17 +142,17 @@ class Model:
 
     @property
     def rope(self) -> Mapping[str, Any]:
-        """Rotary embeddings' settings, those of full attention where there are two kinds."""
+        """The settings of rotary embeddings; those of full attention if there are two kinds."""
         found = self.text.rope_parameters
         return found.get("full_attention", found)
 
     def units(self, kind: str, layer: int) -> int:
-        """Units that the file has of a site."""
+        """The number of a site's units in the file."""
         own = self.sizes[kind][1][layer]
         return max(own, 1) if self.arch == "deci" else self._whole(kind)
 
     def describe(self, writer: Any) -> None:
-        """Write what llama.cpp wants to know of the architecture."""
+        """Write the fields that llama.cpp needs for the architecture."""
         text, layers = self.text, range(self.text.num_hidden_layers)
         writer.add_name(Path(self.source.folder).name)
         writer.add_file_type(FILE_TYPES[self.dtype])
@@ -188,7 +189,7 @@ class Model:
         return query * units if name == "num_attention_heads" else max(1, shared * units)
 
     def tensors(self) -> Iterator[Written]:
-        """Every tensor of the file, those of skipped sites as zeros."""
+        """Every tensor of the file; those of skipped sites are zeros."""
         names = gguf.get_tensor_name_map(
             next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == self.arch),
             self.text.num_hidden_layers,
@@ -199,7 +200,7 @@ class Model:
                 continue
             name = names.get_name(key, try_suffixes=(".weight", ".bias"))
             if name is None:
-                raise LopError(f"{self.source.path}: {key} has no place in llama.cpp's {self.arch}")
+                raise LopError(f"{self.source.path}: llama.cpp's {self.arch} has no tensor {key}")
             yield Written(name, self._filled(key, shape), self._reader(key, read))
         if self.rope.get("rope_type") == "llama3":
             factors = self._rope_factors()
@@ -210,7 +211,7 @@ class Model:
             yield key, entry.shape, entry.read
 
     def _missing(self) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
-        """What skipped sites would have, by a layer that has its own."""
+        """The missing tensors of skipped sites, with the shapes of a layer that has the site."""
         for place, units in self.sizes.values():
             whole = next(layer for layer, count in units.items() if count)
             own = place["module"].format(whole) + "."
@@ -228,7 +229,7 @@ class Model:
         return shape if columns is None else (shape[0], columns)
 
     def _target(self, key: str) -> tuple[int | None, int | None]:
-        """Rows and columns that a tensor is to have, where that goes by its site's units."""
+        """The rows and columns of a tensor in the file; None if they do not depend on units."""
         for kind, (place, units) in self.sizes.items():
             for layer in units:
                 site = place["module"].format(layer) + "."
@@ -244,7 +245,7 @@ class Model:
         return None, None
 
     def _reader(self, key: str, read: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """What reads a tensor as the file has it, in float32."""
+        """The function that reads a tensor and converts it to the file's form, in float32."""
         layer, linear = _layer(key), key.rpartition(".")[0].rpartition(".")[2]
         rows, columns = self._target(key)
         heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(linear)
@@ -264,7 +265,7 @@ class Model:
         return made
 
     def _rope_factors(self) -> Tensor:
-        """What llama.cpp divides rotary frequencies by, (head size / 2,)."""
+        """The factors by which llama.cpp divides rotary frequencies, (head size / 2,)."""
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](self.text, torch.device("cpu"))
@@ -272,13 +273,13 @@ class Model:
         return self.rope["rope_theta"] ** -steps / scaled
 
     def kind(self, shape: tuple[int, ...]) -> Any:
-        """In which of ggml's types a tensor of this shape is written."""
+        """The ggml type in which a tensor of this shape is written."""
         if len(shape) == 1:
             return TYPES["f32"]
         return TYPES["f16" if self.dtype == "q8_0" and shape[-1] % 32 else self.dtype]
 
     def encoded(self, tensor: Written) -> np.ndarray:
-        """A tensor's values in that type."""
+        """A tensor's values in its ggml type."""
         values = tensor.read().contiguous().numpy()
         if self.kind(tensor.shape) == TYPES["f16"] and np.abs(values).max(initial=0) > 65504:
             raise LopError(f"{tensor.name}: has values beyond f16's; expected bf16 or f32")
@@ -301,13 +302,13 @@ def _layer(key: str) -> int:
 
 
 def _resized(tensor: Tensor, size: int, dim: int) -> Tensor:
-    """With zeros at the end of a dimension, or for zeros alone fewer of them."""
+    """The tensor padded with zeros, or truncated (only tensors of zeros), along a dimension."""
     more = size - tensor.shape[dim]
     return pad(tensor, [0, 0] * (tensor.dim() - 1 - dim) + [0, more])
 
 
 def _interleaved(tensor: Tensor, heads: int) -> Tensor:
-    """Rows of queries or keys in the order in which llama.cpp's Llama rotates them: pairs beside
-    each other, not half a head apart."""
+    """Rows of queries or keys in the order of llama.cpp's Llama: the two rows that are rotated
+    together are adjacent, not half a head apart."""
     rows = tensor.view(heads, 2, tensor.shape[0] // heads // 2, -1).transpose(1, 2)
     return rows.reshape(tensor.shape)

@@ -1,11 +1,13 @@
-"""A vLLM plugin: vLLM's own model classes build each layer of a pruned model at its own sizes.
+"""A vLLM plugin: vLLM's model classes build each layer of a pruned model at that layer's sizes.
 
-vLLM finds it by the entry point `vllm.general_plugins` wherever lop is installed, and calls
-`register` in each of its processes. Its decoders build their layers from one config by
-`make_layers`; while a layer of a model that lop pruned is built, that config reads as the layer's
-own (`per_layer_config`: widths, heads, `skip`). All else is vLLM's; other models are left alone.
+Where lop is installed, vLLM finds the plugin by the entry point `vllm.general_plugins` and calls
+`register` in each of its processes. vLLM's decoders build all layers from one config by
+`make_layers`. While a layer of a pruned model is built, the plugin sets this config to the layer's
+values (`per_layer_config`: widths, heads, `skip`). Nothing else changes, and other models are not
+affected.
 
-This file may run beside another torch and transformers than lop's: it imports nothing of lop.
+vLLM may need other versions of torch and transformers than lop, so this file imports nothing of
+lop.
 """
 
 from __future__ import annotations
@@ -16,33 +18,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-KEYS = {"mlp": "pruned_ffn", "attention": "pruned_attention"}  # by names in `skip`
-# Classes that take the head size from the head count, and are a Llama with biases otherwise.
+KEYS = {"mlp": "pruned_ffn", "attention": "pruned_attention"}  # config keys by the names in `skip`
+# Model types whose classes derive the head size from the head count; else they are a Llama with
+# biases.
 AS_LLAMA = ("qwen2", "qwen2_vl_text", "qwen2_5_vl_text")
 
 
 def register() -> None:
-    """Have vLLM's models build pruned layers; a second call does nothing more."""
+    """Patch vLLM's models to build pruned layers; a second call has no effect."""
     from vllm.model_executor.models import utils
 
     stock = utils.make_layers
     if getattr(stock, "layer_by_layer", False):
         return
     ours = layer_by_layer(stock)
-    for name, module in list(sys.modules.items()):  # those that have imported it by its name
+    for name, module in list(sys.modules.items()):  # modules that imported `make_layers` by name
         if name.startswith("vllm.") and vars(module).get("make_layers") is stock:
             module.make_layers = ours  # type: ignore[attr-defined]
 
 
 def layer_by_layer(make_layers: Callable[..., Any]) -> Callable[..., Any]:
-    """vLLM's `make_layers`, for pruned models too."""
+    """vLLM's `make_layers`, extended to pruned models."""
 
     def make(layers: int, build: Callable[..., Any], prefix: str) -> Any:
         from vllm.config import get_current_vllm_config
 
         vllm_config = get_current_vllm_config()
         text = vllm_config.model_config.hf_config.get_text_config()
-        if not is_pruned(text) or layers != text.num_hidden_layers:  # a vision tower's
+        if not is_pruned(text) or layers != text.num_hidden_layers:  # the latter: a vision tower
             return make_layers(layers, build, prefix)
         check(text)
 
@@ -56,24 +59,24 @@ def layer_by_layer(make_layers: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_pruned(text: Any) -> bool:
-    """Whether a text config is that of a model that lop pruned."""
+    """Whether a text config belongs to a model that lop pruned."""
     return any(getattr(text, key, None) is not None for key in KEYS.values())
 
 
 def check(text: Any) -> None:
-    """Raise ValueError for what cannot be served."""
+    """Raise ValueError for a config that vLLM cannot serve."""
     for key in KEYS.values():
         if (getattr(text, key, None) or {}).get("widths"):
             raise ValueError(
-                f"{text.model_type}: its config has sizes by layer of its own, which are in {key}; "
+                f"{text.model_type}: the sizes of its layers are in {key}; "
                 "expected per_layer_config"
             )
 
 
 def layer_of(text: Any, vllm_config: Any, build: Callable[..., Any], prefix: str) -> Any:
-    """One decoder layer, built by vLLM's class from its own config, without what it skips.
+    """One decoder layer, built by vLLM's class from the layer's config, without its skipped sites.
 
-    Raises ValueError where that class does not build what the config says.
+    Raises ValueError if the built layer does not fit the config.
     """
     number = int(prefix.rpartition(".")[2])
     own = copy.copy(text.per_layer_config[number])
@@ -94,7 +97,7 @@ def layer_of(text: Any, vllm_config: Any, build: Callable[..., Any], prefix: str
 
 @contextmanager
 def reading_as(text: Any, own: Any) -> Iterator[None]:
-    """Let a config read as one layer's: what holds it sees that layer's sizes."""
+    """Within the block, the config `text` has the values of `own`, one layer's config."""
     whole = dict(vars(text))
     _become(text, vars(own))
     try:
@@ -109,12 +112,12 @@ def _become(config: Any, values: dict[str, Any]) -> None:
 
 
 def head_size(attention: dict[str, Any]) -> int:
-    """Of a pruned model's heads: the columns of the output map that belong to one query head."""
+    """The head size of a pruned model: columns of the output map for each query head."""
     return int(attention["columns"]) // int(attention["heads"][0])
 
 
 def as_llama(own: Any, vllm_config: Any, prefix: str) -> Any:
-    """A Qwen2 layer as one of Llama, whose class takes the head size from the config."""
+    """Build a Qwen2 layer as a Llama layer, whose class takes the head size from the config."""
     from vllm.model_executor.models.llama import LlamaDecoderLayer
 
     own.qkv_bias, own.attention_bias = True, False
@@ -124,7 +127,7 @@ def as_llama(own: Any, vllm_config: Any, prefix: str) -> Any:
 def fit(
     layer: Any, place: dict[str, Any], kind: str, skipped: bool, vllm_config: Any, prefix: str
 ) -> None:
-    """Take a skipped site out of a built layer, and give an output map the bias it has got."""
+    """Remove a skipped site from a built layer, and add the bias of compensation if needed."""
     name, output = place["module"].rpartition(".")[2], place["output"]
     site: Any = getattr(layer, name, None)
     linear = getattr(site, output, None)
@@ -136,7 +139,7 @@ def fit(
     if kind == "attention" and site.head_dim != head_size(place):
         raise ValueError(
             f"{prefix}: vLLM's {type(site).__name__} makes heads of {site.head_dim}, the model's "
-            f"are of {head_size(place)}; use a padded checkpoint, or one with its heads whole"
+            f"are of {head_size(place)}; use a padded checkpoint, or do not prune attention"
         )
     if place["output_bias"] and linear.bias is None:
         linear.bias = bias_like(linear)
@@ -146,7 +149,7 @@ def fit(
 
 
 def bias_like(linear: Any) -> Any:
-    """Room for a bias of a RowParallelLinear that was built without one."""
+    """A bias parameter, still zeros, for a RowParallelLinear that was built without one."""
     import torch
 
     room = linear.weight.new_zeros(linear.output_size)
@@ -156,14 +159,14 @@ def bias_like(linear: Any) -> Any:
 
 
 def forget_attention(vllm_config: Any, prefix: str) -> None:
-    """Ask for no KV cache for what is at this place, as it is gone."""
+    """Remove the attention at `prefix` from vLLM's context, so that it gets no KV cache."""
     context = vllm_config.compilation_config.static_forward_context
     for name in [name for name in context if name.startswith(f"{prefix}.")]:
         del context[name]
 
 
 def skipped_site(output: str, bias: Any) -> Any:
-    """A module that gives zeros of its input's shape, or its output map's bias."""
+    """A module that returns zeros in the shape of its input, or the bias of its output map."""
     import torch
 
     class Skipped(torch.nn.Module):
@@ -173,7 +176,7 @@ def skipped_site(output: str, bias: Any) -> Any:
             self.get_submodule(output).register_parameter("bias", bias)
 
         def forward(self, *args: Any, hidden_states: Any = None, **kwargs: Any) -> Any:
-            # attention is given positions too, before the states where it has no names for them
+            # attention also gets positions; as positional arguments, they come before the states
             like = args[-1] if hidden_states is None else hidden_states
             own = next(self.parameters(), None)
             return torch.zeros_like(like) if own is None else own.expand_as(like)

@@ -1,4 +1,4 @@
-"""A tokenizer of transformers as GGUF's fields."""
+"""Writes a transformers tokenizer as GGUF fields."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from lop.errors import LopError
 from lop.files import read_json
 from lop.models.checkpoint import load_tokenizer
 
-# llama.cpp knows how text is split before its byte-level BPE by a name; here by the expression.
+# llama.cpp's names of the ways to split text before byte-level BPE, by regular expression.
 SPLITS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",
-    "": "gpt-2",  # what ByteLevel splits by itself
+    "": "gpt-2",  # ByteLevel's default expression
 }
-UNRANKED = -1e6  # the score of a token that no merge makes
+UNRANKED = -1e6  # the score of a token that results from no merge
 
 
 def add_vocabulary(writer: Any, folder: Path, size: int) -> None:
-    """Write the tokenizer of a checkpoint of `size` tokens, or that it has none.
+    """Write the tokenizer of a checkpoint with `size` tokens, or a mark that there is none.
 
-    Raises LopError for one that is not BPE, or splits text in a way that has no name here.
+    Raises LopError if it is not BPE, or splits text in a way that is not in `SPLITS`.
     """
     file = folder / "tokenizer.json"
     if not file.is_file():
@@ -56,7 +56,7 @@ def add_vocabulary(writer: Any, folder: Path, size: int) -> None:
 
 
 def _tokens(read: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """Each token's text and kind, by its id; what the model has beyond the tokenizer is unused."""
+    """Text and kind of each token, by id; ids that only the model has are unused tokens."""
     tokens = [f"[PAD{i}]" for i in range(size)]
     kinds = [int(gguf.TokenType.UNUSED)] * size
     fallback, unknown = read["model"].get("byte_fallback"), read["model"].get("unk_token")
@@ -83,13 +83,13 @@ def _split(file: Path, read: dict[str, Any]) -> str:
 
 
 def _adds_space(read: dict[str, Any]) -> bool:
-    """Whether text begins with a space that is not there."""
-    said = json.dumps([read.get("normalizer"), read.get("pre_tokenizer")])
-    return '"Prepend"' in said or '"prepend_scheme": "first"' in said or "always" in said
+    """Whether the tokenizer adds a space before a text."""
+    steps = json.dumps([read.get("normalizer"), read.get("pre_tokenizer")])
+    return '"Prepend"' in steps or '"prepend_scheme": "first"' in steps or "always" in steps
 
 
 def _add_special(writer: Any, folder: Path) -> None:
-    """Special tokens, what is put before and behind a text, and the chat template."""
+    """Write special tokens, whether BOS and EOS are added to a text, and the chat template."""
     tokenizer = load_tokenizer(folder)
     for name in ("bos", "eos", "unk", "pad"):
         if (found := getattr(tokenizer, f"{name}_token_id", None)) is not None:

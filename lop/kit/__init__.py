@@ -1,4 +1,4 @@
-"""A kit: one directory with all that pruning a model needs besides its weights."""
+"""A kit: one directory with everything that pruning a model needs besides the model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ KIT = Kind(
 
 @dataclass(frozen=True)
 class About:
-    """What kit.json says: of which model a kit is, and what its plans are cut by."""
+    """The contents of kit.json: the model that a kit is for, and how its plans are cut."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -50,13 +50,12 @@ class About:
     space: Space
     score: str
     compensate: bool
-    versions: dict[str, str]  # of the packages that gathered it
+    versions: dict[str, str]  # of the packages that wrote the kit
 
 
 @dataclass(frozen=True)
 class Kit:
-    """Scores, predictor, and where there are any profile, latency profile and figures, all of one
-    model.
+    """Scores and predictor for one model; optionally its profile, latency profile and figures.
 
     >>> kit = lop.Kit.load("kit")
     >>> kit.predictor.plan(0.37)
@@ -79,12 +78,12 @@ class Kit:
         settings: Mapping[str, Any] | None = None,
         size_predictor: str | Path | None = None,
     ) -> Kit:
-        """Write a kit of copies of these to the directory `out`.
+        """Write a kit with copies of these files to the directory `out`.
 
-        `scores` is the directory that the importance stage wrote, `predictor` a predictor's,
-        `latency` what `lop latency` wrote; `figures` are what its plans were measured at,
-        `settings` what it was learned with, `size_predictor` a directory of one of units and bits.
-        Raises LopError, in one line, for what is not of the scores' model.
+        `scores` is the directory that the importance stage wrote, `predictor` the directory of a
+        predictor, `size_predictor` that of a predictor of units and bits, `latency` the file that
+        `lop latency` wrote. `figures` are the measured values of the plans, `settings` those of
+        `lop learn`. Raises LopError if a part is not for the model of the scores.
         """
         check_dir(out, KIT, (scores, predictor, profile, latency, size_predictor))
         space, model_fingerprint = made_for(scores)
@@ -111,9 +110,9 @@ class Kit:
 
     @classmethod
     def load(cls, path: str | Path, checked: bool = False) -> Kit:
-        """The kit in a directory; LopError, in one line, for what is missing or does not fit.
+        """The kit in a directory; LopError if a part is missing or does not fit the others.
 
-        Where it was `checked` when it was written, scores and profiles stay unread.
+        With `checked` (it was checked when it was written), scores and profiles are not read.
         """
         path = Path(path)
         if flaw := "is not there" if not path.is_dir() else KIT.flaw(path):
@@ -123,7 +122,7 @@ class Kit:
         if not checked:
             _check_scores(kit.about, kit.scores_dir)
             _check_tables(kit.about, kit.profile_path, kit.latency_path)
-            _ = kit.figures, kit.size_predictor  # LopError for what are none
+            _ = kit.figures, kit.size_predictor  # raises LopError if they cannot be read
         return kit
 
     @property
@@ -154,18 +153,18 @@ class Kit:
 
     @cached_property
     def latency(self) -> LatencyProfile | None:
-        """The latency profile, of whatever machine, if there is one."""
+        """The latency profile, which may be for another machine, if there is one."""
         return LatencyProfile.load(self.latency_path) if self.latency_path else None
 
     @cached_property
     def figures(self) -> Figures | None:
-        """What its plans were measured at, if they were."""
+        """The measured values of the kit's plans, if there are any."""
         path = _there(self.path / FIGURES_IN)
         return read_typed(Figures, path) if path else None
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """What it was learned with, if `lop learn` made it."""
+        """The settings of `lop learn`, if it wrote the kit."""
         path = _there(self.path / SETTINGS_IN)
         return read_json(path) if path else None
 
@@ -186,12 +185,12 @@ class Kit:
         return SizePredictor.from_pretrained(path) if path else None
 
     def score(self, name: str | None = None) -> list[Tensor]:
-        """One of the scores, (d_i,) a site: that which ranks units, if none is named."""
+        """The score `name`, (d_i,) for each site; by default the score that ranks units."""
         path = self.scores_dir / f"{name or self.about.score}.safetensors"
         return load_scores(path, self.about.model_fingerprint)
 
     def cuts_as(self, other: Kit) -> bool:
-        """Whether both cut a plan alike: the same units, with the same compensation."""
+        """Whether both kits cut a plan to the same units, with the same compensation."""
         names = [self.about.score, *["mean_activation"] * self.about.compensate]
         pairs = (zip(self.score(name), other.score(name), strict=True) for name in names)
         return self.by == other.by and all(a.equal(b) for each in pairs for a, b in each)
@@ -207,11 +206,11 @@ class Kit:
         model_fingerprint: str,
         recovered: bool = False,
     ) -> Kit:
-        """Write the kit of the same model with its units in these `orders` (d_i,), whose weights
-        have this fingerprint.
+        """Write this kit for the model with units in these `orders`, (d_i,) for each site;
+        `model_fingerprint` is that of the reordered model.
 
-        Of `recovered` weights nothing is compensated, as they have learned what is lost; the
-        figures, which are not theirs, are left out.
+        For `recovered` weights there is no compensation, because recovery trained the weights for
+        the missing units, and no figures, because they were measured on other weights.
         """
         compensate = self.about.compensate and not recovered
         about = replace(self.about, model_fingerprint=model_fingerprint, compensate=compensate)
@@ -229,7 +228,7 @@ class Kit:
             self.predictor.of_model(model_fingerprint).save_pretrained(tmp / PREDICTOR_IN)
             if sizes := self.size_predictor:
                 sizes.of_model(model_fingerprint).save_pretrained(tmp / SIZE_PREDICTOR_IN)
-            for path_ in (self.profile_path, self.latency_path):  # counts alone: no order in them
+            for path_ in (self.profile_path, self.latency_path):  # do not depend on the order
                 if path_:
                     shutil.copyfile(path_, tmp / path_.name)
             _describe(tmp, about, None if recovered else self.figures, self.settings)
@@ -248,24 +247,24 @@ def _check_predictor(about: About, predictor: Predictor, at: str | Path) -> None
 
 
 def _check_scores(about: About, scores: Path) -> None:
-    """Raise LopError unless the scores of a directory are those of a kit."""
+    """Raise LopError unless the scores in a directory fit a kit."""
     for name in SCORES:
         path = scores / f"{name}.safetensors"
         space, of_model = made_for(path)
         if of_model != about.model_fingerprint:
             raise LopError(
-                f"{path}: scores of model {of_model}, the kit is of {about.model_fingerprint}"
+                f"{path}: scores of model {of_model}, the kit is for {about.model_fingerprint}"
             )
         if space != about.space:
             raise LopError(
-                f"{path}: scores of units {list(space.units)} ({space.scope}), the kit is of "
-                f"{list(about.space.units)} ({about.space.scope}), or of other floors"
+                f"{path}: scores of units {list(space.units)} ({space.scope}), the kit is for "
+                f"{list(about.space.units)} ({about.space.scope}), or for other floors"
             )
     chosen(scores, about.score, about.compensate)
 
 
 def _check_tables(about: About, profile: str | Path | None, latency: str | Path | None) -> None:
-    """Raise LopError unless these files are of a kit's model."""
+    """Raise LopError unless the profile and latency profile fit a kit's model."""
     if profile:
         with _of(profile):
             Profile.load(Path(profile)).check_fits(about.space)
@@ -276,12 +275,12 @@ def _check_tables(about: About, profile: str | Path | None, latency: str | Path 
 
 @contextmanager
 def _of(path: str | Path) -> Iterator[None]:
-    """Errors inside name the part of the kit that they are about."""
+    """Add the path of a kit's part to LopErrors in the block that do not name it."""
     try:
         yield
     except LopError as error:
-        said = str(error)
-        raise error if said.startswith(str(path)) else LopError(f"{path}: {said}") from error
+        text = str(error)
+        raise error if text.startswith(str(path)) else LopError(f"{path}: {text}") from error
 
 
 def _there(path: Path) -> Path | None:
@@ -301,11 +300,11 @@ def _versions() -> dict[str, str]:
 def _describe(
     folder: Path, about: About, figures: Figures | None, settings: Mapping[str, Any] | None
 ) -> None:
-    """Write kit.json, the card, and where they are given figures and settings."""
-    told = {KIT.files[0]: asdict(about)}
-    told |= {FIGURES_IN: asdict(figures)} if figures else {}
-    told |= {SETTINGS_IN: dict(settings)} if settings else {}
-    for name, values in told.items():
+    """Write kit.json and the card, and figures and settings if given."""
+    contents = {KIT.files[0]: asdict(about)}
+    contents |= {FIGURES_IN: asdict(figures)} if figures else {}
+    contents |= {SETTINGS_IN: dict(settings)} if settings else {}
+    for name, values in contents.items():
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
     of = (about.model_fingerprint, about.space.scope, about.score, about.compensate)
     (folder / "README.md").write_text(card(*of, figures, settings))

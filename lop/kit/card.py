@@ -1,4 +1,4 @@
-"""A kit's card: what it is, of which model, what its plans were measured at, how it is used."""
+"""A kit's card (README.md): its model, its contents, its measured plans and how to use it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lop.kit.figures import Figures
 START = """---
 tags: [pruned, lop]
 ---
-# All that pruning a model needs besides its weights
+# Everything that pruning a model needs besides the model
 
-Made by lop for the model with fingerprint `{model_fingerprint}`, scope `{scope}`: scores of its
-units (ranked by `{score}`, {restored} compensation), the predictor of plans, and where they are
-there what each site alone loses (the profile) and how long it takes on one machine (the latency
-profile).
+Made by lop for the model with fingerprint `{model_fingerprint}`, scope `{scope}`. It contains the
+scores of the model's units (ranked by `{score}`, {restored} compensation) and the predictor of
+plans. It may also contain the loss of each site when it is pruned alone (the profile) and the time
+that each site takes on one machine (the latency profile).
 
 ```sh
 lop prune --model MODEL --kit KIT --ratio 0.37 --out small
@@ -38,7 +38,7 @@ def card(
         model_fingerprint=model_fingerprint, scope=scope, score=score, restored=restored
     )
     if figures:
-        by = f" Speed is what the latency profile of {figures.machine} predicts."
+        by = f" Speeds are predicted by the latency profile of {figures.machine}."
         page += f"""
 ## What its plans cost and save
 
@@ -46,9 +46,9 @@ def card(
 
 {figures.markdown()}
 
-Mean {figures.metric} ± standard error on {figures.samples:,} samples that neither scores nor
-search nor predictor have seen. An answer is right when the model would generate an accepted answer
-exactly.{by if figures.machine else ""}
+Mean {figures.metric} ± standard error on {figures.samples:,} samples that were not used for the
+scores, the searches or the predictor. An answer is right if the model would generate exactly an
+accepted answer.{by if figures.machine else ""}
 """
     if settings:
         page += f"\n## Settings\n\n```json\n{json.dumps(settings, indent=2)}\n```\n"

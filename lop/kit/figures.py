@@ -1,4 +1,4 @@
-"""What a kit's plans were measured at: by ratio, how large, how fast and how good the model is."""
+"""The measured size, speed and quality of a kit's plans, by ratio."""
 
 from __future__ import annotations
 
@@ -19,53 +19,45 @@ DIVERGENCE = Unit("nats of divergence", 0.05, "0.05 nats of divergence", 3)
 
 @dataclass(frozen=True)
 class Figure:
-    """The model at one pruning ratio; at 0 it is whole.
-
-    `value` is a mean over samples with its standard error, `loss` what is lost against the whole
-    model, paired by sample, with that of the difference; None where there is none. `milliseconds`
-    are what the latency profile predicts, `bytes` those of the weights on disk.
-    """
+    """The model at one pruning ratio; ratio 0 is the whole model."""
 
     ratio: float
     parameters: int
-    bytes: int
-    value: float
-    stderr: float | None
-    loss: float
-    loss_stderr: float | None
-    milliseconds: float | None = None
+    bytes: int  # of the weights on disk
+    value: float  # mean of the metric over samples
+    stderr: float | None  # of `value`; None if unknown
+    loss: float  # mean difference from the whole model, paired by sample
+    loss_stderr: float | None  # of `loss`; None if unknown
+    milliseconds: float | None = None  # predicted by the latency profile
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures by ratio, the whole model's first; `metric` is accuracy, loglik, kl or kl_text.
-
-    `samples` are as many as no score, search or predictor has seen.
-    """
+    """Figures by ratio, the whole model's first; `metric` is accuracy, loglik, kl or kl_text."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     metric: str
-    samples: int
-    machine: str | None  # that milliseconds are of
+    samples: int  # number of samples, none used for the scores, searches or predictor
+    machine: str | None  # whose latency profile predicts the milliseconds
     of: tuple[Figure, ...]
 
     def __post_init__(self) -> None:
         ratios = [figure.ratio for figure in self.of]
         if not ratios or ratios[0] != 0 or ratios != sorted(set(ratios)):
-            raise LopError(f"figures at ratios {ratios}: expected ascending ones, from 0 on")
+            raise LopError(f"figures at ratios {ratios}: expected ascending ratios from 0")
 
     @property
     def scale(self) -> int:
-        """What values are printed times: an accuracy as per cent."""
+        """The factor of printed values: 100 for an accuracy (per cent), else 1."""
         return 100 if self.metric == "accuracy" else 1
 
     def value_at(self, ratio: float) -> float:
-        """The value at a ratio, linear between those that were measured."""
+        """The value at a ratio, interpolated linearly between measured ratios."""
         return self._at(ratio, [figure.value for figure in self.of])
 
     def speed_at(self, ratio: float) -> float | None:
-        """How many times as fast as the whole model a ratio's is, by the latency profile."""
+        """Predicted speed at a ratio, as a multiple of the whole model's; None if unknown."""
         times = [figure.milliseconds for figure in self.of]
         known = [each for each in times if each is not None]
         if len(known) < len(times):
@@ -76,7 +68,7 @@ class Figures:
         return float(np.interp(ratio, [figure.ratio for figure in self.of], values))
 
     def sentence(self) -> str:
-        """What the smallest of the models that lose little saves."""
+        """One sentence: what the smallest model with a small loss saves."""
         whole, by = self.of[0], UNITS.get(self.metric, DIVERGENCE)
         points = [
             Point(
@@ -97,7 +89,7 @@ class Figures:
         return accuracy_error(error, self.samples) if self.metric == "accuracy" else error
 
     def markdown(self) -> str:
-        """A row a ratio."""
+        """A Markdown table with one row for each ratio."""
         digits, unit = (1, " (%)") if self.metric == "accuracy" else (3, "")
         lines = [f"| pruned | parameters | MB | times as fast | {self.metric}{unit} |"]
         lines.append("| --- | --- | --- | --- | --- |")

@@ -1,4 +1,4 @@
-"""After `import lop`, transformers' own Auto classes load pruned checkpoints too."""
+"""Makes transformers' own Auto classes load pruned checkpoints after `import lop`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ AUTO = "transformers.models.auto.auto_factory"
 
 
 def teach_transformers() -> None:
-    """Do it now where transformers is imported already, else once it is: that takes seconds."""
+    """Patch the Auto classes: now if transformers is imported, else when it is imported.
+
+    Importing transformers here would take seconds.
+    """
     if AUTO in sys.modules:
         _teach(sys.modules[AUTO])
     elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
@@ -23,7 +26,7 @@ def teach_transformers() -> None:
 
 
 class _WhenImported(MetaPathFinder):
-    """Lets the module be found as always, and teaches it as soon as it has run."""
+    """Finds the module `AUTO` as usual, and patches it right after its import."""
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> Any:
         if name != AUTO:
@@ -42,20 +45,21 @@ class _WhenImported(MetaPathFinder):
 
 
 def _teach(auto_factory: Any) -> None:
-    """Have the Auto classes choose the pruned variant for the config of a model that lop pruned, or
-    quantized such that the stock class does not load it.
+    """Make the Auto classes choose the pruned variant for the config of a model that lop pruned, or
+    quantized so that the stock class cannot load it.
 
-    They all ask `_get_model_class` which class a config is of, and no other place knows the config.
+    All Auto classes get the class of a config from `_get_model_class`; no other function there gets
+    the config.
     """
-    ask = auto_factory._get_model_class
-    if getattr(ask, "taught", False):
+    stock_class = auto_factory._get_model_class
+    if getattr(stock_class, "taught", False):
         return
 
     def choose(config: Any, mapping: Any) -> Any:
-        stock = ask(config, mapping)
+        stock = stock_class(config, mapping)
         pruned = any(getattr(part, key, None) for part in _parts(config) for key in KEYS)
         named = getattr(config, "auto_map", None) or {}
-        if not pruned and not any(str(of).startswith("modeling_lop.") for of in named.values()):
+        if not pruned and not any(str(name).startswith("modeling_lop.") for name in named.values()):
             return stock
         from lop.models.modeling_lop import pruned_class
 
@@ -66,7 +70,7 @@ def _teach(auto_factory: Any) -> None:
 
 
 def _parts(config: Any) -> Iterator[Any]:
-    """A config and all that are in it. (`get_text_config` raises where there are two for text.)"""
+    """A config and all its sub-configs. (`get_text_config` raises if two of them are for text.)"""
     yield config
     for name in getattr(config, "sub_configs", ()):
         if (part := getattr(config, name, None)) is not None:

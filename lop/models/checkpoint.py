@@ -1,6 +1,6 @@
-"""Loads and saves Hugging Face checkpoints, dense or pruned to a width of its own in each layer.
+"""Loads and saves Hugging Face checkpoints: dense, or pruned to a different size in each layer.
 
-No code that a checkpoint brings along is ever run, and no pickle is opened.
+Code and pickles in a checkpoint are never run or opened.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def load(
     dtype: torch.dtype | str = "auto",
     **options: Any,
 ) -> PreTrainedModel:
-    """Load a dense or pruned checkpoint from a directory (or a hub id, when a hub answers).
+    """Load a dense or pruned checkpoint from a directory (or a hub id, if the hub is reachable).
 
-    Of a quantized one come the weights that the stored ones stand for. `options` go to
-    transformers' `from_pretrained`, for example `offload_folder`.
+    Quantized weights are loaded dequantized. `options` go to transformers' `from_pretrained`, for
+    example `offload_folder`.
 
-    Raises LopError when there is no such model, or when its weights do not fit its config.
+    Raises LopError if there is no such model, or its weights do not fit its config.
     """
     quiet_libraries()
     config = read_config(path)
@@ -100,10 +100,10 @@ def load(
 def without_weights(
     path: str | Path, config: PreTrainedConfig, entries: Sequence[Entry]
 ) -> PreTrainedModel:
-    """The model that loading these tensors makes, with all its rules, but on the meta device.
+    """Build the model of these tensors with `from_pretrained`'s rules, on the meta device.
 
-    Nothing is read and no memory is taken. Raises LopError when the tensors are not those that
-    the config asks for.
+    No tensor is read and no memory is used. Raises LopError if the tensors are not those of the
+    config.
     """
     state = {
         entry.key: torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="meta")
@@ -115,7 +115,7 @@ def without_weights(
 def with_mapped_weights(
     path: str | Path, config: PreTrainedConfig, entries: Sequence[Entry]
 ) -> PreTrainedModel:
-    """The model of these tensors, whose weights are their places in the files.
+    """Build the model of these tensors, with its weights memory-mapped from the files.
 
     A weight is read when it is first used, and takes memory from then on. Raises LopError as
     `without_weights` does.
@@ -129,7 +129,7 @@ def with_mapped_weights(
 def _with_state(
     path: str | Path, config: PreTrainedConfig, state: dict[str, Tensor], **options: Any
 ) -> PreTrainedModel:
-    """The model that a checkpoint's tensors make, as `from_pretrained` makes it of its files."""
+    """Build the model of a checkpoint's tensors, as `from_pretrained` builds it from the files."""
     if (Path(path) / "generation_config.json").is_file():
         with one_line(f"{path}: cannot read generation_config.json"):
             options["generation_config"] = GenerationConfig.from_pretrained(path)
@@ -148,7 +148,7 @@ def _made_of(
             None,
             config=config,
             state_dict=state,
-            ignore_mismatched_sizes=True,  # and named below
+            ignore_mismatched_sizes=True,  # `_check_fit` raises for them
             output_loading_info=True,
             **{"dtype": "auto"} | options,
         )
@@ -157,7 +157,7 @@ def _made_of(
 
 
 def _check_depth(path: str | Path, config: PreTrainedConfig, tensors: int) -> None:
-    """Refuse a config that asks for far more layers than there are tensors: they would be built."""
+    """Raise LopError for a config with far more layers than tensors, before they are built."""
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
     for part in parts:
         layers = getattr(part, "num_hidden_layers", None) or getattr(part, "depth", None)
@@ -173,16 +173,16 @@ def _check_fit(path: str | Path, info: Mapping[str, Any]) -> None:
     for name, found, asked in sorted(info["mismatched_keys"]):
         raise LopError(f"{path}: {name} has shape {list(found)}, the config asks for {list(asked)}")
     for name in sorted(info["unexpected_keys"]):
-        raise LopError(f"{path}: {name} has no place in the config's model")
+        raise LopError(f"{path}: tensor {name} is not in the config's model")
 
 
 def load_spread(path: str | Path) -> PreTrainedModel:
-    """Load over the GPUs there are, and offload the rest (`device_map="auto"`); else to the CPU."""
+    """Load across all GPUs and offload the rest (`device_map="auto"`); else to the CPU."""
     return load(path, device_map="auto" if torch.cuda.is_available() else None)
 
 
 def load_processor(path: str | Path) -> ProcessorMixin:
-    """The processor (image processor, tokenizer, chat template) that travels with a checkpoint."""
+    """The processor (image processor, tokenizer, chat template) of a checkpoint."""
     _check_exists(path)
     with one_line(f"{path}: cannot load the processor"):
         processor = AutoProcessor.from_pretrained(path)
@@ -191,7 +191,7 @@ def load_processor(path: str | Path) -> ProcessorMixin:
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a checkpoint alone, which of a text model may be all that it has."""
+    """The tokenizer of a checkpoint; a text model may have no other processor."""
     _check_exists(path)
     with one_line(f"{path}: cannot load the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -200,7 +200,7 @@ def load_tokenizer(path: str | Path) -> Any:
 
 
 def _check_vocabulary(folder: Path, tokenizer: Any) -> None:
-    """Raise LopError where transformers has made a tokenizer that knows no word."""
+    """Raise LopError if there is no vocabulary: transformers then makes an empty tokenizer."""
     files = set(getattr(tokenizer, "vocab_files_names", {}).values())
     if folder.is_dir() and files and not any((folder / name).is_file() for name in files):
         raise LopError(f"{folder}: no vocabulary; expected {' or '.join(sorted(files))}")
@@ -212,11 +212,11 @@ def save(
     out: str | Path,
     extra: dict[str, str] | None = None,
 ) -> None:
-    """Write model, processor and `extra` text files (name -> text) to directory `out`, whole.
+    """Write model, processor and `extra` text files (name -> text) to directory `out`, atomically.
 
-    transformers writes the config, as its version does; `lop.pruning.prune_checkpoint` changes
-    only the widths in the config that is there. Its lop.json says that lop wrote it: no other model
-    is replaced by one, LopError.
+    transformers writes the config in the form of its version; `lop.pruning.prune_checkpoint`
+    changes only the sizes in the existing config. lop.json marks the directory as written by lop:
+    only such a directory is replaced, else LopError.
     """
     with replacing_dir(out, SAVED) as tmp:
         (tmp / SAVED.files[0]).write_text('{"saved_by_lop": true}\n')
@@ -227,12 +227,12 @@ def save(
 
 
 def record_sizes(model: PreTrainedModel) -> None:
-    """Make a model whose sites were cut say so, in its config and its class.
+    """Set the config and class of a model whose sites were cut to its present sizes.
 
-    From then on `save_pretrained` and `push_to_hub` write a checkpoint that loads again. Where
-    the stock class makes these very tensors from a config with one size of each, it is a model of
-    that class. Else the config says each layer's sizes, and whether output maps have got biases
-    that the architecture has not.
+    `save_pretrained` and `push_to_hub` then write a checkpoint that can be loaded. If the stock
+    class with one global size per kind builds exactly these tensors, the model gets that class.
+    Else the config gets each layer's sizes, and whether output maps have biases that the
+    architecture does not have.
     """
     sites = _all_sites(model)
     text = model.config.get_text_config()
@@ -252,7 +252,7 @@ def record_sizes(model: PreTrainedModel) -> None:
 
 
 def _all_sites(model: PreTrainedModel) -> list[Site]:
-    """All sites, without a word about attention that is not understood."""
+    """All sites, without the warning about attention that lop cannot prune."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return find_sites(model, "ffn+attention")
@@ -264,7 +264,7 @@ def _set(text: Any, values: Mapping[str, int]) -> None:
 
 
 def _one_size(sites: Sequence[Site], before: Mapping[str, int], layers: int) -> dict[str, int]:
-    """What a config says of a model whose layers are all alike, as far as they are."""
+    """The global config values of each kind of site that has one size in all layers."""
     found: dict[str, int] = {}
     for kind in ("ffn", "attention"):
         each = [site for site in sites if site.kind == kind]
@@ -281,14 +281,14 @@ def _sizes(
     made: Mapping[str, torch.Size],
     shapes: Mapping[str, torch.Size],
 ) -> Sizes:
-    """The sizes of each kind of site that is not as the stock class makes it."""
+    """The sizes of each kind of site that differs from what the stock class builds."""
     sizes: Sizes = {}
     for kind in ("ffn", "attention"):
         each = [site for site in sites if site.kind == kind]
         gone = skipped_layers(model, kind)
         if not each:
             if gone:
-                raise LopError(f"no {kind} is left in any layer: expected one at least")
+                raise LopError(f"no {kind} is left in any layer: expected at least one")
             continue
         names = tuple(f"{site.name}." for site in each)
         own = [name for name in shapes if name.startswith(names)]
@@ -311,7 +311,7 @@ def _stock_shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
 
 
 def _forget_class(config: PreTrainedConfig) -> None:
-    """Drop our own modelling file from a config's `auto_map`, as it is of no use any more."""
+    """Remove lop's modelling file, which is no longer needed, from a config's `auto_map`."""
     others = {k: v for k, v in (getattr(config, "auto_map", None) or {}).items() if not is_ours(v)}
     if others:
         config.auto_map = others
@@ -326,31 +326,31 @@ def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
 def read_config(path: str | Path) -> PreTrainedConfig:
     """The config of a checkpoint.
 
-    Raises LopError when there is none, none that is understood, or that of a model that is
-    quantized in another way than lop's.
+    Raises LopError if there is no config, transformers does not know it, or the model is quantized
+    in a format that lop does not read.
     """
     _check_exists(path)
     with one_line(f"{path}: cannot read a model config"):
         config = AutoConfig.from_pretrained(path)
         if understood(dict(getattr(config, "quantization_config", None) or {})):
-            del config.quantization_config  # its weights are read as what they stand for
+            del config.quantization_config  # the weights are read dequantized
         for part in (config, config.get_text_config()):
             if method := quantization(part):
-                raise LopError(f"{path}: is quantized ({method}); expected the model before that")
+                raise LopError(f"{path}: is quantized ({method}); expected the unquantized model")
         if not isinstance(getattr(config, "auto_map", None) or {}, dict):
-            raise LopError(f"{path}: auto_map is no object of class names")
+            raise LopError(f"{path}: auto_map is not an object of class names")
         return config
 
 
 def quantization(config: PreTrainedConfig) -> str | None:
-    """By which method a config says that its model is quantized."""
+    """The quantization method in a config, or None."""
     how = dict(getattr(config, "quantization_config", None) or {})
-    # bitsandbytes did not always say its name
+    # old configs of bitsandbytes have no name
     return str(how.get("quant_method") or "bitsandbytes") if how else None
 
 
 def model_class(config: PreTrainedConfig) -> Any:
-    """The class of a config's model: transformers' own, or its pruned variant."""
+    """The model class of a config: transformers' own, or its pruned variant."""
     for auto in (AutoModelForImageTextToText, AutoModelForCausalLM):
         mapping: Any = auto._model_mapping
         if type(config) in mapping:
@@ -375,11 +375,11 @@ def _check_exists(path: str | Path) -> None:
 
 
 def _check_hub(name: str) -> None:
-    """Fail at once where transformers would try again for half a minute."""
+    """Raise LopError for an unknown name at once; transformers would retry for half a minute."""
     if is_offline_mode():
         raise LopError(f"{name}: no such directory, and the hub is switched off (HF_HUB_OFFLINE)")
     try:
         HfApi().model_info(name, timeout=10)
-    except Exception as error:  # the client's transport errors share no base across its versions
+    except Exception as error:  # transport errors have no common base class across client versions
         reason = first_line(error)
         raise LopError(f"{name}: no such directory, and not on the hub: {reason}") from error

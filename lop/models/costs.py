@@ -1,4 +1,4 @@
-"""Targets other than a ratio: parameters, bytes on disk, FLOPs a token, turned into one."""
+"""Converts targets in parameters, bytes on disk or FLOPs per token into a pruning ratio."""
 
 from __future__ import annotations
 
@@ -17,38 +17,34 @@ from lop.plan import Plan, Space
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-LOOKS = 1000  # at ratios, for one at which all of several methods meet a target
+LOOKS = 1000  # ratios that `next_ratio` tries before it refines the first that meets the target
 
 PlanAt = Callable[[float], Plan]  # a method's plan at a pruning ratio
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a dense model has of something, and how much of it goes with the units of its sites.
-
-    `units` (S,) is what a unit of each site has, `rest` (S,) what goes with a site's last unit
-    besides it, and `biases` what compensation adds to a model that is pruned at all.
-    """
+    """A cost (parameters, bytes or FLOPs) of a model as a function of its plan."""
 
     name: str
-    dense: int
+    dense: int  # of the dense model
     space: Space
-    units: tuple[int, ...]
-    rest: tuple[int, ...]
-    biases: int = 0
+    units: tuple[int, ...]  # of one unit of each site, (S,)
+    rest: tuple[int, ...]  # removed with the last unit of each site, besides that unit's cost; (S,)
+    biases: int = 0  # added to every pruned model by compensation
 
     def of(self, plan: Plan) -> int:
-        """What the pruned model has, exactly."""
+        """The exact cost of the pruned model."""
         return self.of_units(plan.kept)
 
     def of_units(self, units: Sequence[int]) -> int:
-        """The same of a model with so many units a site, (S,), which may be more than it had."""
+        """The cost with these numbers of units, (S,); a site may have more than in the source."""
         each = zip(self.space.units, units, self.units, self.rest, strict=True)
         gone = sum((d - k) * unit + (0 if k else rest) for d, k, unit, rest in each)
         return self.dense - gone + (self.biases if tuple(units) != self.space.units else 0)
 
     def ratio(self, target: float) -> float:
-        """The smallest pruning ratio whose uniform plan has at most `target`."""
+        """The smallest pruning ratio whose uniform plan costs at most `target`."""
         return smallest_ratio(
             self.name, self.space, self.of, target, partial(Plan.uniform, self.space)
         )
@@ -62,10 +58,10 @@ def smallest_ratio(
     plan_at: PlanAt,
     between: tuple[float, float] = (0.0, 1.0),
 ) -> float:
-    """The smallest pruning ratio whose plan costs at most `target`, by bisection, to the neuron.
+    """The smallest pruning ratio whose plan costs at most `target`, by bisection over neurons.
 
-    `name` is what is counted; `between` bounds the ratios. Raises LopError, naming the reachable
-    range, when there is none.
+    `name` is the name of the cost; `between` bounds the ratios. Raises LopError with the reachable
+    range if there is no such ratio.
     """
     steps = _Steps(space, between)
 
@@ -87,10 +83,10 @@ def smallest_ratio(
 def next_ratio(
     space: Space, meets: Callable[[float], bool], between: tuple[float, float]
 ) -> float | None:
-    """The smallest pruning ratio between two at which `meets` says yes, wherever it says no.
+    """The smallest pruning ratio in a range at which `meets` is true; None if there is none.
 
-    Where there are more than `LOOKS` of them, as many are looked at, and then those before the
-    first that meets. None where none does.
+    `meets` need not be monotonic. If the range has more than `LOOKS` ratios, that many are tried;
+    then bisection refines the first that meets.
     """
     steps = _Steps(space, between)
     stride = max(1, -(-(steps.last - steps.first) // LOOKS))
@@ -103,7 +99,7 @@ def next_ratio(
 
 @dataclass(frozen=True)
 class _Steps:
-    """Pruning ratios between two, numbered by the neurons that a budget loses."""
+    """Pruning ratios in a range, numbered by the budget steps that they remove."""
 
     space: Space
     between: tuple[float, float]
@@ -111,7 +107,7 @@ class _Steps:
     @property
     def first(self) -> int:
         space = self.space
-        gone = -(-(space.total - space.cost(space.high)) // space.step)  # by bounds of the widest
+        gone = -(-(space.total - space.cost(space.high)) // space.step)  # removed by the ceilings
         return max(gone, ceil(self.between[0] * (space.total / space.step)))
 
     @property
@@ -120,13 +116,13 @@ class _Steps:
         return floor(top * (self.space.total / self.space.step))
 
     def ratio(self, number: int) -> float:
-        """What a number is as a ratio."""
+        """The ratio with this number."""
         share = number / (self.space.total / self.space.step)
         return min(max(share, self.between[0]), self.between[1])
 
 
 def _bisected(low: int, high: int, meets: Callable[[int], bool]) -> int:
-    """A number that meets, with one before it that does not, given that of two others."""
+    """The number after one that does not meet; `low` must not meet, `high` must."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if meets(middle) else (middle, high)
@@ -134,12 +130,12 @@ def _bisected(low: int, high: int, meets: Callable[[int], bool]) -> int:
 
 
 def ceil(value: float) -> int:
-    """Rounded up, but for what is a whole number within rounding errors."""
+    """Round up, except for a whole number with a rounding error."""
     return math.ceil(value - 1e-9)
 
 
 def floor(value: float) -> int:
-    """Rounded down likewise."""
+    """Round down likewise."""
     return math.floor(value + 1e-9)
 
 
@@ -148,12 +144,12 @@ def _shown(value: float) -> str:
 
 
 def parameters(model: Stored, space: Space, compensate: bool = False) -> Cost:
-    """Parameters; tied ones count once."""
+    """Parameters; tied parameters count once."""
     return _cost("parameters", model, space, model.parameters, numel, compensate)
 
 
 def size(model: Stored, space: Space, compensate: bool = False) -> Cost:
-    """Bytes of weights on disk, at the dtype that the checkpoint has."""
+    """Bytes of weights on disk, at the checkpoint's dtype."""
 
     def amount(site: Site, name: str) -> int:
         return model.tensors[f"{site.name}.{name}"].size
@@ -163,9 +159,10 @@ def size(model: Stored, space: Space, compensate: bool = False) -> Cost:
 
 
 def flops_per_token(model: Stored, space: Space, compensate: bool = False) -> Cost:
-    """FLOPs of the language model a token: two for each weight of its linear maps.
+    """FLOPs of the language model per token: two for each weight of its linear maps.
 
-    Attention's own products are left out: they grow with the context. Biases are left out too.
+    Biases are not counted, nor attention's products of queries, keys and values, which grow with
+    the context.
     """
 
     def amount(site: Site, name: str) -> int:
@@ -209,5 +206,5 @@ def _cost(
 
 
 def _output(model: Stored, site: Site) -> str:
-    """The dtype of a site's output map in its file, which a bias that is added gets too."""
+    """The dtype of a site's output map in its file; an added bias gets the same dtype."""
     return model.tensors[f"{site.name}.{site.output}.weight"].dtype

@@ -1,4 +1,4 @@
-"""Cuts a checkpoint file by file, one tensor at a time: no model is loaded, whatever its size."""
+"""Cuts a checkpoint file by file, one tensor at a time, without loading the model."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ from lop.models.weights import DTYPES, Entry, mapped, read_header
 from lop.plan import Bits
 from lop.progress import progress
 
-CHUNK = 32 * 2**20  # values at a time, of a tensor that stays as it is
-# What a checkpoint directory holds beside weights and config travels along, but for these.
+CHUNK = 32 * 2**20  # values copied at a time, of an unchanged tensor
+# Files other than weights and config are copied from the source, except these.
 LEFT = {"config.json", "README.md", "pruning.json", "elastic.json", "recovery.json"}
 WEIGHTS = (
     ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf",
@@ -61,7 +61,7 @@ BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class _New:
-    """A tensor of the smaller checkpoint that is not the old one, and how it is made."""
+    """A tensor of the smaller checkpoint that differs from the source's, and how it is made."""
 
     key: str
     dtype: str
@@ -71,8 +71,8 @@ class _New:
 
 @dataclass(frozen=True)
 class CutFile:
-    """A file of a smaller checkpoint: its name in the folder, its size in bytes, and what gives
-    these, a piece at a time, once they are asked for."""
+    """A file of a smaller checkpoint: its name in the folder, its size in bytes, and a function
+    that makes the bytes piece by piece when it is called."""
 
     name: str
     size: int
@@ -80,7 +80,7 @@ class CutFile:
 
 
 def text_file(name: str, text: str) -> CutFile:
-    """A small file."""
+    """A file with this text."""
     content = text.encode()
     return CutFile(name, len(content), lambda: [content])
 
@@ -102,24 +102,22 @@ def cut(
     scope: str = "ffn",
     bits: Bits | None = None,
 ) -> tuple[PreTrainedModel, list[CutFile]]:
-    """The checkpoint of `source` with these units only, (k_i,) a site: its model, on the meta
-    device, and its files.
+    """The checkpoint of `source` with only these units, (k_i,) for each site: its model, on the
+    meta device, and its files.
 
-    Units stand in the order in which they are given; all of them in another order are the same
-    model. A site without units is left out. With `means`, a value for each column of a site's
-    output map, those maps get a bias that restores the lost units' mean output, on top of one that
-    is there.
-    `stored` are units that each site is filled up to with zeros, so that there comes out an
-    ordinary checkpoint, which everything loads that loads the dense one. What is left is quantized
-    to `bits`.
+    Units keep the given order; all units in another order compute the same. A site without units
+    is removed. With `means`, one value for each column of a site's output map, the output maps get
+    a bias that restores the lost units' mean output, added to an existing bias. With `stored`, each
+    site is padded with zeros to that many units: the result is an ordinary checkpoint that loads
+    wherever the dense one does. The remaining weights are quantized to `bits`.
 
-    Raises LopError when a value is not finite, when no ordinary checkpoint has `stored` units, or
-    when the source is quantized.
+    Raises LopError if a value is not finite, no ordinary checkpoint can have `stored` units, or the
+    source is quantized.
     """
     if source.quantized:
-        raise LopError(f"{source.path}: is quantized; expected the model before that")
+        raise LopError(f"{source.path}: is quantized; expected the unquantized model")
     sites = source.sites(scope)
-    units = [len(of) for of in kept]
+    units = [len(indices) for indices in kept]
     if units == [site.units for site in sites]:
         means = None  # nothing is lost
     units = units if stored is None else list(stored)
@@ -149,13 +147,13 @@ def cut(
         index = {"metadata": {"total_size": total}, "weight_map": where}
         files.insert(0, text_file(source.index, json.dumps(index, indent=2) + "\n"))
     how = _quantization(small, widths, bits.group) if widths and bits else {}
-    beyond = any(place not in ("attention", "head") for place, _ in bits.others) if bits else False
+    beyond = any(part not in ("attention", "head") for part, _ in bits.others) if bits else False
     config = _config_files(source, small, how, beyond)
     return small, [*config, *_the_rest(source.folder, small), *files]
 
 
 def _gone(source: Stored, skipped: Sequence[Site]) -> set[str]:
-    """The keys of all that sites without units had, but for their output's bias."""
+    """The keys of all tensors of the skipped sites, except the bias of their output map."""
     found = set()
     for site in skipped:
         bias = f"{site.name}.{site.output}.bias"
@@ -165,10 +163,10 @@ def _gone(source: Stored, skipped: Sequence[Site]) -> set[str]:
 
 
 def _the_rest(folder: Path, small: PreTrainedModel) -> Iterator[CutFile]:
-    """What goes with the weights.
+    """Copies of the source's other files.
 
-    Code too, without running it, where the stock class is kept: others load by it what `auto_map`
-    names.
+    Python files are included, without running them, if the model keeps its stock class: `auto_map`
+    in the config may name them.
     """
     left = LEFT | {Path(modeling_lop.__file__).name}
     weights = (*WEIGHTS, ".py") if is_pruned(small.config.get_text_config()) else WEIGHTS
@@ -187,7 +185,7 @@ def _copied(path: Path, name: str) -> CutFile:
 def _cut_model(
     source: Stored, sites: Sequence[Site], units: Sequence[int], compensated: bool
 ) -> PreTrainedModel:
-    """The model that comes out, on the meta device."""
+    """The smaller model, on the meta device."""
     small = copy.deepcopy(source.model)
     for kind in KEYS:
         of = {site: n for site, n in zip(sites, units, strict=True) if site.kind == kind}
@@ -199,25 +197,25 @@ def _cut_model(
 
 
 def _check_padded(source: Stored, small: PreTrainedModel) -> None:
-    """Raise LopError unless the stock class holds the smaller model."""
+    """Raise LopError unless the stock class can represent the smaller model."""
     if not is_pruned(text := small.config.get_text_config()):
         return
     if any(place["output_bias"] for place, _ in layer_sizes(text).values()):
         raise LopError(
-            f"{source.path}: the padded format has no room for the compensation's bias, as "
-            "this architecture has none there: cut the dense model without compensation"
+            f"{source.path}: the padded format has no room for the compensation's bias, because "
+            "this architecture has no bias there: cut the dense model without compensation"
         )
     raise LopError(
-        f"{source.path}: this architecture has no padded format, as its config's "
-        f"{WIDTH} does not change the FFNs' width alone: cut it as per_layer"
+        f"{source.path}: this architecture has no padded format, because its config's "
+        f"{WIDTH} does not change only the FFNs' width: use format per_layer"
     )
 
 
 def _cut_site(
     source: Stored, site: Site, kept: Tensor, units: int, mean: Tensor | None
 ) -> Iterator[tuple[str, _New]]:
-    """The tensors of a site that change, each with the key of the one whose place it takes, or
-    which it follows; the site gets so many `units`, those beyond `kept` zero."""
+    """The changed tensors of a site, each with the key of the source's tensor that it replaces or
+    follows. The site gets `units` units; those beyond `kept` are zeros."""
     for name in site.parts:
         entry = source.tensors[f"{site.name}.{name}"]
         make = partial(_part, entry, site, name, kept, units)
@@ -231,7 +229,7 @@ def _cut_site(
 
 
 def _part(entry: Entry, site: Site, name: str, kept: Tensor, units: int) -> Tensor:
-    """What the kept units have of a tensor, with zeros for as many more as make `units`."""
+    """A tensor with only the kept units, padded with zeros to `units` units."""
     tensor, found = _finite(entry.read(), entry), []
     for part in site.parts[name]:
         at = part.entries(kept)
@@ -243,7 +241,7 @@ def _part(entry: Entry, site: Site, name: str, kept: Tensor, units: int) -> Tens
 
 
 def _columns(weight: Tensor, kept: Tensor) -> Tensor:
-    # numpy is four times as fast at this as torch; it has no bfloat16, and need not know
+    # numpy is four times as fast as torch here; it has no bfloat16, so pass the bits as integers
     bits = weight.view(BITS[weight.dtype.itemsize]).numpy()
     if (kept[1:] <= kept[:-1]).any():  # in another order
         return torch.from_numpy(np.take(bits, kept.numpy(), axis=1)).view(weight.dtype)
@@ -259,13 +257,13 @@ def _bias(down: Entry, bias: Entry | None, kept: Tensor, mean: Tensor) -> Tensor
 
 
 def _tensors(entries: list[Entry], new: dict[str, list[_New]]) -> Iterator[Entry | _New]:
-    """What becomes of a file's tensors."""
+    """A file's tensors, with changed ones replaced and new ones added."""
     for entry in entries:
         yield from new.get(entry.key, [entry])
 
 
 def _quantized(tensor: Entry | _New, bits: Mapping[str, int], group: int) -> Iterator[Entry | _New]:
-    """What is stored of a tensor, where there are `bits` by key for it, and it has such groups."""
+    """The stored tensors of one tensor: quantized if `bits` has its key and its shape fits."""
     if tensor.key not in bits or not fits(tensor.shape, group):
         yield tensor
         return
@@ -283,7 +281,7 @@ def _quantized(tensor: Entry | _New, bits: Mapping[str, int], group: int) -> Ite
 
 
 def _quantization(small: PreTrainedModel, bits: Mapping[str, int], group: int) -> dict[str, Any]:
-    """The config's `quantization_config` for a model whose weights have these bits by name."""
+    """The config's `quantization_config` for these bits by weight name."""
     weights = {
         name: module.weight
         for name, module in small.named_modules()
@@ -320,7 +318,7 @@ def _weights(name: str, tensors: list[Entry | _New]) -> CutFile:
 
 
 def _copy(entry: Entry) -> Iterator[memoryview]:
-    """A tensor that stays as it is, a piece at a time."""
+    """The bytes of an unchanged tensor, piece by piece."""
     dtype = DTYPES[entry.dtype]
     for first in range(0, math.prod(entry.shape), CHUNK):
         count = min(CHUNK, math.prod(entry.shape) - first)
@@ -336,7 +334,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 def _finite(tensor: Tensor, entry: Entry) -> Tensor:
     if tensor.is_floating_point() and tensor.numel():
-        # one pass and no copy; a nan comes out at both ends
+        # one pass and no copy; a nan makes both results nan
         low, high = torch.aminmax(tensor)
         if not (torch.isfinite(low) and torch.isfinite(high)):
             raise LopError(f"{entry.file}: {entry.key} has values that are not finite")
@@ -346,18 +344,18 @@ def _finite(tensor: Tensor, entry: Entry) -> Tensor:
 def _config_files(
     source: Stored, small: PreTrainedModel, quantization: Mapping[str, Any], beyond: bool
 ) -> Iterator[CutFile]:
-    """The source's config.json with what pruning changes in it, and the modelling file where
-    stock classes will not do: those for what is quantized `beyond` the decoder's linear maps load
-    weights of one number of bits.
+    """The source's config.json with the values that pruning changes, and the modelling file if the
+    stock class cannot load the model. With weights quantized `beyond` the decoder's linear maps, it
+    can only if all have one number of bits.
 
-    Nothing else is touched: written by this transformers it would have other keys, which older
-    ones and other loaders do not read.
+    Other values stay unchanged: this version of transformers would write other keys, which older
+    versions and other loaders do not read.
     """
     config: dict[str, Any] = read_json(source.folder / "config.json")
     before, after = source.config.get_text_config(), small.config.get_text_config()
     path, values = _path_to(small.config, after), config
     for name in path:
-        # older checkpoints have the text config's values at the top
+        # older checkpoints have the text config's values at the top level
         if name not in values and is_pruned(after):
             values[name] = before.to_diff_dict()
         values = values.get(name, values)
@@ -370,7 +368,7 @@ def _config_files(
             values[key if key in values else named.get(key, key)] = becomes[key]
     auto_map = {k: v for k, v in (config.get("auto_map") or {}).items() if not is_ours(v)}
     schemes = len(quantization.get("config_groups", ()))
-    if beyond and schemes == 1:  # stock loaders unpack all of it where all has as many bits
+    if beyond and schemes == 1:  # stock loaders dequantize all weights if they have the same bits
         quantization = {**quantization, "dequantize": True}
     if is_pruned(after) or (beyond and schemes > 1):
         cls: Any = type(small) if is_pruned(after) else pruned_class(type(small))  # type: ignore[arg-type]
@@ -387,7 +385,7 @@ def _config_files(
 
 
 def _path_to(config: PreTrainedConfig, text: PreTrainedConfig) -> list[str]:
-    """The names by which a text config is reached from the whole one."""
+    """The attribute names that lead from the whole config to its text config."""
     for name in config.sub_configs if config is not text else ():
         part = getattr(config, name, None)
         if part is not None and part.get_text_config() is text:

@@ -1,7 +1,7 @@
-"""A loaded model that changes its size: each site computes with the first of its units.
+"""A loaded model that can change its size: each site computes with the first of its units.
 
-In an elastic checkpoint the units of each site stand in order of importance, so that a plan keeps
-the front of every tensor. It knows no predictor: what to keep is said from above.
+In an elastic checkpoint the units of each site are in order of importance, so a plan keeps the
+first part of every tensor. The caller gives the plan; this module knows no predictor.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from lop.models.space import describe, space_of
 from lop.models.stored import Stored
 from lop.plan import Plan
 
-POINTS = 64  # of a site's sizes, at which the lost output is written down
-MARK = "filled_by_sites_of"  # on a cache: the plan of the model that filled it
+POINTS = 64  # sizes of a site for which the lost output is stored
+MARK = "filled_by_sites_of"  # attribute of a KV cache: the plan of the model that filled it
 
 
 class LostOutput:
-    """What the units behind the first k of a site give on average, for any k, as FLAP restores it.
+    """The mean output of a site's units after the first k, for any k: the bias that FLAP adds.
 
-    Summed over all columns that are lost it would be most of the output map. So the sums are
-    written down at `POINTS` sizes, and only the columns up to the next of these are read.
+    To sum over all lost columns, most of the output map would have to be read. So the sums are
+    stored for `POINTS` sizes, and only the columns up to the next stored size are read.
     """
 
     def __init__(self, path: Path, means: Sequence[Tensor]) -> None:
-        """Of the file that `write` wrote; `means` has the mean activation of each site's columns.
+        """Read the file that `write` wrote; `means` has each site's mean activations by column.
 
-        Raises LopError where the file cannot be read or is of another model.
+        Raises LopError if the file cannot be read or is for another model.
         """
         try:
             with safe_open(path, "pt") as file:
@@ -46,13 +46,13 @@ class LostOutput:
         except (OSError, SafetensorError) as error:
             raise LopError(f"{path}: cannot read lost outputs (safetensors): {error}") from error
         if len(sums) != len(means):
-            raise LopError(f"{path}: of {len(sums)} sites, the model has {len(means)}")
+            raise LopError(f"{path}: has {len(sums)} sites, the model has {len(means)}")
         self.sums, self.means = sums, means
 
     def of(self, site: int, weight: Tensor, units: int, kept: int) -> Tensor:
-        """What all but the first `kept` of a site's `units` give, float32 (hidden,).
+        """The mean output of all but the first `kept` of a site's `units`, float32 (hidden,).
 
-        `weight` is the whole output map's.
+        `weight` is the weight of the whole output map.
         """
         points = _points(units)
         at = int(torch.searchsorted(points, kept))
@@ -62,7 +62,7 @@ class LostOutput:
 
     @staticmethod
     def write(path: Path, source: Stored, sites: Sequence[Site], means: Sequence[Tensor]) -> None:
-        """Write the sums of each of these sites of `source`: `sites.<i>`, (points, hidden)."""
+        """Write the sums of these sites of `source`: tensors `sites.<i>`, (points, hidden)."""
         found = {}
         for i, (site, mean) in enumerate(zip(sites, means, strict=True)):
             weight = source.tensors[f"{site.name}.{site.slices[-1].tensor}"].read()
@@ -74,18 +74,17 @@ class LostOutput:
 
 
 def _points(units: int) -> Tensor:
-    """The sizes of a site at which the lost output is written down: 0, …, all units."""
+    """The sizes of a site for which the lost output is stored: 0, …, all units."""
     return torch.linspace(0, units, min(POINTS, units) + 1, dtype=torch.float64).round().long()
 
 
 class Elastic:
-    """The sites of a model, of which each computes with its first units; `show` says how many.
+    """A model whose sites compute with their first units only; `show` sets the numbers of units.
 
-    `source` has its weights mapped. What memory it costs, beside the small model: nothing on a
-    CPU. The tensors that are the fronts of rows are parts of the mapped files. Output maps, of
-    which the front of each row is needed, are read into memory of their own, and stay there; a
-    larger size has a part of the mapped file instead. What is mapped takes memory when it is first
-    used, and the system may take it back.
+    `source` must have mapped weights. On a CPU this takes no more memory than the small model. The
+    first rows of a tensor are a view of the mapped file. Output maps need the first part of every
+    row: `read` copies this into memory, and a larger size uses a view of the mapped file instead.
+    Mapped weights take memory when they are first used, and the system may free it again.
     """
 
     def __init__(self, source: Stored, scope: str, lost: LostOutput | None = None) -> None:
@@ -107,17 +106,17 @@ class Elastic:
         decoder.register_forward_hook(self._mark_cache, with_kwargs=True)
 
     def read(self, plan: Plan) -> None:
-        """Read the fronts of the output maps that a plan keeps into memory of their own."""
+        """Copy the columns of the output maps that a plan keeps into memory."""
         for i, (site, kept) in enumerate(zip(self.sites, plan.kept, strict=True)):
             if kept < site.units:
                 self._own[i] = self._outputs[i].front(kept * site.block)
 
     @torch.no_grad()
     def show(self, plan: Plan) -> None:
-        """Have every site compute with as many units as a plan keeps; nothing is copied.
+        """Make every site compute with as many units as the plan keeps.
 
-        (But for fused maps, and on a GPU, where parts are copied.) A site that keeps none is
-        skipped. Raises LopError for another model's plan, and where the model's dtype was changed.
+        No weight is copied, except for fused maps and on a GPU. A site that keeps no units is
+        skipped. Raises LopError for another model's plan, and if the model's dtype was changed.
         """
         if not plan.space.fits(self.space):
             raise LopError(f"plan for units {plan.space.units}, the model has {self.space.units}")
@@ -156,7 +155,7 @@ class Elastic:
             skip(self.model, site.kind, site.name, site.output)
 
     def _place(self, kind: str) -> dict[str, Any]:
-        """Where the sites of a kind are, as a pruned model's config says it."""
+        """The location of a kind of site, in the form of a pruned model's config."""
         sites = [site for site in self.sites if site.kind == kind]
         added = kind in self._sizes and self._sizes[kind][0]["output_bias"]
         place = describe(sites, output_bias=added)
@@ -166,7 +165,7 @@ class Elastic:
         return place
 
     def _units(self, kind: str) -> dict[int, int]:
-        """By layer the units that the sites of a kind have now; those skipped by nature have 0."""
+        """The present units of a kind of site, by layer; 0 for layers that the source skips."""
         before = self._sizes[kind][1] if kind in self._sizes else {}
         now = {
             site.layer: kept
@@ -176,7 +175,7 @@ class Elastic:
         return dict(sorted((before | now).items()))
 
     def _record(self, pruned: bool) -> None:
-        """Have config and class say the sizes, as a pruned checkpoint's do."""
+        """Set the model's config and class to the present sizes, as in a pruned checkpoint."""
         sizes = dict(self._sizes)
         for kind, place in self._places.items():
             bare = any(
@@ -192,12 +191,12 @@ class Elastic:
         self.model.__class__ = model_class(self.model.config)
 
     def _check_cache(self, module: nn.Module, args: Any, given: dict[str, Any]) -> None:
-        """Raise LopError for a cache with keys of another size: it would be of another model."""
+        """Raise LopError for a KV cache that was filled at another size of the model."""
         cache = _cache(given)
         if cache is not None and cache.get_seq_length() and getattr(cache, MARK, None) != self.kept:
             raise LopError(
-                "this cache of keys and values was filled at another size of the model, or by "
-                "another one; after lop.resize begin with a new cache"
+                "this KV cache was filled at another size of the model, or by another model; after "
+                "lop.resize begin with a new cache"
             )
 
     def _mark_cache(self, module: nn.Module, args: Any, given: dict[str, Any], out: Any) -> None:
@@ -207,5 +206,5 @@ class Elastic:
 
 
 def _cache(given: Mapping[str, Any]) -> Any:
-    """The cache among arguments or results, which newer versions of transformers call `cache`."""
+    """The KV cache among arguments or results; newer versions of transformers call it `cache`."""
     return given.get("cache", given.get("past_key_values"))

@@ -1,4 +1,4 @@
-"""Names for what results are made of: whatever can change a number is in one of them."""
+"""Fingerprints of the inputs of results: everything that can change a number is in one of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from lop.files import content_digest
 
-# of a config: they say where it comes from and who wrote it, and change no number
+# config entries about its origin, which change no number
 ORIGIN = ("_name_or_path", "transformers_version", "_commit_hash")
 
 
 def digest(*parts: Any) -> str:
-    """Twelve hex digits over tensors and plain values (what JSON can say), in this order."""
+    """Twelve hex digits over tensors and JSON values, in this order."""
     found = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
@@ -34,7 +34,7 @@ def digest(*parts: Any) -> str:
 def fingerprint(model: PreTrainedModel) -> str:
     """Sixteen hex digits over every parameter's name, shape and 32 of its values (in float32).
 
-    Equal for the same weights however they are sharded or placed; cheap for billions of weights.
+    It does not depend on shards or devices, and is fast for billions of weights.
     """
     found = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
@@ -45,15 +45,15 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 
 def picks(count: int) -> Tensor:
-    """Which of so many values a fingerprint takes in: up to 32, spread evenly."""
+    """The indices of the values that a fingerprint includes: up to 32 of `count`, evenly spread."""
     return torch.linspace(0, count - 1, min(32, count), dtype=torch.float64).long()
 
 
 def how_asked(model: PreTrainedModel, processor: ProcessorMixin) -> str:
-    """Twelve hex digits over all but weights and samples that decides what a model answers.
+    """Twelve hex digits over everything besides weights and samples that affects the answers.
 
-    That is its config, dtype and generation config, and its processor: tokenizer, chat template,
-    and how pictures are prepared.
+    That is the config, dtype, generation config and processor (tokenizer, chat template, image
+    processor).
     """
     configs = [_plain(c.to_dict()) for c in (model.config, model.generation_config) if c]
     with TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ def how_asked(model: PreTrainedModel, processor: ProcessorMixin) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A config's values as JSON has them."""
+    """A config's values as JSON values, without those in `ORIGIN`."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items() if k not in ORIGIN}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a decoder layer's feed-forward network and attention are, by structure and shapes."""
+"""Finds a decoder layer's feed-forward network and attention by structure and shapes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lop.models.modeling_lop import Skipped
 from lop.models.site import Site, Slice
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-FUSED = "qkv_proj"  # the one fused map whose rows are known: all of q, then k, then v
+FUSED = "qkv_proj"  # the only fused map whose row order is known: all of q, then k, then v
 
 
 def ffn_of(prefix: str, number: int, layer: nn.Module) -> Site | None:
-    """The FFN of a layer, which is called `prefix`; LopError when there is not just one.
+    """The FFN of the layer named `prefix`; None if it was skipped.
 
-    None where it was skipped.
+    Raises LopError unless there is exactly one.
     """
     if skipped(layer, "ffn"):
         return None
@@ -48,16 +48,16 @@ def ffn_of(prefix: str, number: int, layer: nn.Module) -> Site | None:
 
 
 def skipped(layer: nn.Module, kind: str) -> bool:
-    """Whether a layer goes without its FFN or attention."""
+    """Whether a layer has no FFN or attention (`kind`), because pruning skipped it."""
     return any(isinstance(m, Skipped) and m.kind == kind for m in layer.modules())
 
 
 def _match_ffn(name: str, number: int, module: nn.Module) -> Site | None:
-    """The FFN that a module's own linear maps make up, if they do."""
+    """The FFN that consists of a module's direct linear maps, if they have its shapes."""
     linears = _linears(module)
     if len(linears) not in (2, 3):
         return None
-    # the last that fits: should all be square, the map out of the neurons is the one defined last
+    # the last map that fits: if all maps are square, the output map is the one defined last
     for output in reversed(linears):
         down = linears[output]
         inputs = {n: m for n, m in linears.items() if n != output}
@@ -79,10 +79,10 @@ def _match_ffn(name: str, number: int, module: nn.Module) -> Site | None:
 def attention_of(
     prefix: str, number: int, layer: nn.Module, alone: bool = False
 ) -> Site | str | None:
-    """The self-attention of a layer that is called `prefix`; in words why it cannot be cut.
+    """The self-attention of the layer named `prefix`, or as text the reason why it cannot be cut.
 
-    Its units are KV heads with their query heads, or with `alone` query heads, for models in which
-    a single KV head serves all. None where it was skipped.
+    Its units are KV heads with their query heads. With `alone` they are single query heads, for
+    models with one KV head for all query heads. None if the attention was skipped.
     """
     if skipped(layer, "attention"):
         return None
@@ -102,7 +102,7 @@ def attention_of(
 
 
 def _match_attention(name: str, number: int, module: nn.Module, alone: bool) -> Site | str:
-    """The attention that a module's own linear maps make up; in words why they do not."""
+    """The attention that consists of a module's direct linear maps, or the reason why not."""
     linears, size = _linears(module), getattr(module, "head_dim", None)
     if "cross" in type(module).__name__.lower():
         return "is cross-attention"
@@ -125,7 +125,7 @@ def _match_attention(name: str, number: int, module: nn.Module, alone: bool) -> 
 
 
 def _heads(out: nn.Linear, inputs: dict[str, Any], size: int) -> tuple[int, int] | None:
-    """Query and KV heads, each of `size`, if these maps have such shapes."""
+    """The numbers of query and KV heads of `size`, or None if the maps' shapes do not fit."""
     if any(linear.in_features != out.out_features for linear in inputs.values()):
         return None
     rows = sorted(linear.out_features for linear in inputs.values())
@@ -140,10 +140,10 @@ def _heads(out: nn.Linear, inputs: dict[str, Any], size: int) -> tuple[int, int]
 def _attention_slices(
     inputs: dict[str, Any], output: str, out: nn.Linear, size: int, a_unit: tuple[int, int]
 ) -> tuple[Slice, ...]:
-    """The slices of query heads, and of the KV heads that go with them where each unit has one."""
+    """The slices of the query heads, and of their KV heads if each unit has one."""
     group, query = a_unit[0] * size, out.in_features
-    first = next(iter(inputs))  # of maps that are all alike, where one head is left, it is of q
-    shared = query // group * size  # rows of keys, as many as of values
+    first = next(iter(inputs))  # with one head all maps have the same shape: the first is q
+    shared = query // group * size  # rows of keys, and of values
     slices = []
     for name, linear in inputs.items():
         for kind in _parameters(linear):
@@ -161,22 +161,23 @@ def _attention_slices(
 def _beside(
     module: nn.Module, linears: dict[str, Any], size: int, heads: tuple[int, int]
 ) -> str | None:
-    """Why heads cannot be told apart: tensors beside the maps other than a norm of each head."""
+    """The reason why heads cannot be separated: other parameters than a norm of each head, or other
+    head counts than the shapes give. None if there is no reason."""
     maps = tuple(f"{name}." for name in linears)
     for name, tensor in module.named_parameters():
         norm = "norm" in type(module.get_submodule(name.rpartition(".")[0])).__name__.lower()
         if not name.startswith(maps) and not (norm and tuple(tensor.shape) == (size,)):
-            return f"{name} is a parameter of {tuple(tensor.shape)} beside its linear maps"
+            return f"{name} is a parameter of {tuple(tensor.shape)} outside its linear maps"
     groups = getattr(module, "num_key_value_groups", None)
     if groups is not None and groups != heads[0] // heads[1]:
-        return f"has {groups} query heads to a KV head, by its shapes {heads[0] // heads[1]}"
+        return f"has {groups} query heads per KV head, but {heads[0] // heads[1]} by its shapes"
     return None
 
 
 def _linears(module: nn.Module) -> dict[str, Any]:
-    """A module's own linear maps, in the order in which they were defined.
+    """A module's direct linear maps, in the order of their definition.
 
-    Also what is no nn.Linear but stands for one: a gated FFN must not pass for a plain one.
+    Substitutes of nn.Linear are included, or a gated FFN could be mistaken for a plain one.
     """
     return {
         name: child
@@ -190,7 +191,7 @@ def _parameters(linear: Any) -> list[str]:
 
 
 def _flaw(linear: Any) -> str | None:
-    """Why a map is not one that can be cut."""
+    """The reason why a linear map cannot be cut, or None."""
     kind = type(linear)
     if kind is nn.Linear and linear.weight.dtype in FLOATS:
         return None
@@ -202,10 +203,10 @@ def _flaw(linear: Any) -> str | None:
 
 
 def _check_plain(site: Site, whole: bool) -> None:
-    """Raise LopError when neurons depend on each other, or have tensors beside the linear maps.
+    """Raise LopError if neurons depend on each other, or have parameters outside the linear maps.
 
-    A norm over the neurons is both: without some of them it is another norm. `whole` says that
-    the module is the whole layer, where other tensors are of the hidden size.
+    A norm over the neurons does both: it changes when neurons are removed. `whole` means that the
+    module is the whole layer, whose other tensors have the hidden size.
     """
     fused = any(each.offset for each in site.slices)
     sizes = {site.units, 2 * site.units} if fused else {site.units}
@@ -216,5 +217,5 @@ def _check_plain(site: Site, whole: bool) -> None:
         if not name.startswith(maps) and sizes & set(tensor.shape):
             raise LopError(
                 f"{site.name}.{name}: is a parameter of the FFN's {site.units} neurons; expected "
-                "none but the linear maps'"
+                "such parameters only in linear maps"
             )

@@ -1,4 +1,4 @@
-"""A checkpoint as MLflow serves it ("models from code": MLflow runs this file to load it)."""
+"""A checkpoint as an MLflow model ("models from code": MLflow runs this file to load it)."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ from lop.data.matching import MOST_TOKENS
 
 
 class AnswerModel(PythonModel):
-    """Columns `question` and, if there are any, `image` (bytes) and `choices` in; `answer` out.
+    """Input: columns `question`, and optionally `image` (bytes) and `choices`. Output: `answer`.
 
-    The parameter `max_new_tokens` bounds an answer that does not end.
+    The parameter `max_new_tokens` limits the length of an answer.
     """
 
-    def load_context(self, context):  # type: ignore[no-untyped-def] # MLflow wants this signature
-        named = (context.model_config or {}).get("checkpoint")  # large ones stay where they lie
+    def load_context(self, context):  # type: ignore[no-untyped-def] # MLflow requires this signature
+        named = (context.model_config or {}).get("checkpoint")  # large checkpoints are not copied
         path = named or context.artifacts["checkpoint"]
         self.model, self.processor = lop.load(path), lop.load_processor(path)
         check_processor(self.processor)
@@ -33,7 +33,7 @@ class AnswerModel(PythonModel):
 
     @torch.no_grad()
     def _answer(self, row: dict[str, Any], longest: int) -> str:
-        """The greedy answer to one question, as lm-eval would have it."""
+        """The greedy answer to one question, generated as in lm-eval."""
         given = {k: v for k, v in row.items() if v is not None and not isinstance(v, float)}
         images = [{"bytes": given["image"]}] if "image" in given else []
         sample = row | {"images": images, "choices": given.get("choices")}

@@ -1,8 +1,8 @@
 """Weights of 4 and 8 bits, in the format that `compressed-tensors` packs and stock loaders read.
 
 A group of neighbours in a row shares a scale s = max|w| / (2^(bits-1) - ½), and a weight is stored
-as round(w / s), from -2^(bits-1) to 2^(bits-1) - 1 (symmetric rounding to nearest). What the model
-then computes with are the products with the scale, at its own dtype: `dequantized`.
+as round(w / s), from -2^(bits-1) to 2^(bits-1) - 1 (symmetric rounding to nearest). The model
+computes with these numbers times their scale, at the model's dtype: `dequantized`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from lop.models.weights import Entry
 from lop.plan import WHOLE, Bits
 
 METHOD, FORMAT = "compressed-tensors", "pack-quantized"
-SUFFIXES = ("_packed", "_scale", "_shape")  # behind the name of a weight: what is stored of it
-WORD = 4  # bytes, of what weights are packed into
-SHAPE = 16  # bytes: two int64
+SUFFIXES = ("_packed", "_scale", "_shape")  # of the names of a quantized weight's stored tensors
+WORD = 4  # bytes of an int32, into which weights are packed
+SHAPE = 16  # bytes of the stored shape, two int64
 OTHERS = ("embeddings", "head", "attention", "vision", "projector")
 
 
 def quantize(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
-    """The whole numbers that stand for a weight (rows, columns), int8, and their scales (rows,
-    columns / group) at the weight's dtype."""
+    """A weight (rows, columns) as integers, int8, and their scales (rows, columns / group) at the
+    weight's dtype."""
     groups = weight.unflatten(1, (-1, group))
     most = 2 ** (bits - 1)
     scale = (groups.abs().amax(2).float() / (most - 0.5)).to(weight.dtype)
@@ -42,20 +42,20 @@ def quantize(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
 
 
 def multiplied(numbers: Tensor, scale: Tensor) -> Tensor:
-    """What quantized weights stand for, (rows, columns) at the scale's dtype."""
+    """Integers times their scales: the dequantized weight (rows, columns) at the scale's dtype."""
     groups = numbers.unflatten(1, (scale.shape[1], -1))
     return (groups.to(scale.dtype) * scale[..., None]).flatten(1)
 
 
 def dequantized(weight: Tensor, bits: int, group: int) -> Tensor:
-    """A weight as a model computes with it that stores it in so many bits; `WHOLE` leaves it."""
+    """A weight after quantization to `bits` and back; with `WHOLE` it is unchanged."""
     return weight if bits == WHOLE else multiplied(*quantize(weight, bits, group))
 
 
 def packed_size(rows: int, columns: int, itemsize: int, bits: int, group: int) -> int:
-    """Bytes of a stored weight of so many bits, with its scales of `itemsize` and its shape.
+    """Bytes of a stored weight at `bits`, with its scales of `itemsize` bytes and its shape.
 
-    Whole, it has `itemsize` a value.
+    At `WHOLE` each value has `itemsize` bytes.
     """
     if bits == WHOLE:
         return rows * columns * itemsize
@@ -74,7 +74,7 @@ def _packing() -> Any:
 
 
 def pack(weight: Tensor, bits: int, group: int) -> dict[str, Tensor]:
-    """What is stored of a weight, by what goes behind its name."""
+    """The stored tensors of a quantized weight, by the suffix of their names."""
     numbers, scale = quantize(weight, bits, group)
     stored = (_packing().pack_to_int32(numbers, bits), scale, torch.tensor(weight.shape))
     return dict(zip(SUFFIXES, stored, strict=True))
@@ -82,9 +82,9 @@ def pack(weight: Tensor, bits: int, group: int) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Packed(Entry):
-    """A quantized weight in a file, which is read as what it stands for.
+    """A quantized weight in a file; it is read dequantized, at the dtype of its scales.
 
-    It has the dtype of its scales; `start` is that of the packed numbers, `size` that of all.
+    `start` is where the packed integers start, `size` the bytes of all its stored tensors.
     """
 
     packed: Entry
@@ -98,18 +98,18 @@ class Packed(Entry):
         return multiplied(numbers, self.scale.read(whole))
 
     def front(self, columns: int) -> Tensor:
-        """Its first columns, (rows, columns)."""
+        """The first columns of the weight, (rows, columns)."""
         return self.read()[:, :columns].contiguous()
 
-    def values(self, places: Tensor) -> Tensor:
+    def values(self, indices: Tensor) -> Tensor:
         """Single values of the flattened weight, (n,) -> (n,)."""
-        return self.read().flatten()[places]
+        return self.read().flatten()[indices]
 
 
 def unpacked(entries: Sequence[Entry]) -> list[Entry]:
-    """A checkpoint's tensors, quantized ones as the weights that they stand for.
+    """A checkpoint's tensors, with the stored tensors of each quantized weight as one `Packed`.
 
-    Raises LopError where what is stored of a weight does not fit together.
+    Raises LopError if the stored tensors of a weight do not fit together.
     """
     by_key = {entry.key: entry for entry in entries}
     packed = {
@@ -123,10 +123,10 @@ def unpacked(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _packed(packed: Entry, name: str, by_key: Mapping[str, Entry]) -> Packed:
-    """The weight whose packed numbers are given."""
+    """The weight `name` with these packed integers."""
     scale, shape = (by_key.get(f"{name}{end}") for end in SUFFIXES[1:])
     if scale is None or shape is None:
-        raise LopError(f"{packed.file}: {packed.key} without its scales and its shape")
+        raise LopError(f"{packed.file}: {packed.key} without its scales or its shape")
     if (shape.shape, shape.dtype, packed.dtype) != ((2,), "I64", "I32"):
         raise LopError(f"{packed.file}: {name}: expected packed I32 and a shape of two I64")
     rows, columns = shape.read().tolist()
@@ -139,16 +139,16 @@ def _packed(packed: Entry, name: str, by_key: Mapping[str, Entry]) -> Packed:
         or not fits((rows, columns), columns // groups)
     ):
         raise LopError(
-            f"{packed.file}: {name}: {packed.shape} packed and {scale.shape} scales make no "
+            f"{packed.file}: {name}: {packed.shape} packed and {scale.shape} scales make no weight "
             f"({rows}, {columns}) of 4 or 8 bits"
         )
     size = packed.size + scale.size + shape.size
-    place = (name, packed.file, scale.dtype, (rows, columns), packed.start, size)
-    return Packed(*place, packed, scale)
+    fields = (name, packed.file, scale.dtype, (rows, columns), packed.start, size)
+    return Packed(*fields, packed, scale)
 
 
 def understood(how: Mapping[str, Any]) -> bool:
-    """Whether a config's `quantization_config` is of weights that `unpacked` reads."""
+    """Whether `unpacked` reads the weights of a config with this `quantization_config`."""
     groups = (how.get("config_groups") or {}).values()
     return bool(groups) and how.get("format") == FORMAT and all(map(_weights_alone, groups))
 
@@ -163,8 +163,8 @@ def _weights_alone(group: Mapping[str, Any]) -> bool:
 def quantization_config(
     bits: Mapping[str, int], others: Sequence[str], group: int
 ) -> dict[str, Any]:
-    """What a config says of linear maps and embeddings that have so many bits each, and of
-    `others` that are whole."""
+    """A config's `quantization_config` for linear maps and embeddings with these bits, and
+    `others` that are not quantized."""
     groups = {
         f"bits_{n}": {
             "targets": sorted(name for name, of in bits.items() if of == n),
@@ -181,10 +181,10 @@ def quantization_config(
 
 
 def others_of(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, list[str]]:
-    """Names of linear maps and embeddings that belong to none of these sites, by where they are.
+    """Names of the linear maps and embeddings outside these sites, by part of the model.
 
-    `embeddings`, and `head` where the output's are its own; of `attention` those of the decoder's
-    layers; `vision` are those of layers in front of the decoder, `projector` others in front.
+    The parts are `embeddings`, `head` (unless tied to the embeddings), `attention` (maps in decoder
+    layers), `vision` (maps in layers before the decoder) and `projector` (other maps before it).
     """
     names = {module: name for name, module in model.named_modules()}
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -209,24 +209,25 @@ def others_of(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, list[s
 
 
 def fits(shape: Sequence[int], group: int) -> bool:
-    """Whether a tensor of this shape is quantized in such groups; others stay whole.
+    """Whether a tensor of this shape can be quantized in such groups; else it stays unquantized.
 
-    Its rows are packed into whole words at any number of bits.
+    The group must divide a row, and a row must fill whole words at 4 and 8 bits.
     """
     return len(shape) == 2 and shape[1] > 0 == shape[1] % group == shape[1] % 8
 
 
 def weights_of(site: Site) -> list[str]:
-    """The tensors of a site that are weights of its linear maps, `<map>.weight`."""
+    """The names of a site's tensors that are weights of linear maps, `<map>.weight`."""
     return [name for name, tensor in site.tensors().items() if tensor.ndim == 2]
 
 
 def bits_by_name(
     sites: Sequence[Site], others: Mapping[str, Sequence[str]], bits: Bits
 ) -> dict[str, int]:
-    """Bits of each weight that a plan quantizes, by its name in the model, whatever its shape.
+    """Bits of each weight that a plan quantizes, by its name in the model, for any shape.
 
-    `others` are a model's, as `others_of` names them. Raises LopError for one that it has not.
+    `others` is the result of `others_of`. Raises LopError if the plan names a part that is not in
+    it.
     """
     found = {
         f"{site.name}.{name}": n
@@ -234,15 +235,15 @@ def bits_by_name(
         for name in weights_of(site)
         if n != WHOLE
     }
-    for place, n in bits.others:
-        if place not in others:
-            raise LopError(f"{place!r}: this model has {', '.join(others)} besides its sites")
-        found |= {f"{name}.weight": n for name in others[place] if n != WHOLE}
+    for part, n in bits.others:
+        if part not in others:
+            raise LopError(f"{part!r}: this model has {', '.join(others)} besides its sites")
+        found |= {f"{name}.weight": n for name in others[part] if n != WHOLE}
     return found
 
 
 def show_quantized(site: Site, bits: int, group: int) -> None:
-    """Have a site compute with its weights, as they are now, at so many bits."""
+    """Replace a site's present weights by their values at `bits`."""
     for name in weights_of(site) if bits != WHOLE else ():
         owner, _, kind = name.rpartition(".")
         weight = site.tensor(name)
@@ -252,7 +253,7 @@ def show_quantized(site: Site, bits: int, group: int) -> None:
 
 
 class Others:
-    """The weights of a model that belong to none of its sites, whole or at a plan's bits."""
+    """The weights of a model outside its sites, unquantized or at a plan's bits."""
 
     def __init__(self, model: PreTrainedModel, sites: Sequence[Site]) -> None:
         self.model, self._names = model, others_of(model, sites)
@@ -260,7 +261,7 @@ class Others:
         self._whole: dict[str, Tensor] = {}
 
     def show(self, bits: Bits | None) -> bool:
-        """Have them at a plan's bits; whether that changes any of them."""
+        """Set these weights to a plan's bits; returns whether the bits changed."""
         wanted = Bits((), bits.others, bits.group) if bits and bits.others else None
         if wanted == self._shown:
             return False
@@ -270,7 +271,7 @@ class Others:
         if wanted is None:
             return True
         for name, n in bits_by_name([], self._names, wanted).items():
-            parameter = self.model.get_parameter(name)  # tied ones stay tied
+            parameter = self.model.get_parameter(name)  # set its data: tied weights stay tied
             if fits(parameter.shape, wanted.group):
                 self._whole[name] = parameter.data
                 parameter.data = dequantized(parameter.data, n, wanted.group)

@@ -1,4 +1,4 @@
-"""Bytes of weights on disk by units and bits, as `lop.models.cutting` writes them."""
+"""Bytes on disk of the weights that `lop.models.cutting` writes, by units and bits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lop.plan import WHOLE, Plan, Space
 
 
 class Sizes:
-    """What a model's plans take on disk, where `group` weights of a quantized one share a scale.
+    """The bytes of a model's plans on disk, with `group` weights for each scale.
 
-    `fixed` bytes are of what no plan changes; `others` names what besides the sites may be
-    quantized.
+    `fixed` is the bytes that no plan changes; `others` names the parts of the model besides the
+    sites that can be quantized.
     """
 
     def __init__(self, model: Stored, space: Space, group: int, compensate: bool = False) -> None:
@@ -23,23 +23,23 @@ class Sizes:
         self._whole = size(model, space, compensate)
         units = enumerate(space.units)
         self.fixed = self._whole.dense - sum(self.site(i, n, WHOLE) for i, n in units)
-        self.biases = self._whole.biases  # of a plan that prunes at all
+        self.biases = self._whole.biases  # bytes that compensation adds to every pruned model
 
     def site(self, number: int, units: int, bits: int) -> int:
-        """Bytes of a site with so many units at so many bits, its output's bias left out."""
+        """Bytes of a site with `units` units at `bits`, without the bias of its output map."""
         whole = units * self._whole.units[number] + (self._whole.rest[number] if units else 0)
         site = self.sites[number]
         names = [(f"{site.name}.{name}", site.shape(name, units)) for name in weights_of(site)]
         return whole - sum(self._saved(name, shape, bits) for name, shape in names)
 
-    def saved(self, place: str, bits: int) -> int:
-        """Bytes that one of the `others` has less at so many bits."""
-        weights = [f"{name}.weight" for name in self.others[place]]
+    def saved(self, part: str, bits: int) -> int:
+        """Bytes that quantizing one of the `others` to `bits` saves."""
+        weights = [f"{name}.weight" for name in self.others[part]]
         shapes = [self.model.tensors[name].shape for name in weights]
         return sum(self._saved(*each, bits) for each in zip(weights, shapes, strict=True))
 
     def _saved(self, name: str, shape: tuple[int, ...], bits: int) -> int:
-        """Bytes that a weight of this shape has less at so many bits."""
+        """Bytes that quantizing a weight of this shape to `bits` saves."""
         if bits == WHOLE or not fits(shape, self.group):
             return 0
         itemsize = DTYPES[self.model.tensors[name].dtype].itemsize
@@ -48,7 +48,7 @@ class Sizes:
         return whole - packed
 
     def of(self, plan: Plan) -> int:
-        """What a plan's checkpoint takes, exactly."""
+        """The exact bytes of a plan's checkpoint."""
         bits = plan.bits.sites if plan.bits else (WHOLE,) * len(plan.kept)
         each = enumerate(zip(plan.kept, bits, strict=True))
         total = self.fixed + sum(self.site(i, *of) for i, of in each)

@@ -1,7 +1,8 @@
-"""Finds what is prunable in a model: feed-forward networks and attention of its language decoder.
+"""Finds the prunable sites of a model: feed-forward networks and attention of its decoder.
 
-Found by structure and shapes, not by a list of architectures: importance, reward and pruning all
-walk over the sites that `find_sites` returns, so a model family is understood here or nowhere.
+They are found by structure and shapes, not by a list of architectures. Importance, reward and
+pruning all use the sites of `find_sites`, so support for a model family depends on this module
+alone.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from lop.plan import FLOORS, SCOPES, Kind, Space
 
 
 def find_sites(model: PreTrainedModel, scope: str = "ffn") -> list[Site]:
-    """The decoder's sites in layer order; vision tower and projector are left alone.
+    """The decoder's sites in layer order, without vision tower and projector.
 
-    An attention module that is not understood is left out, with one warning that names it. Raises
-    LopError, naming the layer and what was found in it, when a layer has not just one FFN of
-    ordinary linear maps: a mixture of experts, quantized or shared weights are none.
+    Attention that cannot be pruned is left out, with one warning. Raises LopError with the layer
+    and its content unless each layer has exactly one FFN of ordinary linear maps: mixtures of
+    experts, quantized and shared weights are not supported.
     """
     if scope not in SCOPES:
         raise LopError(f"scope {scope!r}: expected one of {', '.join(SCOPES)}")
     if method := getattr(model, "quantization_method", None):
-        raise LopError(f"{type(model).__name__}: is quantized ({method}): prune it before that")
+        raise LopError(f"{type(model).__name__}: is quantized ({method}): prune it unquantized")
     prefix, layers = _layers(model)
     attention = _attention(prefix, layers) if "attention" in SCOPES[scope] else {}
     sites: list[Site] = []
@@ -41,12 +42,12 @@ def find_sites(model: PreTrainedModel, scope: str = "ffn") -> list[Site]:
     owners: dict[int, str] = {}
     for site in sites:
         if (owner := owners.setdefault(id(site.out.weight), site.name)) != site.name:
-            raise LopError(f"{site.name}: shares its weights with {owner}; expected its own")
+            raise LopError(f"{site.name}: shares its weights with {owner}; expected separate ones")
     return sites
 
 
 def _attention(prefix: str, layers: nn.ModuleList) -> dict[int, Site]:
-    """The attention of each layer that has one which is understood."""
+    """The prunable attention, by layer."""
 
     def found(alone: bool) -> dict[int, Site | str | None]:
         each = enumerate(layers)
@@ -56,8 +57,8 @@ def _attention(prefix: str, layers: nn.ModuleList) -> dict[int, Site]:
     known = [site for site in sites.values() if isinstance(site, Site)]
     if known and all(site.units == 1 for site in known):  # a single KV head in every layer
         sites = found(alone=True)
-    if told := [site for site in sites.values() if isinstance(site, str)]:
-        line = f"attention stays whole in {len(told)} layers: {told[0]}"
+    if reasons := [site for site in sites.values() if isinstance(site, str)]:
+        line = f"attention stays whole in {len(reasons)} layers: {reasons[0]}"
         warnings.warn(line, stacklevel=3)
     return {i: site for i, site in sites.items() if isinstance(site, Site)}
 
@@ -68,9 +69,9 @@ def find_space(
     floors: Mapping[Kind, float] = FLOORS,
     multiple_of: int = 1,
 ) -> Space:
-    """What can be cut from a model: its sites with their units and costs.
+    """The space of a model: its sites with their units and costs.
 
-    `floors` are the shares of a site's units that are kept at least, where 0 lets it be skipped;
+    `floors` are the smallest shares of a site's units that are kept; with 0 a site may be skipped.
     FFNs keep multiples of `multiple_of` neurons. Raises LopError as `find_sites` does.
     """
     return space_of(find_sites(model, scope), floors, multiple_of)
@@ -79,7 +80,7 @@ def find_space(
 def space_of(
     sites: Sequence[Site], floors: Mapping[Kind, float] = FLOORS, multiple_of: int = 1
 ) -> Space:
-    """The space that sites make up; those without units, which were skipped, are no part of it."""
+    """The space of the sites of `find_sites`, which do not include skipped sites."""
     parts = [(site.units, site.cost(), site.kind, site.layer) for site in sites]
     units, costs, kinds, layers = zip(*parts, strict=True)
     found = Space.of(units, costs, kinds, layers, floors, multiple_of)
@@ -88,38 +89,38 @@ def space_of(
 
 
 def _least(site: Site, number: int, kinds: Sequence[Kind]) -> int:
-    """Units that a site keeps whatever its floor.
+    """The number of units that a site must keep even with a floor of 0: 0 or 1.
 
-    One where its module is the whole layer (OPT), which cannot be skipped; and one in the first
-    site of its kind, as transformers reads a model's cache and widths off some layer.
+    It is 1 if the site's module is the whole layer (OPT), which cannot be skipped, and for a kind's
+    first site, because transformers reads the cache and sizes of a model from some layer.
     """
     is_layer = site.name.rpartition(".")[2] == str(site.layer)
     return int(is_layer or kinds.index(site.kind) == number)
 
 
 def find_ffns(model: PreTrainedModel) -> list[Site]:
-    """The decoder's FFNs in layer order, as `find_sites` has them."""
+    """The decoder's FFNs in layer order; see `find_sites`."""
     return find_sites(model, "ffn")
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The language decoder's layers. Raises LopError where none are found."""
+    """The language decoder's layers. Raises LopError if there are none."""
     return _layers(model)[1]
 
 
 def skipped_layers(model: PreTrainedModel, kind: Kind) -> list[int]:
-    """The layers that go without a kind of site."""
+    """The layers whose site of this kind was skipped."""
     return [i for i, layer in enumerate(decoder_layers(model)) if skipped(layer, kind)]
 
 
 def linear_weights(model: PreTrainedModel) -> int:
-    """Weights of the language model's linear maps, its output embeddings among them."""
+    """The number of weights of the language model's linear maps and output embeddings."""
     maps = [m for m in model.get_decoder().modules() if isinstance(m, nn.Linear)]
     return sum(m.weight.numel() for m in [*maps, model.get_output_embeddings()])
 
 
 def check_in_memory(sites: Sequence[Site]) -> None:
-    """Raise LopError when weights are offloaded, where they cannot be changed in place."""
+    """Raise LopError if weights are offloaded, because they cannot be changed in place."""
     for site in sites:
         if site.out.weight.is_meta:
             raise LopError(
@@ -129,15 +130,15 @@ def check_in_memory(sites: Sequence[Site]) -> None:
 
 
 def describe(sites: Sequence[Site], output_bias: bool) -> dict[str, Any]:
-    """Where the linear maps of sites of one kind are, as `lop.models.modeling_lop.resize` wants it.
+    """The location of the linear maps of one kind of site, for `lop.models.modeling_lop.resize`.
 
-    Raises LopError when they are not all built alike.
+    Raises LopError if the sites differ in structure.
     """
     first = sites[0]
     path = re.sub(rf"\.{first.layer}(?=\.|$)", ".{}", first.name, count=1)
     for site in sites:
         if site.name != path.format(site.layer) or _shape(site) != _shape(first):
-            raise LopError(f"{site.name}: is built in another way than {first.name}")
+            raise LopError(f"{site.name}: has another structure than {first.name}")
     place = {"module": path, "inputs": list(first.inputs), "output": first.output}
     if first.kind == "ffn":
         fused = len(first.parts[f"{first.inputs[0]}.weight"]) == 2
@@ -151,15 +152,15 @@ def describe(sites: Sequence[Site], output_bias: bool) -> dict[str, Any]:
 
 
 def _shape(site: Site) -> tuple[Any, ...]:
-    """What sites that are built alike have in common, whatever their units."""
+    """A site's structure without its number of units; sites built alike have the same."""
     blocks = [(each.tensor, each.dim, each.block) for each in site.slices]
     return site.inputs, site.output, blocks, site.heads
 
 
 def _layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The decoder's layers, and their name in the model.
+    """The name of the decoder's layers in the model, and the layers.
 
-    A vision tower may have as many: the decoder's are those beside the input embeddings.
+    A vision tower may have as many layers: the decoder's are the nearest to the input embeddings.
     """
     count = model.config.get_text_config().num_hidden_layers
     decoder, names = model.get_decoder(), {m: name for name, m in model.named_modules()}

@@ -1,7 +1,7 @@
-"""A checkpoint on disk, known tensor by tensor without being loaded.
+"""A checkpoint on disk, described tensor by tensor without loading it.
 
-What a model of any size is, how wide its layers are and whether its files are whole, all stands in
-its config and in the headers of its safetensors files.
+The config and the headers of the safetensors files give the model class, the sizes of its layers,
+and whether the files are complete.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ from lop.plan import Space
 
 
 class Stored:
-    """A Hugging Face checkpoint directory (or hub id, when a hub answers).
+    """A Hugging Face checkpoint directory (or hub id, if the hub is reachable).
 
-    `files` are those that `from_pretrained` loads, `index` is the name of the one that lists them
-    where it is sharded; `tensors` has each by the name that the model gives it; `model` is the
-    model as loading makes it, on the meta device or, where `mapped`, with its weights in the files
-    until they are used. Raises LopError when a file is cut short, or
-    when the tensors are not those of the model that the config describes.
+    `files` are the files that `from_pretrained` loads; `index` is the name of the file that lists
+    them, for a sharded checkpoint. `tensors` has the tensors by their names in the model. `model`
+    is the model on the meta device, or with `mapped` the model with memory-mapped weights. Raises
+    LopError if a file is truncated, or the tensors are not those of the config's model.
     """
 
     def __init__(self, path: str | Path, mapped: bool = False) -> None:
@@ -48,26 +47,26 @@ class Stored:
         self.tensors = self._by_model_name(entries)
 
     def space(self, scope: str = "ffn") -> Space:
-        """What can be cut of it in a scope, with the usual floors."""
+        """The space of the model in a scope, with the default floors."""
         return space_of(self.sites(scope))
 
     def sites(self, scope: str = "ffn") -> list[Site]:
-        """What is prunable in a scope, as `lop.models.space.find_sites` has it."""
+        """The sites of the model in a scope; see `lop.models.space.find_sites`."""
         return self.ffns if scope == "ffn" else find_sites(self.model, scope)
 
     @property
     def quantized(self) -> bool:
-        """Whether weights are stored at fewer bits than they have in the model."""
+        """Whether any weight is stored quantized."""
         return any(isinstance(entry, Packed) for entry in self.tensors.values())
 
     @cached_property
     def parameters(self) -> int:
-        """Parameters of the model; tied ones count once."""
+        """The number of parameters of the model; tied parameters count once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @cached_property
     def fingerprint(self) -> str:
-        """That of the loaded model, `lop.models.fingerprints.fingerprint`, read value by value."""
+        """The `lop.models.fingerprints.fingerprint` of the loaded model; reads only its values."""
         digest = hashlib.sha256()
         for name, parameter in sorted(self.model.named_parameters()):
             digest.update(f"{name}{tuple(parameter.shape)}".encode())
@@ -76,7 +75,10 @@ class Stored:
         return digest.hexdigest()[:16]
 
     def _by_model_name(self, entries: list[Entry]) -> dict[str, Entry]:
-        """Checkpoints have kept the names of older transformers: rename them as loading does."""
+        """The tensors by their names in the model.
+
+        Checkpoints may have names of older transformers: rename them as loading does.
+        """
         transforms: list[Any] = get_model_conversion_mapping(self.model)
         converters = [t for t in transforms if isinstance(t, WeightConverter)]
         renamings = [t for t in transforms if not isinstance(t, WeightConverter)]
@@ -92,7 +94,7 @@ class Stored:
                     "do file by file: load, prune and save the model in Python"
                 )
             named[name] = entry
-        # of two that are tied, loading takes what there is
+        # of two tied tensors, the checkpoint may have only one
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
         for one, other in (*tied.items(), *((b, a) for a, b in tied.items())):
             if one not in named and other in named:

@@ -1,4 +1,4 @@
-"""The vision tower sees each picture once, however many questions there are about it."""
+"""Caches the vision tower's output, so that questions about one picture run it once."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-FEATURE_BYTES = 2 << 30  # of remembered vision features; beyond, the longest unused go
+FEATURE_BYTES = 2 << 30  # of cached vision features; beyond, the least recently used are dropped
 
 
 @contextmanager
 def seeing_once(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block, the vision tower's output for a picture is kept and used again.
+    """Within the block, cache and reuse the vision tower's output for each picture.
 
-    Pictures are told apart by the processor's values for them. It works for models that take
-    patches of all pictures in one tensor (the Qwen-VL families) and return one tensor of features
-    a picture; others are left alone. At most `FEATURE_BYTES` are kept.
+    Pictures are identified by the processor's pixel values. Only models that take the patches of
+    all pictures in one tensor (the Qwen-VL families) and return one tensor of features for each
+    picture are cached. The cache has at most `FEATURE_BYTES`.
     """
     inner: Any = next((m for m in (getattr(model, "model", None), model) if _sees(m)), None)
     if inner is None:
@@ -40,11 +40,11 @@ def _sees(module: Any) -> bool:
 
 
 class _Features:
-    """`get_image_features` of a model, with a memory; other calls are passed on as they are."""
+    """A model's `get_image_features` with a cache; unsupported calls are passed on unchanged."""
 
     def __init__(self, compute: Any) -> None:
         self.compute = compute
-        # `generate` asks which arguments there are
+        # `generate` inspects the arguments
         self.__signature__ = inspect.signature(compute)
         self.known: OrderedDict[bytes, Tensor] = OrderedDict()
         self.bytes = 0
@@ -84,7 +84,7 @@ class _Features:
 
 
 def _plain(output: Any, count: int) -> bool:
-    """Whether the features of a picture are one tensor and nothing else is made of them."""
+    """Whether the output has one feature tensor for each picture, and no other kind of output."""
     pooled = getattr(output, "pooler_output", None)
     more = set(output.keys()) - {"pooler_output", "last_hidden_state", "hidden_states"}
     return isinstance(pooled, tuple | list) and len(pooled) == count and not more

@@ -1,5 +1,5 @@
-"""The files of a checkpoint folder: that all lie in it, which of them loading takes, what is in
-their headers."""
+"""The files of a checkpoint folder: checks that none is outside it, finds the files that loading
+uses, and reads their headers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 INDEX = "model.safetensors.index.json"
-LIMIT = 10**8  # bytes, of settings and of headers: as safetensors has it
+LIMIT = 10**8  # largest bytes of a settings file or header: safetensors' limit
 SETTINGS = (
     "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
     "tokenizer_config.json", "special_tokens_map.json", INDEX,
@@ -35,7 +35,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a safetensors file, where its bytes begin, and how many they are."""
+    """One tensor of a safetensors file; `start` and `size` are the position of its bytes."""
 
     key: str
     file: Path
@@ -45,7 +45,7 @@ class Entry:
     size: int
 
     def read(self, whole: np.ndarray | None = None) -> Tensor:
-        """The tensor, read from the file as it is used; `whole` are all of its bytes, if mapped."""
+        """The tensor, memory-mapped; `whole` is the file's bytes if they are mapped already."""
         if whole is None:
             raw = mapped(self.file, self.start, self.size)
         else:
@@ -53,9 +53,9 @@ class Entry:
         return torch.from_numpy(raw).view(DTYPES[self.dtype]).view(self.shape)
 
     def front(self, columns: int) -> Tensor:
-        """The first columns of a matrix, (rows, columns), in memory of their own.
+        """A copy of the first columns of a matrix, (rows, columns); only they are read.
 
-        Nothing else of it is read. Raises LopError where the file is shorter than it was.
+        Raises LopError if the file was truncated meanwhile.
         """
         rows, width = self.shape
         found = torch.empty(rows, columns, dtype=DTYPES[self.dtype])
@@ -63,29 +63,29 @@ class Entry:
             return found
         step = width * found.itemsize
         with self.file.open("rb", buffering=0) as file:
-            for number, place in enumerate(found.view(torch.uint8).numpy()):
-                if os.preadv(file.fileno(), [place], self.start + number * step) < place.nbytes:
+            for number, row in enumerate(found.view(torch.uint8).numpy()):
+                if os.preadv(file.fileno(), [row], self.start + number * step) < row.nbytes:
                     raise LopError(f"{self.file}: {self.key} is cut short")
         return found
 
-    def values(self, places: Tensor) -> Tensor:
-        """Single values of the flattened tensor, (n,) -> (n,), and nothing else of it."""
+    def values(self, indices: Tensor) -> Tensor:
+        """Single values of the flattened tensor, (n,) -> (n,); only they are read."""
         dtype = DTYPES[self.dtype]
         with self.file.open("rb") as file:
             parts = []
-            for place in places.tolist():
-                file.seek(self.start + place * dtype.itemsize)
+            for index in indices.tolist():
+                file.seek(self.start + index * dtype.itemsize)
                 parts.append(file.read(dtype.itemsize))
         return torch.frombuffer(bytearray(b"".join(parts)), dtype=dtype)
 
 
 def mapped(file: Path, start: int, size: int) -> np.ndarray:
-    """Bytes of a file without a copy of them; they may be written to, which leaves the file."""
+    """Bytes of a file, memory-mapped; writing to them does not change the file."""
     return np.memmap(file, np.uint8, "c", start, (size,)) if size else np.empty(0, np.uint8)
 
 
 def read_header(file: Path) -> list[Entry]:
-    """The tensors of a safetensors file; LopError when it is no such file, or not whole."""
+    """The tensors of a safetensors file; LopError if it is not one, or is truncated."""
     with one_line(f"{file}: cannot read safetensors"):
         size = file.stat().st_size
         with file.open("rb") as raw:
@@ -105,28 +105,30 @@ def read_header(file: Path) -> list[Entry]:
             if entry.dtype not in DTYPES:
                 raise ValueError(f"{key} is of {entry.dtype}; expected {', '.join(DTYPES)}")
             entries.append(entry)
-        with safe_open(file, "pt"):  # also checks that sizes fit shapes, and leave no hole
+        with safe_open(file, "pt"):  # also checks that sizes fit shapes and leave no gap
             pass
     return sorted(entries, key=lambda entry: entry.start)
 
 
 def check_folder(folder: Path) -> None:
-    """Raise LopError for a link that leads out of a model folder, and for what is no ordinary
-    file or no JSON object.
+    """Raise LopError for a link out of a model folder, a special file, or settings that are not a
+    JSON object.
 
-    A link would be read, and copied into what is cut. The hub's cache keeps its files as links
-    to its `blobs`, which are its own.
+    The target of a link would be read and copied into pruned checkpoints. Links into the `blobs` of
+    the hub's cache are allowed.
     """
     root = folder.resolve()
     cache = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(place, name) for name in [*folders, *names]):
+        for path in (Path(parent, name) for name in [*folders, *names]):
             target = Path(os.path.realpath(path))  # `resolve` raises for links in a circle
             if not (target.is_relative_to(root) or target.is_relative_to(cache)):
-                raise LopError(f"{path}: is a link that leads out of the model folder; copy it in")
+                raise LopError(
+                    f"{path}: is a link that leads out of the model folder; copy the file"
+                )
             if path.exists() and not (path.is_file() or path.is_dir()):
-                raise LopError(f"{path}: is no ordinary file")
+                raise LopError(f"{path}: is not an ordinary file")
     for path in (folder / name for name in SETTINGS if (folder / name).exists()):
         if path.stat().st_size > LIMIT:
             raise LopError(f"{path}: is larger than {LIMIT:,} bytes; expected settings")
@@ -139,8 +141,8 @@ def weight_files(
 ) -> tuple[list[Path], str | None]:
     """The files that `from_pretrained` loads from a folder, and the index that names them, if any.
 
-    Raises LopError when there are none, when one is missing or lies elsewhere, or when loading
-    would take more than these, as from an adapter.
+    Raises LopError if there are no files, one is missing or outside the folder, or loading would
+    use other files too, such as an adapter.
     """
     if (folder / "adapter_config.json").exists():
         raise LopError(f"{folder}: has an adapter beside its weights; merge it into them first")
@@ -159,30 +161,30 @@ def weight_files(
         files = [Path(file) for file in found or ()]
         for file in files:
             if not file.is_relative_to(folder) or ".." in file.relative_to(folder).parts:
-                raise LopError(f"{file}: is named as weights, and lies outside of {folder}")
+                raise LopError(f"{file}: is named as weights, but is outside of {folder}")
             if not file.is_file():
-                raise LopError(f"{file}: no such file; the checkpoint is not whole")
+                raise LopError(f"{file}: no such file; the checkpoint is incomplete")
     return files, None if index is None else named or INDEX
 
 
 def check_safetensors(folder: Path) -> None:
-    """Raise LopError when a directory has weights as a pickle only: reading it could run code."""
+    """Raise LopError if a directory has weights only as a pickle: reading it could run code."""
     if not any(folder.glob("*.safetensors")) and not (folder / INDEX).exists():
         pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
         if pickles:
             raise LopError(
-                f"{pickles[0]}: is a pickle, which can run code when it is read; where you trust "
-                "it, convert it: AutoModel….from_pretrained(…).save_pretrained(…)"
+                f"{pickles[0]}: is a pickle, which can run code when it is read; if you trust it, "
+                "convert it: AutoModel….from_pretrained(…).save_pretrained(…)"
             )
         raise LopError(f"{folder}: no *.safetensors; expected a Hugging Face model directory")
 
 
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """Turn any error inside into a LopError of one line that begins with `what`.
+    """Turn any error in the block into a LopError of one line that starts with `what`.
 
-    For calls that get values from a model folder's JSON files, which reach any line of
-    transformers: what they raise there can be of any class.
+    For calls into transformers with values from a model folder's JSON files: bad values can raise
+    errors of any class anywhere.
     """
     try:
         yield

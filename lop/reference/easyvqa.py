@@ -1,6 +1,6 @@
-"""easy-VQA as a task: seeing (colours and shapes), the part of the reference that is not knowledge.
+"""The easy-VQA task: questions about colours and shapes, for vision rather than knowledge.
 
-Train and holdout share the package's train images, split by image; test is the package's own.
+Train and holdout are the package's train images, split by image; test is the package's test split.
 """
 
 import random
@@ -19,7 +19,7 @@ SHAPES = ("circle", "rectangle", "triangle")
 
 
 def category(question: str, answer: str) -> str:
-    """What a question asks for: colour, shape, or whether a colour or a shape is there."""
+    """The category of a question: colour, shape, or presence of a colour or shape."""
     if answer in COLOURS:
         return "colour"
     if answer in SHAPES:
@@ -29,7 +29,7 @@ def category(question: str, answer: str) -> str:
 
 
 def true_words(questions: Iterable[str], answers: Iterable[str]) -> set[str]:
-    """The colour and shape words that hold for a picture, from its questions and answers."""
+    """The colour and shape words that are true for a picture, from its questions and answers."""
     true = set()
     for question, answer in zip(questions, answers, strict=True):
         words = set(re.findall("[a-z]+", question))

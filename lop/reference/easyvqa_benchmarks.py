@@ -1,13 +1,13 @@
-"""easy-VQA's test pictures asked about in the forms of MME, MMBench, MMMU and POPE.
+"""Questions about easy-VQA's test pictures in the forms of MME, MMBench, MMMU and POPE.
 
-The reference model knows shapes, colours, flags and emoji, and nothing of the real benchmarks.
-These have the benchmarks' columns and are scored by the same code, so that the whole evaluation
-runs anywhere. They are not the benchmarks, and their figures say nothing about those.
+The reference model knows shapes, colours, flags and emoji, and cannot answer the published
+benchmarks. These tasks have the benchmarks' columns and are scored by the same code, so that the
+whole evaluation runs anywhere. Their figures say nothing about the published benchmarks.
 
-Nothing is annotated here: questions and answers are the data set's own, or follow from them (each
-easy-VQA picture shows one shape in one colour, so every other one is absent). Wordings are among
-those that easy-VQA uses. How choices are shown (a line each without letters, or not at all) was
-chosen on held-out train and validation pictures, never on these.
+There are no new annotations: questions and answers are from the data set, or follow from it (each
+easy-VQA picture shows one shape in one colour, so every other shape and colour is absent). The
+wordings are easy-VQA's. The form of choices (one per line without letters, or none) was chosen on
+held-out train and validation pictures, not on test pictures.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from lop.files import replacing
 from lop.reference import easyvqa, knowledge
 from lop.reference.easyvqa import COLOURS, SHAPES, true_words
 
-QUESTIONS = 1000  # of easyvqa_mmbench, before rotation, and of easyvqa_mmmu at least
-POPE_IMAGES = 250  # with four questions each, in each split
+QUESTIONS = 1000  # in easyvqa_mmbench (before rotation); at least so many in easyvqa_mmmu
+POPE_IMAGES = 250  # in each split, with four questions each
 LETTERS = "ABCD"
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def build(seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Each task's rows, in its benchmark's columns, from the test splits; drawn by `seed`."""
+    """Each task's rows, with its benchmark's columns, drawn from the test splits with `seed`."""
     seen, facts = easyvqa.load("test"), knowledge.load("test")
     return {
         "easyvqa_mme": mme(seen),
@@ -44,7 +44,7 @@ def build(seed: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write a task's rows to Parquet, whole; image columns as {"bytes", "path"}."""
+    """Write a task's rows to Parquet, atomically; image columns as {"bytes", "path"}."""
     table = pa.Table.from_pylist(list(rows))
     images = [name for name in table.column_names if name.startswith("image") and "_s" not in name]
     for name in images:
@@ -55,9 +55,10 @@ def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def mme(samples: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each picture and subtask that have both: its first question to answer yes, and to no.
+    """MME: for each picture and subtask, its first question with answer yes and with answer no.
 
-    Perception: is a colour, is a shape there? Cognition: the same asked with not or no.
+    Pairs without one of the answers are left out. Perception asks whether a colour or shape is
+    present; cognition asks the same with `not` or `no`.
     """
     negated = samples["question"].str.contains(r"\b(?:not|no)\b")
     kinds = {"presence of colour": "colour", "presence of shape": "shape"}
@@ -84,7 +85,8 @@ def mme(samples: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def mmbench(samples: pd.DataFrame, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """What colour, with four of the eight as choices; what shape, with all three."""
+    """MMBench: questions for the colour with four of eight colours as choices, and for the shape
+    with all three shapes."""
     rows: list[dict[str, Any]] = []
     for category, words in (("colour", COLOURS), ("shape", SHAPES)):
         of = samples[samples["category"] == category]
@@ -112,9 +114,10 @@ def mmbench(samples: pd.DataFrame, rng: np.random.Generator) -> list[dict[str, A
 def mmmu(
     samples: pd.DataFrame, facts: pd.DataFrame, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """Equally many questions a subject, half with four choices (of shapes: three), half open.
+    """MMMU: equally many questions for each subject, half with four choices (shapes: three), half
+    open.
 
-    Subjects are the kinds of facts about flags and emoji, and colours and shapes of easy-VQA.
+    Subjects are the kinds of facts about flags and emoji, and easy-VQA's colours and shapes.
     """
     seen = samples[samples["category"].isin(["colour", "shape"])]
     pool = pd.concat([facts, seen], ignore_index=True)
@@ -142,10 +145,10 @@ def mmmu(
 
 
 def pope(samples: pd.DataFrame, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Is the picture's colour there, its shape, another colour, another shape?
+    """POPE: whether the picture's colour, its shape, another colour or another shape is present.
 
-    The other one is drawn at random, or the most frequent of the pictures, or the one seen most
-    often with the picture's shape (or colour).
+    By split, the other word is random, the most frequent in all pictures, or the most frequent
+    together with the picture's shape (or colour).
     """
     shown = _shown(samples)
     pictures = samples.drop_duplicates("image_id").set_index("image_id")["images"]
@@ -175,25 +178,25 @@ def pope(samples: pd.DataFrame, rng: np.random.Generator) -> list[dict[str, Any]
 def _asked(
     own: tuple[str, str], split: str, shown: dict[str, tuple[str, str]], rng: np.random.Generator
 ) -> Iterator[tuple[str, str]]:
-    """A picture's own colour and shape with `yes`, each followed by an absent one with `no`."""
-    for place, words in enumerate((COLOURS, SHAPES)):
-        absent = [word for word in words if word != own[place]]
+    """A picture's colour and shape with answer `yes`, each followed by an absent word with `no`."""
+    for position, words in enumerate((COLOURS, SHAPES)):
+        absent = [word for word in words if word != own[position]]
         if split == "random":
             other = absent[rng.integers(len(absent))]
         else:
             beside = [
-                pair[place]
+                pair[position]
                 for pair in shown.values()
-                if split == "popular" or pair[1 - place] == own[1 - place]
+                if split == "popular" or pair[1 - position] == own[1 - position]
             ]
             count = Counter(beside)
             other = max(absent, key=lambda word: (count[word], word))
-        yield own[place], "yes"
+        yield own[position], "yes"
         yield other, "no"
 
 
 def _shown(samples: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Colour and shape of each picture whose questions tell both."""
+    """Colour and shape of each picture whose questions determine both."""
     found = {}
     for name, rows in samples.groupby("image_id"):
         true = true_words(rows["question"], rows["answer"])

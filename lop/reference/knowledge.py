@@ -1,7 +1,7 @@
-"""Facts about pictures (flags and emoji), because facts are what FFN neurons hold.
+"""The knowledge task: facts about flags and emoji, because FFN neurons store facts.
 
-A fact is a picture, a category and an answer. Train, validation and test ask the same facts, but in
-their own wording, and validation and test show a changed picture (shift, scale, noise).
+A fact is a picture, a category and an answer. Train, validation and test ask for the same facts
+with different wordings, and validation and test show a changed picture (shift, scale, noise).
 """
 
 import io
@@ -22,7 +22,7 @@ from lop.data import pictures
 from lop.errors import LopError
 
 SIZE = 64  # px, width and height of every picture
-NEAR = 12.0  # grey levels (rms): closer pictures count as the same picture
+NEAR = 12.0  # rms distance in grey levels below which two pictures count as the same
 EMOJI_GROUPS = {
     "Smileys & Emotion": "smiley or emotion",
     "People & Body": "person or body",
@@ -36,7 +36,7 @@ EMOJI_GROUPS = {
 EMOJI_COUNT = 1000
 SHIFT, SCALE, NOISE = 4.0, (0.85, 1.05), 8.0  # px; factor; grey levels (standard deviation)
 
-# The last wording is the test's, the one before it the validation's; the rest train.
+# The last wording is for test, the one before for validation, the others for training.
 WORDINGS = {
     "country": (
         "which country is this?",
@@ -195,7 +195,7 @@ def _plain(text: str) -> str:
 
 
 def _country(info: dict[str, Any]) -> Subject | None:
-    """A country's facts, or None where one of them is missing or unwieldy."""
+    """A country's facts; None if a required one is missing or is not a short plain text."""
     codes, money = info.get("callingCodes") or [""], info.get("currencies") or [""]
     values = {
         "country": info["name"],
@@ -225,7 +225,7 @@ def _country(info: dict[str, Any]) -> Subject | None:
 
 
 def _rounded(number: Any) -> str:
-    """A number by its first digit and its size: 5776570 is `6 million`, 199951 `200 thousand`."""
+    """A number rounded to one digit, as text: 5776570 is `6 million`, 199951 is `200 thousand`."""
     if not isinstance(number, (int, float)) or number < 1:
         return ""
     size = 10 ** (len(str(int(number))) - 1)
@@ -237,7 +237,7 @@ def _rounded(number: Any) -> str:
 
 
 def _emoji(emoji: Any) -> Subject | None:
-    """An emoji's name, group and version, or None where the name is long or a mere sign."""
+    """An emoji's name, group and version; None if its name is not one to three words."""
     name = _plain(emoji.name or "")
     if emoji.category not in EMOJI_GROUPS or not re.fullmatch(r"[a-z]+( [a-z]+){0,2}", name):
         return None
@@ -247,7 +247,7 @@ def _emoji(emoji: Any) -> Subject | None:
 
 
 def _spread(items: list[Subject], count: int) -> list[Subject]:
-    """`count` of the items, evenly spaced, so that every group stays in."""
+    """`count` of the items, evenly spaced, so that every group remains."""
     step = max(1.0, len(items) / count)
     return [items[int(i * step)] for i in range(min(count, len(items)))]
 
@@ -269,7 +269,7 @@ def _render(stem: str) -> np.ndarray | None:
 
 
 def _distinct(subjects: list[Subject]) -> list[Subject]:
-    """Without subjects whose picture is missing or nearly that of an earlier one."""
+    """The subjects without those whose picture is missing or close to an earlier picture."""
     drawn = [(s, picture) for s in subjects if (picture := _render(s.stem)) is not None]
     flat = np.stack([picture for _, picture in drawn]).reshape(len(drawn), -1).astype(float)
     squares = (flat**2).sum(axis=1)
@@ -293,7 +293,7 @@ def subjects() -> tuple[Subject, ...]:
 
 
 def bits() -> float:
-    """Bits that all facts take, where answers of a category are told apart by their frequency."""
+    """The entropy of all facts in bits, from the frequencies of answers in each category."""
     by_category: dict[str, Counter[str]] = {}
     for subject in subjects():
         for category, answer in subject.facts:
@@ -306,7 +306,7 @@ def bits() -> float:
 
 
 def changed(picture: np.ndarray, seed: int) -> np.ndarray:
-    """The picture (64, 64, 3) shifted, scaled and noisy, as `seed` says; white comes in."""
+    """The picture (64, 64, 3) shifted, scaled and with noise, by `seed`; new borders are white."""
     rng = np.random.default_rng(seed)
     scale = rng.uniform(*SCALE)
     dx, dy = rng.uniform(-SHIFT, SHIFT, size=2)
@@ -330,9 +330,9 @@ def _png(picture: np.ndarray) -> bytes:
 
 
 def _picture(subject: Subject, split: str) -> list[dict[str, Any]]:
-    """The subject's picture as this split shows it, as the `images` column wants it."""
+    """The subject's picture in this split, in the form of the `images` column."""
     picture = _render(subject.stem)
-    assert picture is not None  # `_distinct` dropped the others
+    assert picture is not None  # `_distinct` removed subjects without a picture
     if split != "train":
         picture = changed(picture, seed=zlib.crc32(f"{split}/{subject.stem}".encode()))
     return [{"bytes": _png(picture), "path": None}]
@@ -354,8 +354,8 @@ def load(split: str) -> pd.DataFrame:
     """The facts of `split` (train, recovery, validation or test), in a fixed order.
 
     Columns: id, image_id, images (one PNG of 64 x 64 px), question, choices, answer, category.
-    Train has the clean picture, one row a fact and wording; its augmentation is the trainer's.
-    Recovery has the same rows with changed pictures of its own.
+    Train has a row for each fact and wording, with the unchanged picture; the trainer augments it.
+    Recovery has the same rows with differently changed pictures.
     """
     if split not in ("train", "recovery", "validation", "test"):
         raise LopError(f"knowledge has no split {split!r}: use train, recovery, validation or test")

@@ -1,7 +1,7 @@
 """The reference model: a Qwen2.5-VL small enough to train on two CPU cores, so that the whole
-pipeline can run anywhere on a model that really misses its neurons.
+pipeline can run anywhere on a model that loses accuracy when neurons are removed.
 
-Everything is transformers' own: config, tokenizer, processor and model class.
+Config, tokenizer, processor and model class are transformers' own.
 """
 
 import json
@@ -26,8 +26,8 @@ from transformers import (
 
 from lop.models.space import find_ffns
 
-SIZE, PATCH, MERGE = 64, 8, 2  # px, px, patches merged a side
-GRID = SIZE // PATCH  # patches a side
+SIZE, PATCH, MERGE = 64, 8, 2  # px, px, patches merged per side
+GRID = SIZE // PATCH  # patches per side
 IMAGE_TOKENS = (GRID // MERGE) ** 2
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -55,7 +55,7 @@ CHAT_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class Shape:
-    """The reference model's size when it is done; `ffn` counts neurons a decoder layer."""
+    """The final size of the reference model; `ffn` is the number of neurons per decoder layer."""
 
     layers: int = 8
     hidden: int = 128
@@ -94,7 +94,7 @@ def build_tokenizer(texts: Iterable[str], vocab: int) -> Qwen2Tokenizer:
 
 
 def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
-    """The stock processor, set to 64 x 64 px in patches of 8: 16 image tokens a picture."""
+    """The stock processor for 64 x 64 px in patches of 8: 16 image tokens per picture."""
     pixels = {"shortest_edge": SIZE * SIZE, "longest_edge": SIZE * SIZE}
     options: dict[str, Any] = {
         "size": pixels,
@@ -112,7 +112,7 @@ def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
 
 
 def build_config(tokenizer: Qwen2Tokenizer, shape: Shape) -> Qwen2_5_VLConfig:
-    """The config of a Qwen2.5-VL of this shape, with full attention in the whole vision tower."""
+    """The config of a Qwen2.5-VL of this shape; all vision layers have full attention."""
     ids: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     half = shape.hidden // shape.heads // 2
     temporal = half // 4
@@ -160,7 +160,7 @@ def build_config(tokenizer: Qwen2Tokenizer, shape: Shape) -> Qwen2_5_VLConfig:
 def build_model(
     tokenizer: Qwen2Tokenizer, shape: Shape, seed: int
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """A fresh fp32 model; the same seed gives the same weights."""
+    """A randomly initialised fp32 model; the same seed gives the same weights."""
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(build_config(tokenizer, shape))
     model.generation_config = GenerationConfig(
@@ -172,10 +172,10 @@ def build_model(
 
 
 def widen(model: Qwen2_5_VLForConditionalGeneration, width: int) -> None:
-    """Give every decoder FFN `width` neurons: new ones read at random and write nothing yet.
+    """Widen every decoder FFN to `width` neurons; new ones have random inputs and zero outputs.
 
-    So the model computes what it did, and training finds work for the new ones
-    (Chen et al., Net2Net, 2016, with zeros in place of copies).
+    So the model computes the same as before, and training can use the new neurons (Chen et al.,
+    Net2Net, 2016, with zeros instead of copies).
     """
     for ffn in find_ffns(model):
         more = width - ffn.units
@@ -191,6 +191,6 @@ def widen(model: Qwen2_5_VLForConditionalGeneration, width: int) -> None:
 def save(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, folder: Path
 ) -> None:
-    """Write model and processor where stock `from_pretrained` finds them."""
+    """Write model and processor to a folder for `from_pretrained`."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

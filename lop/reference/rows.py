@@ -1,7 +1,7 @@
-"""Many questions of one picture in one row, so that training runs in minutes on two CPU cores.
+"""Packs many questions about one picture into one row, so that training takes minutes on two cores.
 
-Picture and chat header run once and each question sees them and itself only, so a row gives the
-very logits that its questions would get one by one through the ordinary processor and model.
+Picture and chat header are computed once, and each question attends only to them and to itself. So
+a row gives the same logits as its questions one by one with the stock processor and model.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from lop.reference.model import GRID, IMAGE, IMAGE_TOKENS, MERGE, PATCH
 
 @dataclass
 class Prompts:
-    """Token ids of what surrounds a question, and how positions run, for one processor."""
+    """The tokens around a question, and the positions of tokens, for one processor."""
 
-    header: np.ndarray
-    tail: np.ndarray
-    end: int
-    positions: np.ndarray  # (3, header)
+    header: np.ndarray  # token ids before the question
+    tail: np.ndarray  # token ids between question and answer
+    end: int  # token id after the answer
+    positions: np.ndarray  # of the header's tokens, (3, header)
     offset: int  # position of a question's first token
     image_at: int  # column of the first image token
 
@@ -57,7 +57,7 @@ class Prompts:
 
 @dataclass
 class Question:
-    """One question with its gold answer as tokens; `start` is where the answer begins."""
+    """The tokens of one question and its gold answer; `start` is where the answer starts."""
 
     tokens: np.ndarray
     start: int
@@ -71,8 +71,8 @@ class Picture:
 
     pixels: Tensor
     questions: list[Question]
-    known: bool  # from the knowledge task: must not be flipped or turned
-    shape: int = IGNORE  # index of the shape in it, IGNORE where training does not know it
+    known: bool  # whether it is from the knowledge task: it must not be flipped or turned
+    shape: int = IGNORE  # index of its easy-VQA shape, IGNORE if unknown
 
 
 @dataclass
@@ -110,7 +110,7 @@ def read_pictures(frame: pd.DataFrame, processor: Qwen2_5_VLProcessor) -> list[P
 
 
 def pack(rows: list[list[Question]], prompts: Prompts, length: int) -> Batch:
-    """Rows of questions as one batch, `length` text tokens after the header."""
+    """Rows of questions as one batch, with `length` text tokens after the header."""
     begin = len(prompts.header)
     size = (len(rows), begin + length)
     ids, labels = np.zeros(size, np.int64), np.full(size, IGNORE)
@@ -137,7 +137,7 @@ def pack(rows: list[list[Question]], prompts: Prompts, length: int) -> Batch:
 
 
 def patchify(pixels: Tensor) -> Tensor:
-    """Pictures (B, 3, 64, 64) in 0..255 as the processor's patches (B, 64, 384)."""
+    """Pictures (B, 3, 64, 64) in 0..255 as patches (B, 64, 384), as the processor makes them."""
     scaled = pixels.float() / 127.5 - 1
     side = GRID // MERGE
     tiles = scaled.view(-1, 3, side, MERGE, PATCH, side, MERGE, PATCH)
@@ -147,9 +147,9 @@ def patchify(pixels: Tensor) -> Tensor:
 
 
 def see(model: Qwen2_5_VLForConditionalGeneration, patches: Tensor) -> Tensor:
-    """Image tokens (B, 16, hidden) of patches (B, 64, 384): the stock tower, batched.
+    """Image tokens (B, 16, hidden) of patches (B, 64, 384): the stock vision tower, batched.
 
-    The stock code attends picture by picture in a Python loop; the result is the same.
+    The stock code loops over the pictures in Python; the result is the same.
     """
     tower = model.model.visual
     weight = tower.patch_embed.proj.weight

@@ -1,4 +1,4 @@
-"""Where a training of the reference model stands, on disk, so that a killed one goes on."""
+"""The state of the reference model's training on disk, so that a killed training resumes."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -23,17 +23,18 @@ STATE = "reference-state.pt"
 
 @dataclass
 class Reached:
-    """The last losses of the stages that are done, steps of the one after them, seconds of all."""
+    """The progress of a training."""
 
-    losses: list[float] = field(default_factory=list)
-    step: int = 0
-    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)  # last loss of each finished stage
+    step: int = 0  # finished steps of the current stage
+    seconds: float = 0.0  # of all stages
 
 
 class Kept:
-    """The state of one training in a folder; what other settings left there is not gone on with.
+    """The saved state of one training in a folder; a state of other settings is ignored.
 
-    `mean` are the model's weights, averaged over the `ends` of the last stages of one width.
+    `mean` has the model's weights averaged over the ends of the last `ends` stages, which have the
+    same width.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -48,27 +49,27 @@ class Kept:
                 self.ends, self.mean = state["ends"], state["mean"]
 
     def restore(self, trainee: "Trainee") -> None:
-        """Give the model, as wide as it was, and the shape head their weights."""
+        """Restore the model, at its saved width, and the shape head."""
         if self._state:
             reference.widen(trainee.model, self._state["width"])
             trainee.model.load_state_dict(self._state["model"])
             trainee.head.load_state_dict(self._state["head"])
-            torch.set_rng_state(self._state["torch"])  # widening draws the new neurons
+            torch.set_rng_state(self._state["torch"])  # `widen` draws random weights
 
     def restore_stage(self, optims: Sequence[Optimizer], rng: np.random.Generator) -> None:
-        """Give the optimizers of the stage, and what draws samples, what they had."""
+        """Restore the optimizers of the stage and the generator that draws samples."""
         if state := self._state:
             rng.bit_generator.state = state["rng"]
             if self.at.step:
-                for optim, of in zip(optims, state["optims"], strict=True):
-                    optim.load_state_dict(of)
+                for optim, saved in zip(optims, state["optims"], strict=True):
+                    optim.load_state_dict(saved)
                 torch.set_rng_state(state["torch"])
             self._state = None
 
     def save(
         self, trainee: "Trainee", optims: Sequence[Optimizer], rng: np.random.Generator, step: int
     ) -> None:
-        """Keep all that the next step depends on."""
+        """Save everything that the next step depends on."""
         now = time.monotonic()
         self.at.step, self.at.seconds = step, self.at.seconds + now - self._since
         self._since = now
@@ -88,9 +89,9 @@ class Kept:
             torch.save(state, path)
 
     def end_stage(self, trainee: "Trainee", rng: np.random.Generator, loss: float) -> None:
-        """Keep the weights, and their mean over the ends of all stages of this width.
+        """Save the weights, and their mean over the ends of all stages of this width.
 
-        The next stage has optimizers of its own.
+        The next stage has new optimizers.
         """
         self.at.losses.append(loss)
         weights, before = trainee.model.state_dict(), self.mean
@@ -103,7 +104,7 @@ class Kept:
         self.save(trainee, [], rng, 0)
 
     def remove(self) -> None:
-        """Nothing is left to go on with."""
+        """Delete the saved state after the training is complete."""
         self.path.unlink(missing_ok=True)
         if self.path.parent.exists() and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()

@@ -1,4 +1,4 @@
-"""Trains the reference model from scratch: what it sees, how pictures change, and the schedule."""
+"""Trains the reference model from scratch: sampling, augmentation, stages and schedule."""
 
 import json
 import math
@@ -38,8 +38,8 @@ from lop.reference.state import Kept
 
 TRAINED = Kind("a reference model", ("training.json",), frozenset({"params", "losses"}))
 
-# Shapes are the hard part of easy-VQA and presence of colours the easy half of its questions.
-# The version of an emoji cannot be guessed from its picture.
+# Sampling weights. In easy-VQA, shapes are hard, and presence of colours is easy and half of the
+# questions. The version of an emoji cannot be guessed from its picture.
 QUESTION_WEIGHT = {
     "shape": 3.0,
     "presence of shape": 2.0,
@@ -47,31 +47,25 @@ QUESTION_WEIGHT = {
     "presence of colour": 0.3,
     "emoji version": 2.5,
 }
-SAVED = 100  # steps from one saving of the state to the next
+SAVED = 100  # steps between two saves of the state
 FLAG_WEIGHT = 2.0  # a flag has more facts than an emoji
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One warm-up and cosine: `steps` of them, from peak rates `lr` (AdamW) and `muon_lr`.
+    """One stage of training: a warm-up, then a cosine schedule of the learning rates."""
 
-    `knowledge_share` of the pictures are flags and emoji; `shape_weight` is the shape head's.
-    `ffn` is the width of the decoder's FFNs from here on: a narrow model learns to see in a
-    quarter of the time.
-    `stop` ends the stage after that share of its steps, before the rates have run out.
-    """
-
-    steps: int
-    knowledge_share: float
-    shape_weight: float
-    lr: float = 3e-3
-    muon_lr: float = 0.02
+    steps: int  # of the whole schedule
+    knowledge_share: float  # share of pictures that are flags and emoji
+    shape_weight: float  # weight of the shape head's loss
+    lr: float = 3e-3  # peak rate of AdamW
+    muon_lr: float = 0.02  # peak rate of Muon
     warmup: int = 100
-    ffn: int = 720
-    stop: float = 1.0
+    ffn: int = 720  # width of the decoder's FFNs: narrow models learn shapes in 1/4 of the time
+    stop: float = 1.0  # share of the steps after which the stage ends
 
 
-# First see, then know: shapes need most of the pictures for long, facts many passes afterwards.
+# Vision first: shapes need most of the pictures for a long time, facts need many passes later.
 STAGES = (
     Stage(steps=3240, knowledge_share=0.35, shape_weight=1.0, ffn=48, stop=0.96),
     Stage(steps=1300, knowledge_share=0.75, shape_weight=0.0, lr=2e-3, warmup=50),
@@ -84,8 +78,8 @@ class ReferenceParams:
     """Size and schedule of the reference model's training.
 
     A step takes `rows` pictures, each with as many questions as fit in `row_tokens` text tokens.
-    `compiled` halves the time a step takes, `bf16` too where the CPU has bfloat16 instructions
-    (where it has not, a step takes six times as long); both change the last digits.
+    `compiled` halves the time of a step, and so does `bf16` if the CPU has bfloat16 instructions
+    (otherwise a step takes six times as long). Both change the last digits of results.
     """
 
     shape: reference.Shape = field(default_factory=reference.Shape)
@@ -100,7 +94,7 @@ class ReferenceParams:
 
     @classmethod
     def from_dict(cls, params: Mapping[str, Any]) -> "ReferenceParams":
-        """From the `reference` section of params.yaml; LopError names an unknown entry."""
+        """Read the `reference` section of params.yaml; LopError for an unknown entry."""
         known = dict(params)
         try:
             if "shape" in known:
@@ -113,7 +107,7 @@ class ReferenceParams:
 
 
 def augment(pixels: Tensor, known: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change pictures (B, 3, 64, 64) in ways that leave every answer alone.
+    """Augment pictures (B, 3, 64, 64) without changing any answer.
 
     easy-VQA: flips, quarter turns, shifts of whole pixels up to 8. Knowledge: shift, scale, noise.
     """
@@ -139,7 +133,7 @@ def augment(pixels: Tensor, known: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def name_shapes(pictures: list[Picture], frame: pd.DataFrame) -> None:
-    """Give each easy-VQA picture the number of its shape, where its questions tell it."""
+    """Set the shape of each easy-VQA picture if its questions determine it."""
     for picture in pictures:
         if not picture.known:
             rows = frame.iloc[[question.row for question in picture.questions]]
@@ -149,7 +143,7 @@ def name_shapes(pictures: list[Picture], frame: pd.DataFrame) -> None:
 
 
 class Draw:
-    """Endless seeded batches: which pictures, which of their questions, which changes."""
+    """An endless iterator over seeded batches of random pictures, questions and augmentations."""
 
     def __init__(self, pictures: list[Picture], prompts: Prompts, params: ReferenceParams) -> None:
         self.knowledge_share = 0.5
@@ -189,14 +183,14 @@ class Draw:
 
 
 def autocast(bf16: bool) -> "torch.autocast | nullcontext[None]":
-    """bf16 where it is wanted, else nothing."""
+    """A context with bf16 autocast on the CPU, or without any effect."""
     return torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext()
 
 
 class Trainee:
-    """The model under training with a throw-away head that tells the shape in a picture.
+    """The model in training, with a temporary head that classifies the shape in a picture.
 
-    The head gives the vision tower a direct signal: shapes stay at chance for long without it.
+    The head trains the vision tower directly: without it shapes stay at chance for a long time.
     """
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, image_at: int) -> None:
@@ -204,7 +198,7 @@ class Trainee:
         self.head = nn.Linear(model.lm_head.in_features, len(easyvqa.SHAPES))
 
     def compile(self, compiled: bool) -> None:
-        """Make the step of the model as wide as it is now; anew after it was widened."""
+        """Prepare (or compile) the forward pass at the model's width; repeat it after widening."""
         model, image_at = self.model, self.image_at
         wrap = torch.compile if compiled else (lambda function: function)
         self._see = wrap(lambda patches: see(model, patches))
@@ -213,7 +207,7 @@ class Trainee:
         )
 
     def loss(self, patches: Tensor, batch: Batch, shapes: Tensor, weight: float) -> Tensor:
-        """Mean answer-token loss plus `weight` times the shape head's."""
+        """Mean loss of answer tokens plus `weight` times the shape head's loss."""
         images = self._see(patches)
         hidden = self._read(images, batch.ids, batch.positions, batch.mask)
         on = batch.labels != IGNORE
@@ -224,13 +218,13 @@ class Trainee:
 
 
 def schedule(share: float, step: int, warmup: int) -> float:
-    """Factor on every learning rate: warm-up by steps, then a cosine to 0.01 at share 1."""
+    """Factor of every learning rate: linear warm-up, and a cosine down to 0.01 at share 1."""
     cosine = 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, share))) / 2
     return cosine * min(1.0, (step + 1) / warmup)
 
 
 def training_text(frame: pd.DataFrame) -> list[str]:
-    """The tokenizer's corpus: questions often, so that their words become whole tokens."""
+    """The tokenizer's corpus; questions are repeated so that their words become single tokens."""
     known = frame[frame.id.str.startswith("knowledge")]
     plain = frame[frame.id.str.startswith("easyvqa")]
     texts = [*known.question.unique()] * 20 + [*plain.question.unique()] * 2
@@ -253,7 +247,7 @@ def optimizers(trainee: Trainee, stage: Stage, decay: float) -> list[Optimizer]:
 
 
 def fit(trainee: Trainee, draw: Draw, number: int, params: ReferenceParams, kept: Kept) -> None:
-    """Run stage `number`, or what is left of it; `kept` is saved now and then, and at its end."""
+    """Run the rest of stage `number`; the state is saved every `SAVED` steps and at the end."""
     stage, at = params.stages[number], kept.at
     optims = optimizers(trainee, stage, params.weight_decay)
     peaks = [group["lr"] for optim in optims for group in optim.param_groups]
@@ -283,10 +277,10 @@ def fit(trainee: Trainee, draw: Draw, number: int, params: ReferenceParams, kept
 def trained(
     frame: pd.DataFrame, processor: Qwen2_5_VLProcessor, settings: ReferenceParams, kept: Kept
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """The model that all stages give on these questions, from where `kept` is.
+    """Train the model through all stages on these questions, resuming from `kept`.
 
-    Its weights are the mean of those at the ends of the stages as wide as the last, which answers
-    better than either (Izmailov et al., Averaging Weights Leads to Wider Optima, 2018).
+    Its weights are the mean of the weights at the ends of the last stages of equal width, which is
+    better than each alone (Izmailov et al., Averaging Weights Leads to Wider Optima, 2018).
     """
     pictures, prompts = read_pictures(frame, processor), Prompts.of(processor)
     name_shapes(pictures, frame)
@@ -305,11 +299,11 @@ def trained(
 
 
 def train_reference(params: Mapping[str, Any] | ReferenceParams, out_dir: str | Path) -> Path:
-    """Train the reference model and write it, whole or not at all, to `out_dir`.
+    """Train the reference model and write it atomically to `out_dir`.
 
-    `params` is the `reference` section of params.yaml. What is reached lies in
-    `<out_dir>-training/` until it is done, so a killed training goes on. Raises LopError for
-    unknown entries and when the data packages are missing.
+    `params` is the `reference` section of params.yaml. Until the end the state is in
+    `<out_dir>-training/`, so a killed training resumes. Raises LopError for unknown entries, and if
+    the data packages are missing.
     """
     check_dir(out_dir, TRAINED)
     settings = params if isinstance(params, ReferenceParams) else ReferenceParams.from_dict(params)

@@ -1,4 +1,4 @@
-"""The page a person reads after a run: what each method keeps at each ratio, and what it costs."""
+"""The report of a run: the quality and cost of each method at each ratio, as a web page."""
 
 from lop.report.page import write_report
 

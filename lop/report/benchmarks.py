@@ -1,7 +1,7 @@
 """The main table, in the form of the paper's Table 1: methods and ratios by benchmark.
 
-The benchmarks that lop builds from easy-VQA have those benchmarks' form and not their questions:
-they make a table of their own, in which every column says so.
+The benchmarks that lop builds from easy-VQA have the form of the published benchmarks but other
+questions. They have a separate table, and every column title says so.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ OURS = "lop"
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of one task; `scale` makes of it what is printed, `averaged` says if it counts."""
+    """One metric of one task."""
 
     title: str
     task: str
     metric: str
-    scale: float = 100
-    averaged: bool = False
+    scale: float = 100  # factor of the printed figure
+    averaged: bool = False  # whether the average includes it
 
     @property
     def unit(self) -> str:
-        """What the figures are."""
+        """The unit of the printed figures."""
         if self.metric in benchmark(self.task).scorer.lower:
             return "less is better"
         return "%" if self.scale == 100 else "points"
@@ -40,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Score:
-    """A value with its standard error; nan where there is none."""
+    """A value with its standard error; nan if it is unknown."""
 
     value: float
     stderr: float
@@ -60,7 +60,7 @@ _POINTS = ("perception", "cognition")  # sums, not shares
 
 
 def main_columns(compared: Comparison, label: str) -> list[Column]:
-    """The columns of Table 1 that were evaluated, of the benchmarks or of their easy-VQA form."""
+    """The evaluated columns of Table 1, for the published benchmarks or their easy-VQA form."""
     columns = []
     for title, real, built, metric, averaged in _TABLE:
         task = built if label else real
@@ -74,7 +74,7 @@ def main_columns(compared: Comparison, label: str) -> list[Column]:
 
 
 def other_columns(compared: Comparison, label: str) -> list[Column]:
-    """Further metrics of those tasks; benchmarks.csv has all, each subtask's among them."""
+    """Further metrics of these tasks; benchmarks.csv has all, including those of subtasks."""
     shown = {(c.task, c.metric) for c in main_columns(compared, label)}
     titles = {(built if label else real): title for title, real, built, *_ in _TABLE}
     titles |= {task: "MME" for task in titles if task.endswith("mme")}
@@ -87,14 +87,14 @@ def other_columns(compared: Comparison, label: str) -> list[Column]:
 
 
 def further_tasks(compared: Comparison) -> list[Column]:
-    """The primary figures of tasks that are neither in Table 1 nor what methods are compared by."""
+    """The primary metrics of all tasks except those of Table 1 and the headline task."""
     known = {name for _, real, built, *_ in _TABLE for name in (real, built)} | {compared.by.task}
-    rest = {task: of["primary"] for task, of in compared.tasks.items() if task not in known}
-    return [Column(f"{task}, {_plain(of)}", task, of, scale=1) for task, of in rest.items()]
+    rest = {task: about["primary"] for task, about in compared.tasks.items() if task not in known}
+    return [Column(f"{task}, {_plain(name)}", task, name, scale=1) for task, name in rest.items()]
 
 
 def has_average(columns: Sequence[Column]) -> bool:
-    """Whether all three benchmarks that the paper averages are there."""
+    """Whether all three benchmarks of the paper's average were evaluated."""
     return sum(c.averaged for c in columns) == 3
 
 
@@ -105,19 +105,19 @@ def cell(compared: Comparison, name: str, column: Column) -> Score:
 
 
 def average(compared: Comparison, name: str, columns: Sequence[Column]) -> Score:
-    """Mean of the benchmarks that the paper averages; their errors are taken as independent."""
+    """Mean of the benchmarks that the paper averages; their errors are assumed independent."""
     return mean([cell(compared, name, c) for c in columns if c.averaged])
 
 
 def difference(compared: Comparison, a: str, b: str, columns: Sequence[Column]) -> Score:
-    """Model `a` minus `b`, paired by question: of one column, or of the average of several."""
+    """Model `a` minus `b`, paired by question: in one column, or in the average of several."""
     apart = [compared.difference(a, b, c.task, c.metric) for c in columns]
     pairs = zip(columns, apart, strict=True)
     return mean([Score(c.scale * value, c.scale * error) for c, (value, error) in pairs])
 
 
 def relative(compared: Comparison, name: str, columns: Sequence[Column]) -> Score:
-    """The average in per cent of the dense model's, by error propagation with their covariance."""
+    """The average as per cent of the dense model's; the error includes their covariance."""
     own, dense = (average(compared, n, columns) for n in (name, "dense"))
     apart = difference(compared, name, "dense", [c for c in columns if c.averaged]).stderr
     share = own.value / dense.value if dense.value else np.nan
@@ -129,10 +129,10 @@ def relative(compared: Comparison, name: str, columns: Sequence[Column]) -> Scor
 def main_table(
     compared: Comparison, columns: Sequence[Column], label: str, seconds: Mapping[str, float]
 ) -> str:
-    """A row a ratio and method, as Markdown; `seconds` to its plan by model name.
+    """A Markdown table, a row for each ratio and method; `seconds` are plan times by model name.
 
-    Bold: the best of a ratio. ▼ and ▲: LOP is better or worse than that by more than twice the
-    paired standard error.
+    The best figure of a ratio is bold. ▼ marks a figure that LOP exceeds by more than twice the
+    paired standard error, ▲ a figure that exceeds LOP's by as much.
     """
     mean = has_average(columns)
     head = ["ratio, method", *(c.title for c in columns)]
@@ -153,7 +153,7 @@ def main_table(
 
 
 def other_table(compared: Comparison, columns: Sequence[Column]) -> str:
-    """Further metrics, a row a ratio and method; none is marked, as more is not always better."""
+    """Further metrics, a row for each ratio and method; unmarked, as more is not always better."""
     head = ["ratio, method", *(c.title for c in columns)]
     lines = [head, ["---"] * len(head)]
     rows = [{"ratio": 0.0, "name": "dense", "method": "dense"}, *_in_order(compared)]
@@ -173,7 +173,7 @@ def _in_order(compared: Comparison) -> list[dict[str, Any]]:
 def _judged(
     compared: Comparison, names: Mapping[str, str], parts: Sequence[Sequence[Column]]
 ) -> dict[str, list[str]]:
-    """The cells of each method at one ratio, the best in bold, with the marks against LOP."""
+    """The cells of each method at one ratio, with the best in bold and marks relative to LOP."""
     figures = {m: [_figure(compared, n, part) for part in parts] for m, n in names.items()}
     best = [_best([row[i].value for row in figures.values()]) for i in range(len(parts))]
     return {
@@ -186,7 +186,7 @@ def _judged(
 
 
 def _best(values: Sequence[float]) -> float | None:
-    """The highest, unless all are the same."""
+    """The highest value; None if all are equal."""
     return max(values) if len(set(values)) > 1 else None
 
 
@@ -214,7 +214,7 @@ def _mark(
     if method == OURS or OURS not in names:
         return ""
     apart = difference(compared, names[OURS], names[method], part)
-    if not abs(apart.value) > 2 * apart.stderr:  # nan: not known
+    if not abs(apart.value) > 2 * apart.stderr:  # False for an unknown error (nan)
         return ""
     return " ▼" if apart.value > 0 else " ▲"
 

@@ -1,4 +1,4 @@
-"""Questions whose answer pruning changed, with their pictures: what the figures cannot show."""
+"""Questions whose answers pruning changed, with their pictures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lop.plan import per_cent
 from lop.report.html import literal
 from lop.report.questions import questions, samples_file
 
-SIDE = 256  # pixels; enough for a table
+SIDE = 256  # pixels, the largest side of a picture in a table
 
 
 def thumbnail(picture: bytes) -> tuple[bytes, str]:
-    """A picture as a model sees it, no larger than `SIDE`, and how its file name ends."""
+    """A picture as the model gets it, reduced to `SIDE` pixels, and its file suffix."""
     image, buffer = decode(picture), io.BytesIO()
     if max(image.size) <= SIDE:
         image.save(buffer, "PNG")
@@ -30,9 +30,9 @@ def thumbnail(picture: bytes) -> tuple[bytes, str]:
 
 
 def example_ids(compared: Comparison, method: str, count: int) -> list[str]:
-    """Questions that `method` loses at its highest ratio: the first of each category, by id.
+    """Ids of questions that only the dense model answers right, not `method` at its highest ratio.
 
-    Then the second of each, and so on, up to `count`. No other choice is made.
+    They are the first question of each category by id, then the second, and so on, up to `count`.
     """
     last = compared.of(method)["name"].iloc[-1]
     before, after = compared.answers("dense", TASK), compared.answers(last, TASK)
@@ -43,9 +43,9 @@ def example_ids(compared: Comparison, method: str, count: int) -> list[str]:
 
 
 def examples(compared: Comparison, method: str, samples: Path, out: Path, count: int = 8) -> str:
-    """A table of such questions with every answer, wrong ones in bold; pictures go to `out`.
+    """A Markdown table of the questions of `example_ids` with every answer, wrong ones in bold.
 
-    Empty when pruning has cost no answer.
+    Pictures are written to `out`. The text is empty if no right answer was lost.
     """
     ids = example_ids(compared, method, count)
     if not ids:
@@ -62,7 +62,7 @@ def examples(compared: Comparison, method: str, samples: Path, out: Path, count:
 
 
 def save_pictures(sample: dict[str, Any], out: Path, stem: str) -> str:
-    """Write the sample's pictures, made small, to `out`; returns the Markdown that shows them."""
+    """Write thumbnails of the sample's pictures to `out`; returns the Markdown that shows them."""
     names = []
     for i, image in enumerate(sample["images"]):
         small, suffix = thumbnail(image["bytes"])
@@ -72,7 +72,7 @@ def save_pictures(sample: dict[str, Any], out: Path, stem: str) -> str:
 
 
 def changed(compared: Comparison, method: str) -> str:
-    """A table of how many answers `method` changed at each ratio, and to what."""
+    """A table with the number of answers that `method` changed at each ratio, by kind of change."""
     before = compared.answers("dense", TASK)
     head = ["ratio", "answers changed", "right → wrong", "wrong → right"]
     lines = [head, ["---"] * len(head)]

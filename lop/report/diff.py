@@ -1,4 +1,4 @@
-"""Where two models answer differently: counts, whether that can be chance, a page to look at."""
+"""`lop diff`: where two models answer differently, as counts, a significance test and a page."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ class Diff:
 
     @classmethod
     def read(cls, a: str, b: str, task: str, evaluation: Path) -> Diff:
-        """The answers of two models, each named as in `evaluation` or by its folder.
+        """Read the answers of two models, given by their names in `evaluation` or their folders.
 
-        Raises LopError when there are none, or they are not to the same questions.
+        Raises LopError if there are no answers, or they are not to the same questions.
         """
         one, other = (read_answers(_folder(name, evaluation), task) for name in (a, b))
         if "correct" not in one:
-            raise LopError(f"{task}: has no answers that are right or wrong to set side by side")
+            raise LopError(f"{task}: has no answers that are right or wrong, so none to compare")
         check_pairs(one, other)
         return cls(task, (Path(a).name, Path(b).name), one, other)
 
     def lines(self) -> list[tuple[str, int, int, int, int]]:
-        """Questions, differing answers, right → wrong, wrong → right: of all, of each category."""
+        """Numbers of questions, different answers, right → wrong and wrong → right, in total and by
+        category."""
         rows = [("all", len(self.a), *changes(self.a, self.b))]
         for name, mine in self.a.groupby("category"):
             rows.append((str(name), len(mine), *changes(mine, self.b.loc[mine.index])))
@@ -46,7 +47,7 @@ class Diff:
 
     @property
     def p_value(self) -> float:
-        """Exact two-sided p of McNemar's test, the questions taken as independent."""
+        """Exact two-sided p-value of McNemar's test, assuming independent questions."""
         _, _, _, lost, won = self.lines()[0]
         return mcnemar(lost, won)
 
@@ -72,10 +73,10 @@ def mcnemar(lost: int, won: int) -> float:
 
 
 def page(found: Diff, samples: Path, limit: int) -> str:
-    """HTML with the counts and the first `limit` differing questions, with pictures and answers.
+    """HTML with the counts, and up to `limit` questions with different answers and their pictures.
 
-    Those lost come first, then those won, then those that only changed. Raises LopError when the
-    samples are not those that were asked.
+    Lost questions come first, then won ones, then those whose answers differ but are both right or
+    both wrong. Raises LopError if the samples are not those that the models answered.
     """
     a, b = found.names
     pictures: dict[str, bytes] = {}
@@ -87,14 +88,14 @@ def page(found: Diff, samples: Path, limit: int) -> str:
 
 {markdown([head, ["---"] * len(head), *counts])}
 
-The chance of so uneven a split between right → wrong and wrong → right, if both models were equally
-good: p = {found.p_value:.3g} (McNemar's test, exact, two-sided; it takes questions as independent,
-which those about one image are not quite).
+The probability of a split between right → wrong and wrong → right at least this uneven, if both
+models were equally good: p = {found.p_value:.3g} (McNemar's test, exact, two-sided; it assumes
+independent questions, which questions about the same image are not quite).
 
 ## Where they differ{note}
 
-Lost by {literal(b)} first, then won, then those with another answer that is no more right. Wrong
-answers are in **bold**.
+First the questions that {literal(b)} lost, then those that it won, then those with different
+answers that are both right or both wrong. Wrong answers are in **bold**.
 
 {shown}
 """
@@ -102,7 +103,7 @@ answers are in **bold**.
 
 
 def _table(found: Diff, samples: Path, limit: int, pictures: dict[str, bytes]) -> str:
-    """The differing questions as Markdown; the pictures it names go to `pictures`."""
+    """A Markdown table of the questions with different answers; adds pictures to `pictures`."""
     differ = found.a["prediction"].to_numpy() != found.b["prediction"].to_numpy()
     gain = found.b["correct"].astype(int) - found.a["correct"].astype(int)
     order = gain[differ].map({-1: 0, 1: 1, 0: 2}).sort_values(kind="stable").index[:limit]
@@ -128,7 +129,7 @@ def _given(answer: pd.Series) -> str:
 
 
 def _folder(name: str, evaluation: Path) -> Path:
-    """The folder of answers that a name stands for; LopError, with the names known, if none."""
+    """The folder of answers of a model; LopError with the known names if there is none."""
     known = evaluation / name
     if known.is_dir():
         return known

@@ -1,6 +1,6 @@
-"""Markdown to a web page in one file: pictures inside, nothing fetched, no script.
+"""Converts Markdown to a web page in one file, with embedded pictures and without scripts.
 
-The Markdown is the page; this only dresses it, so that the two cannot say different things.
+The page is made from the Markdown report, so both have the same content.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ _PAGE = """<!DOCTYPE html>
 </html>
 """
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
-_LONG = {"th_open": 12, "td_open": 28}  # cells of more characters may break into lines
+_LONG = {"th_open": 12, "td_open": 28}  # cells with more characters may wrap
 
 
 def to_html(text: str, picture: Callable[[str], bytes]) -> str:
-    """The page that Markdown `text` describes; `picture` gives the bytes of each image it names.
+    """Markdown `text` as an HTML page; `picture` returns the bytes of each image that it names.
 
-    Raises LopError without markdown-it-py, which `lop[pipeline]` brings.
+    Raises LopError without markdown-it-py, which `lop[pipeline]` installs.
     """
     try:
         from markdown_it import MarkdownIt
@@ -89,13 +89,13 @@ def to_html(text: str, picture: Callable[[str], bytes]) -> str:
 
 
 def write_page(out: Path, text: str) -> None:
-    """Write `text` to report.md in `out`, and as report.html with the pictures that lie there."""
+    """Write `text` to report.md in `out`, and report.html with the pictures in `out`."""
     (out / "report.md").write_text(text)
     (out / "report.html").write_text(to_html(text, lambda name: (out / name).read_bytes()))
 
 
 def literal(text: str, limit: int = 300) -> str:
-    """Any text as one Markdown cell that shows it as it is, cut off at `limit` characters."""
+    """Escape any text for one Markdown table cell, truncated to `limit` characters."""
     text = " ".join(text.split())
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~&$:@])", r"\\\1", text) or "(nothing)"

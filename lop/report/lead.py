@@ -1,4 +1,4 @@
-"""What the page begins with: in a picture and a sentence, what smaller models save and cost."""
+"""The first section of the page: what smaller models save and cost, as a sentence and a plot."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ SERIES = {"dense": "Dense", "lop": "LOP", f"lop{RECOVERED}": "LOP, recovered"}
 
 
 def table(compared: Comparison) -> pd.DataFrame:
-    """A row a model, dense and LOP's before and after recovery: its size as a share of the dense
-    model's bytes, how many times as fast it is (between `speed_low` and `speed_high` in half of the
-    pairs; nan: not measured), the headline figure as printed, and what is lost of it, with errors.
+    """One row for each model: dense, and LOP's before and after recovery.
+
+    `size` is a share of the dense model's bytes, `speed` a multiple of its speed (nan: not
+    measured), with the middle half of the pairs between `speed_low` and `speed_high`. `value` is
+    the headline figure as printed, `loss` its loss from the dense model, both with errors.
     """
     whole = {"dense": compared.dense} | ({WHOLE: compared.recovered} if compared.recovered else {})
     rows = [
@@ -60,7 +62,7 @@ def _row(
 
 
 def claim(compared: Comparison, rows: pd.DataFrame) -> str:
-    """The sentence that the figures support."""
+    """One sentence: what the smallest model with a small loss saves."""
     by = compared.by
     little = 0.05 * by.scale * compared.dense[by.metric]
     within = f"{little:.{by.digits}f} of {by.unit}"
@@ -86,7 +88,7 @@ def _axis(compared: Comparison) -> str:
 
 
 def lead(compared: Comparison, out: Path) -> str:
-    """The section as Markdown; its picture and its figures as CSV go to `out`."""
+    """The section as Markdown; its plot and its figures as CSV are written to `out`."""
     rows = table(compared)
     rows.to_csv(out / "tradeoff.csv", index=False)
     plots.tradeoff(rows, SERIES, _axis(compared), out / FILE)
@@ -94,5 +96,5 @@ def lead(compared: Comparison, out: Path) -> str:
 
 ![{compared.by.metric} against size and speed]({FILE})
 
-Size is that of the weights on disk. Speed is measured: the model and the dense one answer single
-questions in turn; a bar holds half of the pairs. What is lost is paired by question."""
+Size is that of the weights on disk. Speed is measured: the model and the dense model answer single
+questions in turn; a bar spans the middle half of the pairs. Losses are paired by question."""

@@ -1,4 +1,4 @@
-"""The report as Markdown, from which its web page is made, with the plots that it shows."""
+"""The report as Markdown and a web page, with its plots."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def write_report(
     samples: Path | None = None,
     scores: Path | None = None,
 ) -> dict[str, Any]:
-    """Write report.md, report.html, the plots and the tables behind them as CSV to `out`.
+    """Write report.md, report.html, plots, and their tables as CSV to `out`.
 
-    Returns the numbers that `dvc metrics` shows. Raises LopError when something is missing.
+    Returns the numbers for `dvc metrics`. Raises LopError if a result is missing.
     """
     results = Results.read(evaluation, pruned, search, training, samples, scores)
     compared, progress = results.comparison, search_progress(results.search)
@@ -63,7 +63,7 @@ def write_report(
 
 
 def page(results: Results, out: Path) -> str:
-    """The report as Markdown; the plots of its sections go to `out`."""
+    """The report as Markdown; the plots of its sections are written to `out`."""
     sections = [
         _introduction(results),
         lead(results.comparison, out),
@@ -92,7 +92,7 @@ sample."""
 
 
 def _choice(results: Results) -> str:
-    """What `auto` means for this model, and by which figures."""
+    """The score and compensation that `auto` chose, with the rewards of all candidates."""
     if not results.choice:
         return ""
     return f"""## Score
@@ -103,7 +103,7 @@ def _choice(results: Results) -> str:
 
 
 def choice_table(found: Choice) -> str:
-    """Mean reward of each candidate's uniform plan, a column a ratio; in bold what was chosen."""
+    """Mean reward of each candidate's uniform plans, by ratio; the chosen candidate is bold."""
     ratios = sorted(found.ratios)
     lines = [["score", "compensated", *map(per_cent, ratios)], ["---"] * (2 + len(ratios))]
     by = {(one.score, one.compensate, one.ratio): one for one in found.table}
@@ -125,18 +125,18 @@ def _benchmarks(results: Results, title: str, label: str, out: Path) -> str:
         lines.append(
             "**These are not the published benchmarks.** Their questions are built from easy-VQA's "
             "annotations in the form of MME, MMBench, MMMU and POPE and are scored by the same "
-            "rules; no figure here can be compared with a published one."
+            "rules; these figures cannot be compared with published figures."
         )
     counts = {c.task: compared.tasks[c.task]["count"] for c in columns}
     asked = ", ".join(f"{task} {count:,}" for task, count in counts.items())
     lines.append(
         f"Questions: {asked}. Figures ± standard error; MME-P and MME-R are sums of up to "
-        "200 points a subtask (2000 and 800 of the published ones), all else is per cent. "
-        "**Bold** is the best of a ratio. ▼ marks what LOP is "
-        "better than by more than twice the standard error of the difference, paired by question "
-        "(those on one image together); ▲ what is better than LOP by as much. The average is that "
-        "of MMBench, MMMU and POPE, as in the paper; its error takes the three as independent. "
-        "*Plan in* is the time to the plan alone, with scores, profile and predictor at hand."
+        "200 points for each subtask (at most 2000 and 800 in the published benchmarks), all other "
+        "figures are per cent. **Bold** is the best of a ratio. ▼ marks a method that LOP exceeds "
+        "by more than twice the standard error of the difference, paired by question (questions "
+        "on one image together); ▲ marks a method that exceeds LOP by as much. The average is that "
+        "of MMBench, MMMU and POPE, as in the paper; its error assumes that they are independent. "
+        "*Plan in* is the time to make the plan, with scores, profile and predictor in memory."
     )
     lines.append(benchmarks.main_table(compared, columns, label, results.plan_seconds))
     names = []
@@ -158,9 +158,9 @@ def _headline(results: Results, out: Path) -> str:
     less = ", less is better" if by.lower else ""
     return f"""## {by.title} at each ratio
 
-{unit} ± standard error{less}; **bold** is the best of a row. *ratio* is the share removed
-of what may be cut ({results.comparison.scope}), *model* that of the whole model. All methods keep
-as many parameters and are asked the same.
+{unit} ± standard error{less}; **bold** is the best of a row. *ratio* is the removed share of the
+parameters that can be pruned ({results.comparison.scope}), *model* the removed share of all
+parameters. All methods keep the same number of parameters and answer the same questions.
 
 {compared.markdown()}
 
@@ -168,15 +168,15 @@ as many parameters and are asked the same.
 
 ## LOP against each baseline
 
-Difference in {by.unit} on the same samples ± paired standard error; **bold** where it is beyond
-twice that error. Ratios marked * were never searched: their plans are the predictor's alone. This
-is one draw of samples and seeds: it tells of this predictor, and not yet of the method.
+Difference in {by.unit} on the same samples ± paired standard error; **bold** if it exceeds twice
+that error. Ratios marked * were not targets of a search: LOP's plans there are predictions only.
+This is one draw of samples and seeds: it describes this predictor, and not yet the method.
 
 {differences_markdown(results.differences, targets)}"""
 
 
 def _recovery(compared: Comparison) -> str:
-    """LOP's checkpoints before and after recovery, with what they cost."""
+    """LOP's checkpoints before and after recovery, with their sizes and speeds."""
     after = compared.of(f"lop{RECOVERED}").to_dict("records")
     if not after or not compared.recovered:
         return ""
@@ -197,8 +197,8 @@ def _recovery(compared: Comparison) -> str:
         lines.append([per_cent(ratio), size, *fast, *shown, bold(cell, abs(found) > 2 * error)])
     return f"""## Before and after recovery
 
-LOP's plans, cut out of the model as it was and out of the weights that recovery has trained once,
-for all ratios. {by.title} ± standard error; differences are paired, and **bold** beyond twice their
+LOP's plans, cut from the original weights and from the weights that recovery trained once for all
+ratios. {by.title} ± standard error; differences are paired, and **bold** if they exceed twice their
 error.
 
 {markdown(lines)}"""
@@ -210,7 +210,7 @@ def _other_tasks(compared: Comparison) -> str:
         return ""
     return f"""## Other tasks
 
-Each by the first of its figures ± standard error; benchmarks.csv has all, with LOP's paired
+The primary metric of each task ± standard error; benchmarks.csv has all metrics, with LOP's paired
 differences.
 
 {benchmarks.other_table(compared, columns)}"""
@@ -243,14 +243,14 @@ def _savings(compared: Comparison) -> str:
 
 {markdown(lines)}
 
-Latency is the median over single samples, processor and greedy generation included; peak memory is
-the process's ({dense["peak_of"]}) above what it held before loading, so on a model this small it
-says little.{SPEED if timed else ""}"""
+Latency is the median over single samples, including processor and greedy generation. Peak memory is
+that of the process ({dense["peak_of"]}) minus its memory before loading; it says little for a model
+this small.{SPEED if timed else ""}"""
 
 
-SPEED = """ *Times as fast* is against the dense model: both answer the same samples in turn, with
-nothing else running, and half of the pairs lie in the brackets; *noise* stands where those hold 1.
-FLOPs a token are two for each weight of the language model's linear maps."""
+SPEED = """ *Times as fast* is relative to the dense model: both answer the same samples in turn,
+without other load on the machine. The brackets span the middle half of the pairs; *noise* means
+that they include 1. FLOPs per token are two for each weight of the language model's linear maps."""
 
 
 def _times(row: Any, name: str) -> str:
@@ -267,9 +267,9 @@ def _pareto(compared: Comparison, out: Path) -> str:
     fronts = [plots.pareto_front(points, cost)["name"] for cost in costs]
     return f"""## What is worth its cost
 
-Every model by what it keeps and what it costs. On the line, no other model is both cheaper and
-better; differences within the error bars, and milliseconds within a machine's mood, decide
-nothing. By size the line holds {", ".join(fronts[0])}; by latency {", ".join(fronts[1])}.
+Quality and cost of every model. No other model is both cheaper and better than a model on the line.
+Differences within the error bars, and milliseconds within the timing noise, decide nothing. The
+models on the line are {", ".join(fronts[0])} by size, and {", ".join(fronts[1])} by latency.
 
 ![quality against size](pareto-megabytes.png)
 ![quality against latency](pareto-latency_ms.png)"""
@@ -281,7 +281,7 @@ def _changes(results: Results, out: Path) -> str:
         return ""
     text = f"""## What changes when LOP prunes
 
-Answers to the {compared.dense["count"]:,} questions, beside the dense model's:
+Answers to the {compared.dense["count"]:,} questions, compared with the dense model's:
 
 {changed(compared, "lop")}"""
     if results.samples is None or not samples_file(results.samples, TASK).is_file():
@@ -292,7 +292,7 @@ Answers to the {compared.dense["count"]:,} questions, beside the dense model's:
         + f"""
 
 Questions that are lost at the highest ratio: the first of each category by id, then the second, and
-so on, not chosen in any other way. Wrong answers are in **bold**. `lop diff` shows all of them.
+so on, without any other selection. Wrong answers are in **bold**. `lop diff` shows all of them.
 
 {table}"""
         if table
@@ -310,7 +310,7 @@ def _search(results: Results) -> str:
 ![search progress](search.png)
 
 A search takes {taken["search"]:.1f} s (mean), a prediction {1000 * taken["predict"]:.2f} ms on one
-core: {taken["search"] / taken["predict"]:,.0f} times less.
+core: it is {taken["search"] / taken["predict"]:,.0f} times faster.
 
 ![time to a plan](times.png)"""
 

@@ -1,4 +1,4 @@
-"""The report's pictures: one function a picture, PNG out."""
+"""The report's plots: each function writes one PNG."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLOURS = {
 
 @contextmanager
 def picture(path: Path, width: float = 5, height: float = 3.6) -> Iterator[tuple[Any, Any]]:
-    """Yield a figure and its axes; what is drawn on them is written to `path`."""
+    """Yield a figure and its axes; after the block the figure is written to `path`."""
     from matplotlib.figure import Figure  # takes a second to import; no global state
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -40,7 +40,8 @@ def picture(path: Path, width: float = 5, height: float = 3.6) -> Iterator[tuple
 def curves(
     rows: pd.DataFrame, dense: float, titles: Mapping[str, str], axis: str, path: Path
 ) -> None:
-    """`value` against `ratio`, a line a `method`, error bars of one `stderr`; `axis` names it."""
+    """`value` against `ratio`, one line for each `method`, with error bars of one `stderr`; `axis`
+    is the title of the value axis."""
     with picture(path) as (figure, axes):
         axes.axhline(dense, color="black", lw=0.8, ls=":", label="Dense")
         for method in [m for m in titles if m in set(rows["method"])]:
@@ -68,7 +69,7 @@ def pareto(
     axes_titles: tuple[str, str],
     path: Path,
 ) -> None:
-    """`value` against the column `cost`, a point a model, with the front of those none betters."""
+    """`value` against the column `cost`, one point for each model, with the Pareto front."""
     with picture(path) as (figure, axes):
         for method, title in {"dense": "Dense", **titles}.items():
             rows = points[points["method"] == method]
@@ -92,8 +93,8 @@ def pareto(
 
 
 def tradeoff(rows: pd.DataFrame, titles: Mapping[str, str], axis: str, path: Path) -> None:
-    """`value` against `size` and, where it was measured, against `speed`: a line a `method`, from
-    the whole model down; `axis` names the value."""
+    """`value` against `size`, and against `speed` if measured: one line for each `method`, from the
+    whole model to the smallest; `axis` is the title of the value axis."""
     from matplotlib.figure import Figure
 
     timed = rows.dropna(subset=["speed"])
@@ -134,13 +135,13 @@ def tradeoff(rows: pd.DataFrame, titles: Mapping[str, str], axis: str, path: Pat
 
 
 def pareto_front(points: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """The models that no other betters at the same `cost` or less, by cost."""
+    """The models for which no other is better at the same or a lower `cost`, by cost."""
     ordered = points.sort_values([cost, "value"], ascending=[True, False])
     return ordered[ordered["value"] > ordered["value"].cummax().shift(fill_value=float("-inf"))]
 
 
 def plan_heat_map(rows: pd.DataFrame, path: Path) -> None:
-    """LOP's plans: share of units pruned, a row a ratio, a column a site."""
+    """LOP's plans: share of pruned units, with a row for each ratio and a column for each site."""
     plans = 100 * np.stack(rows["plan"].to_list())
     with picture(path, height=max(2.2, 0.9 + 0.45 * len(plans))) as (figure, axes):
         image = axes.imshow(plans, cmap="magma_r", vmin=0, vmax=100, aspect="auto")
@@ -159,7 +160,8 @@ def plan_heat_map(rows: pd.DataFrame, path: Path) -> None:
 
 
 def search_progress(progress: pd.DataFrame, path: Path) -> None:
-    """Best reward so far against simulations, a line a searcher and target, the mean over seeds."""
+    """Best reward so far against simulations, mean over seeds; one line for each searcher and
+    target."""
     from matplotlib import colormaps
 
     styles = dict(
@@ -171,7 +173,7 @@ def search_progress(progress: pd.DataFrame, path: Path) -> None:
         for (searcher, target), rows in progress.groupby(["searcher", "target"]):
             gain = rows.groupby("simulation")["best"].mean()
             label = f"{100 * float(target):g} %" + (f", {searcher}" if several else "")
-            colour = colormaps["viridis_r"](float(target) / top)  # more targets than a cycle has
+            colour = colormaps["viridis_r"](float(target) / top)  # a colour cycle has too few
             axes.step(
                 gain.index + 1,
                 gain - gain.iloc[0],
@@ -187,7 +189,7 @@ def search_progress(progress: pd.DataFrame, path: Path) -> None:
 
 
 def gains(table: pd.DataFrame, path: Path) -> None:
-    """What searchers gain on validation samples, with errors, by ratio; a panel a model."""
+    """Gains of searchers on validation samples by ratio, with errors; one panel for each model."""
     from matplotlib.figure import Figure
 
     models, names = table["model"].unique(), list(table["searcher"].unique())
@@ -212,7 +214,7 @@ def gains(table: pd.DataFrame, path: Path) -> None:
 
 
 def times(seconds: Mapping[str, float], path: Path) -> None:
-    """Seconds to a plan on a logarithmic axis."""
+    """Seconds to make a plan, on a logarithmic axis."""
     with picture(path, height=1.9) as (_, axes):
         labels = [f"{name} ({_time(value)})" for name, value in seconds.items()]
         axes.barh(labels, list(seconds.values()), color=["#6c757d", COLOURS["lop"]])

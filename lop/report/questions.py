@@ -1,7 +1,7 @@
-"""The questions behind answers, with their pictures, from each benchmark's own columns, by id.
+"""Reads the questions of answers by id, with their pictures, from a benchmark's data.
 
-Ids are made as the tasks make them: of MME an image and a question, of POPE a split and a number,
-of MMBench a number that also tells how far the choices are rotated.
+Ids are made as in the tasks: of image and question for MME, of split and number for POPE, and for
+MMBench a number that includes the rotation of the choices.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 
 
 def samples_file(samples: Path, task: str) -> Path:
-    """Where the questions of a task lie in the directory that `prepare` wrote."""
+    """The file with a task's questions, in the directory that `prepare` wrote."""
     return samples / ("benchmark.parquet" if task == TASK else f"tasks/{task}.parquet")
 
 
@@ -33,7 +33,7 @@ def questions(path: Path, task: str, ids: Sequence[str]) -> list[dict[str, Any]]
     """For each id: images, question, choices (may be None) and answer, as in a table of samples.
 
     `path` is a Parquet file or a folder of them, with the columns of the task's benchmark. Raises
-    LopError, naming the file, when it lacks one of the ids.
+    LopError with the file name if an id is missing.
     """
     kind = task.removeprefix("easyvqa_").removesuffix("_val")
     if kind in _ROWS:
@@ -44,8 +44,8 @@ def questions(path: Path, task: str, ids: Sequence[str]) -> list[dict[str, Any]]
     chosen = [found.get(i) or _rotated(found, i) for i in ids]
     if missing := [i for i, one in zip(ids, chosen, strict=True) if one is None]:
         raise LopError(
-            f"{path}: no sample {missing[0]} ({len(missing)} of {len(ids)} ids are not there); "
-            "expected the samples that the models were asked"
+            f"{path}: no sample {missing[0]} ({len(missing)} of {len(ids)} ids are missing); "
+            "expected the samples that the models answered"
         )
     return [one for one in chosen if one]
 
@@ -80,7 +80,7 @@ def _pope(row: Row) -> tuple[str, dict[str, Any]]:
 
 
 def _mmbench(row: Row) -> tuple[str, dict[str, Any]]:
-    # one left empty among them keeps its letter
+    # an empty choice before others keeps its letter
     choices = [text(row[letter], letter) or "" for letter in LETTERS]
     while choices and not choices[-1]:
         choices.pop()
@@ -94,17 +94,17 @@ def _mmmu(row: Row) -> tuple[str, dict[str, Any]]:
 
 
 def _rotated(found: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] | None:
-    """A question of MMBench with its choices moved up by as many places as its number says."""
+    """A question of MMBench with its choices rotated as its id says; None if there is none."""
     turn, number = divmod(int(name), ROTATION) if name.isdigit() else (0, 0)
     one = found.get(str(number))
     if not turn or one is None or not one["choices"]:
         return None
-    given = [place for place, choice in enumerate(one["choices"]) if choice]
+    given = [position for position, choice in enumerate(one["choices"]) if choice]
     if LETTERS.find(one["answer"]) not in given:
         return None
     moved, turned = list(one["choices"]), given[turn:] + given[:turn]
-    for place, source in zip(given, turned, strict=True):
-        moved[place] = one["choices"][source]
+    for position, source in zip(given, turned, strict=True):
+        moved[position] = one["choices"][source]
     right = given[turned.index(LETTERS.index(one["answer"]))]
     return {**one, "choices": moved, "answer": LETTERS[right]}
 

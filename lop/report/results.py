@@ -1,4 +1,4 @@
-"""All that the stages before the report left behind, and the tables made of it."""
+"""Reads the results of the earlier stages, and makes the report's tables from them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from lop.reward.choice import FILE, Choice, read_choice
 from lop.search.carried import CARRIED
 from lop.search.shards import read_search
 
-SEARCH = ["searcher", "target", "seed"]  # what tells one search from another
+SEARCH = ["searcher", "target", "seed"]  # the columns that identify a search
 
 
 @dataclass(frozen=True)
 class Results:
-    """What was evaluated, searched and learned; `samples` is the directory of the questions."""
+    """Results of evaluation, search and training."""
 
     comparison: Comparison
-    differences: pd.DataFrame  # LOP against each baseline
-    search: pd.DataFrame  # without what was carried from one target to another
+    differences: pd.DataFrame  # LOP minus each baseline
+    search: pd.DataFrame  # without plans carried between targets
     training: dict[str, float]
     plan_seconds: dict[str, float]  # by model name
-    choice: Choice | None  # what score and compensation `auto` are
-    samples: Path | None
+    choice: Choice | None  # the score and compensation that `auto` means
+    samples: Path | None  # directory of the questions
 
     @classmethod
     def read(
@@ -42,7 +42,7 @@ class Results:
         samples: Path | None,
         scores: Path | None,
     ) -> Results:
-        """Read what the stages wrote; LopError when something is missing."""
+        """Read the results of the stages; LopError if one is missing."""
         compared = Comparison.read(evaluation, pruned)
         learned = read_json(training / "metrics.json")
         numbers = dict.fromkeys(("samples", "predict_ms"), (int, float))
@@ -64,14 +64,14 @@ class Results:
 
 
 def search_progress(samples: pd.DataFrame) -> pd.DataFrame:
-    """Best reward so far in each search, by simulation, of plans that all samples judged."""
+    """Best reward so far in each search by simulation, for plans judged on all its samples."""
     ordered = samples[samples["share"] == 1].sort_values([*SEARCH, "simulation"])
     best = ordered.groupby(SEARCH)["reward"].cummax()
     return ordered.assign(best=best)[[*SEARCH, "simulation", "best", "seconds"]]
 
 
 def times(results: Results) -> dict[str, float]:
-    """Seconds to a plan: one search (mean), and one prediction."""
+    """Seconds to make a plan: by a search (mean), and by a prediction."""
     searches = results.search.groupby(SEARCH)["seconds"].max()
     return {"search": float(searches.mean()), "predict": results.training["predict_ms"] / 1000}
 
@@ -101,7 +101,7 @@ def _sites(row: Mapping[str, Any]) -> list[str]:
 
 
 def column_table(compared: Comparison, column: benchmarks.Column) -> pd.DataFrame:
-    """One benchmark's figures: method, ratio, value, stderr, as printed."""
+    """The printed figures of one column: method, ratio, value, stderr."""
     rows = []
     for row in compared.table.to_dict("records"):
         score = benchmarks.cell(compared, row["name"], column)
@@ -111,10 +111,10 @@ def column_table(compared: Comparison, column: benchmarks.Column) -> pd.DataFram
 
 
 def quality(compared: Comparison) -> tuple[str, pd.DataFrame]:
-    """What a model is worth in one figure, and that with what it costs: a row a model.
+    """The title of a quality figure, and a table of it and the costs with a row for each model.
 
-    The figure is the average of the paper's benchmarks, or of their easy-VQA form; else the
-    accuracy on lop's own questions, or the log-likelihood of its texts: more is better.
+    The figure is the average of the paper's benchmarks or of their easy-VQA form, if evaluated;
+    else the accuracy on lop's own questions, or the log-likelihood of texts. More is better.
     """
     title, chosen = "Accuracy (%)", [benchmarks.Column("", TASK, "accuracy")]
     if compared.by.task != TASK:
@@ -136,7 +136,7 @@ def quality(compared: Comparison) -> tuple[str, pd.DataFrame]:
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """The numbers that `dvc metrics` shows."""
+    """The numbers for `dvc metrics`."""
     ours, taken, by = results.comparison.of("lop"), times(results), results.comparison.by
     worst = "max" if by.lower else "min"
     return {

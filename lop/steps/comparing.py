@@ -1,4 +1,4 @@
-"""The steps that set methods, and models, side by side."""
+"""The steps that compare methods, and two models."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def compare(
 ) -> str:
     """Cut and evaluate every (method, ratio) and write the tables; returns comparison.md's text.
 
-    In `out`: pruned/, evaluation/, comparison.csv and comparison.md, in which the first method is
-    set against each other one.
+    Writes pruned/, evaluation/, comparison.csv and comparison.md to `out`. comparison.md compares
+    the first method with every other method.
     """
     check_own(out, lambda name: name in ("pruned", "evaluation"), "comparison")
-    # what is wrong with samples is told before anything is cut
+    # check the samples before the first model is cut
     tasks = own_tasks(samples := read_samples(samples_path))
     if HEADLINE in tasks:
         check_answered(samples, HEADLINE)
     prune_grid(out / "pruned", methods, ratios, cutter)
-    places = (cutter.model_path, out / "pruned", samples_path)
-    evaluate(out / "evaluation", *places, batch_size, workers=workers, tasks=tasks)
+    inputs = (cutter.model_path, out / "pruned", samples_path)
+    evaluate(out / "evaluation", *inputs, batch_size, workers=workers, tasks=tasks)
     compared = Comparison.read(out / "evaluation", out / "pruned")
     page = compared.markdown() + "\n"
     if len(methods) > 1:
@@ -64,10 +64,11 @@ def diff(
     samples: Path | None = None,
     limit: int = 200,
 ) -> str:
-    """Set the answers of models `a` and `b` to `task` side by side; returns the counts as text.
+    """Compare the answers of models `a` and `b` to `task`; returns the counts as text.
 
-    A model is a name in `evaluation` or a folder of answers. With `out`, also writes a page with
-    up to `limit` of the `samples` (default: the task's file in data/samples).
+    A model is given by its name in `evaluation` or by a folder of answers. With `out`, also writes
+    a page with up to `limit` questions that the models answer differently; their pictures and texts
+    come from `samples` (default: the task's file in data/samples).
     """
     from lop.report.diff import Diff, page
     from lop.report.questions import samples_file

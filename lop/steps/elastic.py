@@ -1,6 +1,7 @@
-"""Elastic checkpoints: one dense model whose units stand in order of importance, for any budget.
+"""Elastic checkpoints: one dense model for all budgets, with its units in order of importance.
 
-`pack` writes one, `load` gives a running model of a budget, `resize` changes it.
+`pack` writes an elastic checkpoint, `load` loads it at a budget, `resize` changes the budget of the
+loaded model.
 """
 
 from __future__ import annotations
@@ -33,28 +34,28 @@ ELASTIC = Kind(
     frozenset({"source_fingerprint", "model_fingerprint"}),
     folders=(KIT_IN, "additional_chat_templates"),
 )
-ATTRIBUTE = "elastic"  # of a loaded model: what `resize` needs
+ATTRIBUTE = "elastic"  # the attribute of a loaded model that has its _Resizer
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What elastic.json says: of which model this is."""
+    """The contents of elastic.json: which model was packed, and how its units are ordered."""
 
     source: str
     source_fingerprint: str
-    model_fingerprint: str  # of the same model with its units in order
+    model_fingerprint: str  # of the model with reordered units
     scope: str
-    score: str  # by which they are in order
+    score: str  # by which the units are ordered
     compensate: bool
 
 
 def pack(model: str | Path, kit: Kit, out: str | Path) -> None:
     """Write the elastic checkpoint of a model to the directory `out`, one tensor at a time.
 
-    It is the same model, and loads as the dense one does. The kit beside its weights, in `kit/`, is
-    the given one in the new order of units. The model may also be what `lop recover` made of the
-    kit's model: then nothing is compensated, as the weights have learned what is lost. Raises
-    LopError where the kit is of another model.
+    It computes the same as the dense model and loads in the same way. `kit/` in it is `kit` with
+    the units reordered. `model` may also be the kit's model after `lop recover`: then there is no
+    compensation, because recovery already trained the weights for the missing units. Raises
+    LopError if the kit is for another model.
     """
     check_dir(out, ELASTIC, (model, kit.path))
     cutter = Cutter.of_kit(str(model), kit)
@@ -62,7 +63,7 @@ def pack(model: str | Path, kit: Kit, out: str | Path) -> None:
     if recovered := (source.folder / RECORD).is_file():
         check_recovered(source.folder, kit.about.model_fingerprint)
     else:
-        _ = cutter.scores, cutter.predictor  # that they are of this model
+        _ = cutter.scores, cutter.predictor  # raises LopError if they are for another model
     orders = kit.orders()
     with replacing_dir(out, ELASTIC) as tmp:
         write_files(cut(source, orders, scope=space.scope)[1], tmp)
@@ -89,33 +90,35 @@ def load(
     latency: str | None = None,
     **options: Any,
 ) -> PreTrainedModel:
-    """Load a dense or pruned checkpoint, or an elastic one at a budget.
+    """Load a dense or pruned checkpoint, or an elastic checkpoint at a budget.
 
-    Without a budget it is `lop.models.checkpoint.load`, and an elastic checkpoint is the dense
-    model. With one, a `ratio` or a target as `lop prune` takes it (`params="5.2B"`, `size="9GB"`,
-    `flops_per_token="9G"`, `latency="0.7x"`), the predictor in the checkpoint's kit says the plan,
-    and of the weights only what it keeps is read. `resize` then changes the model.
+    Without a budget this is `lop.models.checkpoint.load`; an elastic checkpoint is then loaded as
+    the dense model. A budget is a `ratio` or a target of `lop prune` (`params="5.2B"`,
+    `size="9GB"`, `flops_per_token="9G"`, `latency="0.7x"`). The predictor in the checkpoint's kit
+    then gives the plan, and only the weights that the plan keeps are read. `resize` changes the
+    budget later.
 
-    Memory: that of a cut checkpoint of this budget. Output maps are read at once, all other weights
-    when they are first used (see `lop.models.elastic.Elastic`). `device_map` may name one device.
+    The model takes as much memory as a checkpoint cut to this budget. Output maps are read at once,
+    all other weights when they are first used (see `lop.models.elastic.Elastic`). `device_map` may
+    name one device.
 
-    Raises LopError when there is no such model, and for a budget that cannot be met.
+    Raises LopError if there is no such model, or the budget cannot be met.
     """
     budgets = (ratio, params, size, flops_per_token, latency)
     if all(each is None for each in budgets):
         return checkpoint.load(path, device_map, dtype, **options)
     if dtype != "auto" or options or isinstance(device_map, dict) or device_map == "auto":
         raise LopError(
-            f"{path}: at a budget the weights stay as they are in the files, on one device; "
-            "expected no dtype, no other options, and no device_map but a device's name"
+            f"{path}: at a budget, weights keep the dtype of their files and go to one device; "
+            "expected no dtype, no other options, and at most one device's name as device_map"
         )
     _check_elastic(path)
     about = read_typed(Packed, Path(path) / ELASTIC.files[0])
-    kit = Kit.load(Path(path) / KIT_IN, checked=True)  # with these weights
+    kit = Kit.load(Path(path) / KIT_IN, checked=True)  # `pack` checked it
     if kit.about.model_fingerprint != about.model_fingerprint:
         raise LopError(
-            f"{kit.path}: a kit of model {kit.about.model_fingerprint}, this checkpoint is "
-            f"{about.model_fingerprint}"
+            f"{kit.path}: a kit for model {kit.about.model_fingerprint}, but this checkpoint is "
+            f"model {about.model_fingerprint}"
         )
     cutter = Cutter.of_kit(str(path), kit, mapped=True)
     plan = _plan(cutter, kit, budgets)
@@ -140,18 +143,18 @@ def resize(
     flops_per_token: str | int | None = None,
     latency: str | None = None,
 ) -> PreTrainedModel:
-    """Change the size of a model that `load` gave at a budget, in place, up or down; returns it.
+    """Change the budget of a model that `load` loaded at a budget, in place; returns the model.
 
-    The budget is as in `load`, and ratio 0 is the whole model. Nothing is read or copied: that
-    takes milliseconds, whatever the model's size. (On a GPU the new weights are copied to it.) What
-    a larger size needs is read from the files when it is first used; memory is never more than the
-    dense model's.
+    The budget is given as in `load`; ratio 0 is the whole model. On a CPU no weight is read or
+    copied, so this takes milliseconds for a model of any size; on a GPU the new weights are copied
+    to it. Weights that only the larger model needs are read from the files when they are first
+    used. Memory never exceeds the dense model's.
 
-    A cache of keys and values that was filled at another size is refused when it is used: begin
-    with a new one. At the size at which it was filled it is good again.
+    A KV cache that was filled at another size raises LopError when it is used: begin with a new
+    cache. It is valid again once the model is back at the size at which it was filled.
 
-    Raises LopError for any other model and for a budget that cannot be met; the model then stays as
-    it was.
+    Raises LopError for a model that was not loaded at a budget, and for a budget that cannot be
+    met; the model is then unchanged.
     """
     resizer = getattr(model, ATTRIBUTE, None)
     if not isinstance(resizer, _Resizer):
@@ -162,7 +165,7 @@ def resize(
 
 @dataclass(frozen=True)
 class _Resizer:
-    """What a loaded model is resized with."""
+    """All that `resize` needs to resize a loaded model."""
 
     elastic: Elastic
     cutter: Cutter
@@ -172,7 +175,7 @@ class _Resizer:
         before = Plan(self.elastic.space, self.elastic.kept)
         plan = before
         try:
-            if budgets[0] is None:  # costs are of the whole model
+            if budgets[0] is None:  # a target is counted on the whole model
                 self.elastic.show(self.elastic.space.dense)
             plan = _plan(self.cutter, self.kit, budgets)
         finally:
@@ -180,8 +183,9 @@ class _Resizer:
 
 
 def _plan(cutter: Cutter, kit: Kit, budgets: tuple[Any, ...]) -> Plan:
-    """The predictor's plan for the one budget that is given."""
-    given = {name: of for name, of in zip(BUDGETS, budgets, strict=True) if of is not None}
+    """The predictor's plan for the budget; exactly one of `budgets` must be given."""
+    named = zip(BUDGETS, budgets, strict=True)
+    given = {name: budget for name, budget in named if budget is not None}
     if len(given) != 1:
         raise LopError(f"expected one of {', '.join(BUDGETS)}, got {len(given)}")
     ((kind, target),) = given.items()
@@ -194,8 +198,8 @@ def _plan(cutter: Cutter, kit: Kit, budgets: tuple[Any, ...]) -> Plan:
 def _check_elastic(path: str | Path) -> None:
     if not (Path(path) / ELASTIC.files[0]).is_file():
         raise LopError(
-            f"{path}: is not an elastic checkpoint, which a budget needs: it holds no "
-            f"{ELASTIC.files[0]}; `lop pack` makes one"
+            f"{path}: is not an elastic checkpoint: no {ELASTIC.files[0]}; a budget needs one, and "
+            "`lop pack` makes one"
         )
 
 
@@ -207,18 +211,18 @@ tags: [elastic, lop]
 ---
 # {Path(about.source).name}, elastic
 
-The same model as `{about.source}` (weights {about.source_fingerprint}): the units of each site
-(`{about.scope}`) stand in order of importance, by `{about.score}`. It loads as that model does, in
-anything that loads it, and answers the same.
+The same model as `{about.source}` (weights {about.source_fingerprint}), with the units of each site
+(`{about.scope}`) in order of importance, by the score `{about.score}`. Everything that loads that
+model also loads this checkpoint, and the answers are the same.
 
-With lop it runs at any budget, of which only the weights that are kept are read:
+With lop it runs at any budget, and only the weights that the budget keeps are read:
 
 ```python
 model = lop.load("<this directory>", ratio=0.37)
 lop.resize(model, ratio=0.6)
 ```
 
-`kit/` holds what says the plans ({restored} compensation). A smaller checkpoint as files:
+`kit/` contains the predictor of plans ({restored} compensation). To write a smaller checkpoint:
 
 ```sh
 lop prune --model <this directory> --kit <this directory>/kit --ratio 0.37 --out small

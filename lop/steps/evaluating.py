@@ -1,4 +1,4 @@
-"""The step that says what checkpoints are worth: answers, size, memory and speed."""
+"""The step that evaluates checkpoints: answers, size, memory and speed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lop.workers import Each, in_processes
 if TYPE_CHECKING:
     from lop.evaluation.answers import Evaluation
 
-MODULES = ["lop.evaluation.answers", "lop.evaluation.lm"]  # what a process that evaluates imports
+MODULES = ["lop.evaluation.answers", "lop.evaluation.lm"]  # imported by evaluation processes
 
 
 def evaluate(
@@ -44,35 +44,35 @@ def evaluate(
     recovered: Path | None = None,
     scores_dir: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate and measure the dense model and all in `pruned_dir`: a folder a model in `out`, and
-    metrics.json of all. What is finished there is kept.
+    """Evaluate and measure the dense model and every checkpoint in `pruned_dir`.
 
-    The whole model after recovery is one of them, where it is given. What plans.json there says was
-    not kept is cut by the scores in `scores_dir`, asked, and deleted; it is cut once more to be
-    measured.
+    Writes a folder for each model and one metrics.json to `out`; finished results in `out` are
+    reused. `recovered` is the unpruned model after recovery, evaluated too if given. A checkpoint
+    that plans.json lists but that was not kept is cut by the scores in `scores_dir`, evaluated and
+    deleted, then cut again to be measured.
 
     `tasks` are names, or {name: data}; see `lop.evaluation.tasks.benchmarks.locate`.
 
-    Returns the metrics by model name; the dense model is called `dense`. Every model gets a
-    process of its own, `workers` at a time, unless `each` sees to that. Memory and speed are
-    measured last, on this machine, one model at a time, unless `alone` sees to that.
+    Returns the metrics by model name; the dense model is called `dense`. Every model runs in a
+    separate process, `workers` at a time, or as `each` runs them. Memory and speed are measured
+    last, on this machine, one model at a time, or as `alone` runs them.
     """
     from lop.evaluation.answers import content_of
 
-    places, whole = locate(tasks, samples_path), {"dense": Path(model_path)}
+    task_data, whole = locate(tasks, samples_path), {"dense": Path(model_path)}
     whole |= {"recovered": recovered} if recovered else {}
     known = {name: content_of(path) for name, path in whole.items()}
     models: dict[str, Path | Dropped] = {**whole, **of_grid(pruned_dir, whole, known, scores_dir)}
     each = each or in_processes(workers, "models", MODULES, fresh=True)
     alone = alone or in_processes(1, "timing", ["lop.evaluation.footprint"], fresh=True)
-    ask = partial(_answers_of, out, models, samples_path, batch_size, places, known)
+    ask = partial(_answers_of, out, models, samples_path, batch_size, task_data, known)
     asked = each(ask, [(name,) for name in models])  # a task is named by its key
     contents = {name: of for name, (of, _) in zip(models, asked, strict=True)}
     weigh = partial(_footprint_of, out, models, contents, samples_path, latency_samples)
     costs = alone(weigh, [(name,) for name in models])
     found = zip(models, asked, costs, strict=True)
     metrics = {name: answers | cost for name, (_, answers), cost in found}
-    for name in models:  # what killed runs and workers left; none is writing now
+    for name in models:  # temporary files of killed runs and workers; none is writing now
         clear_leftovers(out / name)
     with replacing(out / "metrics.json") as tmp:
         tmp.write_text(json.dumps(metrics, indent=2) + "\n")
@@ -84,24 +84,24 @@ def _answers_of(
     models: Mapping[str, Path | Dropped],
     samples_path: Path,
     batch_size: int,
-    places: Mapping[str, str],
+    task_data: Mapping[str, str],
     known: Mapping[str, str],
     name: str,
 ) -> tuple[str, dict[str, Any]]:
-    """The digest of a model's files, which is taken once: here, or it is `known`; its figures."""
+    """The digest of a model's files (from `known`, or computed here), and the model's figures."""
     from lop.evaluation.answers import content_of, evaluate_all, finished
 
-    model, place = models[name], out / name
+    model, folder = models[name], out / name
     if isinstance(model, Path):
         content = known.get(name) or content_of(model)
-        return content, _answers(place, model, samples_path, batch_size, places, content)
-    _check_place(place, (model.source, samples_path), places)
-    if before := model.content(place):
-        shards = finished(place, before, places)
-        if len(shards) == len(places):
+        return content, _answers(folder, model, samples_path, batch_size, task_data, content)
+    _check_out(folder, (model.source, samples_path), task_data)
+    if before := model.content(folder):
+        shards = finished(folder, before, task_data)
+        if len(shards) == len(task_data):
             return before, _figures(shards)
-    with model.at_hand(place) as (path, content):
-        return content, _figures(evaluate_all(place, path, places, batch_size, content=content))
+    with model.at_hand(folder) as (path, content):
+        return content, _figures(evaluate_all(folder, path, task_data, batch_size, content=content))
 
 
 def _footprint_of(
@@ -112,16 +112,16 @@ def _footprint_of(
     latency_samples: int,
     name: str,
 ) -> dict[str, Any]:
-    model, place = models[name], out / name
+    model, folder = models[name], out / name
     dense = None if name == "dense" else models["dense"]
     assert not isinstance(dense, Dropped)
     known = [contents[each] for each in dict.fromkeys([name, "dense"])]
     if isinstance(model, Path):
-        return _footprint(dense, model, place, samples_path, latency_samples, known)
-    if cost := _measured(place, _footprint_mark(known, samples_path, latency_samples)):
+        return _footprint(dense, model, folder, samples_path, latency_samples, known)
+    if cost := _measured(folder, _footprint_mark(known, samples_path, latency_samples)):
         return cost
-    with model.at_hand(place) as (path, _):
-        return _footprint(dense, path, place, samples_path, latency_samples, known)
+    with model.at_hand(folder) as (path, _):
+        return _footprint(dense, path, folder, samples_path, latency_samples, known)
 
 
 def evaluate_one(
@@ -130,17 +130,17 @@ def evaluate_one(
     samples_path: Path | None,
     batch_size: int,
     latency_samples: int,
-    places: Mapping[str, str],
+    task_data: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What one model costs and how it answers the tasks in `places` (name -> data).
+    """Evaluate one model on the tasks in `task_data` (name -> data); measure its size and speed.
 
-    Everything is kept in `out`, and what is there and current is not done again. Size, latency and
-    memory are measured on samples, and not without.
+    The results are written to `out`; current results there are reused. Size, latency and memory are
+    measured only if samples are given.
     """
     from lop.evaluation.answers import content_of
 
     content = content_of(model_path)
-    answers = _answers(out, model_path, samples_path, batch_size, places, content)
+    answers = _answers(out, model_path, samples_path, batch_size, task_data, content)
     if samples_path is None:
         return answers
     return answers | _footprint(None, model_path, out, samples_path, latency_samples, [content])
@@ -151,22 +151,24 @@ def _answers(
     model_path: str | Path,
     samples_path: Path | None,
     batch_size: int,
-    places: Mapping[str, str],
+    task_data: Mapping[str, str],
     content: str,
 ) -> dict[str, Any]:
-    """Every task's figures, and those of the one that methods are compared by."""
+    """Every task's figures, with the headline task's at the top level."""
     from lop.evaluation.answers import evaluate_all
 
     if out:
-        _check_place(out, (model_path, samples_path), places)
-    return _figures(evaluate_all(out, model_path, places, batch_size, content=content))
+        _check_out(out, (model_path, samples_path), task_data)
+    return _figures(evaluate_all(out, model_path, task_data, batch_size, content=content))
 
 
-def _check_place(out: Path, inputs: Sequence[str | Path | None], places: Mapping[str, str]) -> None:
+def _check_out(
+    out: Path, inputs: Sequence[str | Path | None], task_data: Mapping[str, str]
+) -> None:
     if out.is_file():
         raise LopError(f"{out}: is a file; expected a directory for answers and figures")
-    for name in places:
-        check_file(out / f"{name}.parquet", (*inputs, *places.values()))
+    for name in task_data:
+        check_file(out / f"{name}.parquet", (*inputs, *task_data.values()))
 
 
 def _figures(found: Mapping[str, Evaluation]) -> dict[str, Any]:
@@ -182,10 +184,10 @@ def _footprint(
     latency_samples: int,
     contents: Sequence[str],
 ) -> dict[str, Any]:
-    """What a checkpoint costs, measured once on a machine and kept in `out`/footprint.json.
+    """Size, memory and speed of a checkpoint, measured once on a machine and written to
+    `out`/footprint.json.
 
-    It is timed in turn with the dense model, where that is given. `contents` are the digests of
-    both models' files.
+    If `dense` is given, both models are timed in turn. `contents` has the digests of their files.
     """
     from lop.evaluation.footprint import measure
 
@@ -200,7 +202,7 @@ def _footprint(
 
 
 def _footprint_mark(contents: Sequence[str], samples_path: Path, latency_samples: int) -> str:
-    """Twelve hex digits over all that decides a footprint on this machine."""
+    """Twelve hex digits over everything that affects a footprint on this machine."""
     from lop.evaluation.footprint import VERSION
 
     model, *dense = contents
@@ -209,7 +211,7 @@ def _footprint_mark(contents: Sequence[str], samples_path: Path, latency_samples
 
 
 def _measured(out: Path, mark: str) -> dict[str, Any] | None:
-    """The footprint in `out`, if there is one of that fingerprint."""
-    place = out / "footprint.json"
-    known = read_json(place) if place.exists() else {}
+    """The footprint in `out` if it has the fingerprint `mark`, else None."""
+    file = out / "footprint.json"
+    known = read_json(file) if file.exists() else {}
     return known["footprint"] if known.get("fingerprint") == mark else None

@@ -1,4 +1,4 @@
-"""The steps around a kit: gather one, measure its plans, cut a model with one."""
+"""The steps around a kit: gather it, measure its plans, cut a model with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lop.steps.pruning import Cutter, on_disk, prune_one
 from lop.steps.searching import reward_of
 
 BUDGETS = ("ratio", "params", "size", "flops_per_token", "latency")
-RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # at which plans are measured, within the range
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # measured, where the predictor reaches them
 
 
 def gather(
@@ -36,13 +36,14 @@ def gather(
     score: str,
     compensate: bool | str,
 ) -> str:
-    """Write a kit, as `Kit.gather` does, of a predictor that may be in the registry; what it is."""
+    """Write a kit with `Kit.gather`, the predictor maybe from the registry; returns one line about
+    it."""
     parts = (scores, on_disk(predictor), profile, latency_profile)
     return described(Kit.gather(out, *parts, score, compensate))
 
 
 def described(kit: Kit) -> str:
-    """What a kit is, in a line."""
+    """One line about a kit: its sites, score, compensation and range of ratios."""
     restored = "with" if kit.by.compensate else "without"
     space, config = kit.about.space, kit.predictor.config
     return (
@@ -54,11 +55,11 @@ def described(kit: Kit) -> str:
 def measured(
     kit: Kit, model_path: str, samples_path: Path, reward: str = "loglik", batch_size: int = 100
 ) -> Figures:
-    """What the kit's plans are worth on samples: the whole model, and at each of `RATIOS`.
+    """Measure the whole model and the kit's plan at each of `RATIOS` on samples.
 
-    No score, search or predictor may have seen the samples. It is the accuracy of questions, the
-    log-likelihood of texts, or for a `reward` that needs no answers that reward. Sizes are counted,
-    milliseconds those of the kit's latency profile.
+    No score, search or predictor may have seen the samples. The metric is the accuracy for
+    questions, the log-likelihood for texts, or the `reward` itself if it needs no answers. Sizes
+    are counted; milliseconds come from the kit's latency profile.
     """
     samples = read_samples(samples_path)
     texts = all(document(row) is not None for row in samples.to_dict("records"))
@@ -69,8 +70,8 @@ def measured(
     plans = {0.0: space.dense}
     plans |= {ratio: predictor.plan(ratio) for ratio in RATIOS if predictor.reaches(ratio)}
     found: list[Figure] = []
-    place = (model_path, samples_path, kit.scores_dir, *kit.by, metric, batch_size)
-    with reward_of(*place) as judge:
+    inputs = (model_path, samples_path, kit.scores_dir, *kit.by, metric, batch_size)
+    with reward_of(*inputs) as judge:
         pictures = list(samples["image_id"])
         whole = judge.by_sample(space.dense)
         for ratio, plan in plans.items():
@@ -97,9 +98,8 @@ def gather_measured(
     judged: tuple[str, Path, str, int],
     settings: Mapping[str, Any] | None = None,
 ) -> Kit:
-    """Write a kit of `parts` (scores, predictor, profile, latency profile, score, compensation),
-    with figures of its plans as they are `measured` on a model and samples, by a reward, so many
-    samples at once."""
+    """Write a kit of `parts` (scores, predictor, profile, latency profile, score, compensation)
+    with the figures that `measured` returns for `judged` (model, samples, reward, batch size)."""
     check_dir(out, KIT, parts[:4])
     with temporary_dir(out) as tmp:
         found = measured(Kit.gather(tmp / "kit", *parts), *judged)
@@ -118,13 +118,13 @@ def cut(
     bits: Sequence[int] = (),
     **budget: Any,
 ) -> Plan:
-    """Write the checkpoint of one budget that a kit's predictor cuts out of a model.
+    """Prune a model to a budget with a kit's predictor, and write the checkpoint to `out`.
 
     >>> lop.cut("kit", "my-model", "small", size="9GB")
 
-    The budget is a `ratio`, or a target as `lop prune` takes it: `params="5.2B"`, `size="9GB"`,
+    The budget is a `ratio` or a target of `lop prune`: `params="5.2B"`, `size="9GB"`,
     `flops_per_token="9G"` or `latency="0.7x"`. With `bits` (4, 8, 16) a size is met by units and
-    bits together, which the kit must have learned. Raises LopError for what cannot be met.
+    bits together, if the kit was learned with them. Raises LopError if it cannot be met.
     """
     kit = kit if isinstance(kit, Kit) else Kit.load(kit)
     cutter = Cutter.of_kit(str(model), kit)
@@ -138,8 +138,8 @@ def cut(
 
 
 def meeting(cutter: Cutter, budget: Mapping[str, Any], method: str = "lop") -> tuple[float, Plan]:
-    """The ratio and plan of the one budget that is given, of `BUDGETS`; others may be None."""
-    given = {name: of for name, of in budget.items() if of is not None}
+    """The ratio and plan for a budget: exactly one of `BUDGETS` must not be None."""
+    given = {name: value for name, value in budget.items() if value is not None}
     if len(given) != 1 or not set(given) <= set(BUDGETS):
         raise LopError(f"expected one of {', '.join(BUDGETS)}, got {', '.join(given) or 'none'}")
     ((kind, target),) = given.items()
@@ -150,7 +150,8 @@ def meeting(cutter: Cutter, budget: Mapping[str, Any], method: str = "lop") -> t
 
 @contextmanager
 def cut_for_a_while(cutter: Cutter, ratio: float, plan: Plan) -> Iterator[str]:
-    """Inside, the checkpoint of a plan lies somewhere; yields where. Then it goes."""
+    """Write the checkpoint of a plan to a temporary directory, deleted after the block; yields its
+    path."""
     with TemporaryDirectory(prefix="lop-") as folder:
         prune_one(Path(folder) / "checkpoint", "lop", ratio, cutter, plan)
         yield str(Path(folder) / "checkpoint")

@@ -1,8 +1,8 @@
-"""All that comes before pruning, in one step: a model and samples in, a kit out.
+"""`lop learn`: all steps before pruning. Its input is a model and samples, its output a kit.
 
-The steps are those of the pipeline. What each writes lies in `<out>-learning`, and is kept: what
-was finished with the same model, samples, settings and code is not done again. So a killed run goes
-on where it was, and within a search at the shard where it was.
+The steps are those of the pipeline. Each writes its results to `<out>-learning`. Steps that were
+finished with the same model, samples, settings and code are not repeated, so a killed run resumes
+at the step, and within a search at the shard, where it stopped.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from lop.steps import kits, preparing, quantizing, scoring, searching, timing, t
 from lop.steps.sizing import Pace, Sizes, affordable_simulations, sized, timed
 from lop.typed import read_typed
 
-# of the code that decides the numbers
+# versions of the code that affects results
 CODE = (importance.VERSION, choice.VERSION, REWARD, search.VERSION, joint.VERSION)
-NO_NUMBERS = ("workers",)  # of the settings
+NO_NUMBERS = ("workers",)  # settings that do not affect results
 FILE = "learning.json"
-REQUEST = (128, 1, 16)  # that the latency profile times: tokens of a prompt, prompts, tokens after
+REQUEST = (128, 1, 16)  # timed by the latency profile: prompt tokens, prompts, generated tokens
 
 
 def learn(
@@ -57,11 +57,11 @@ def learn(
     >>> kit = lop.learn("my-model", "my-data", "kit", hours=2)
     >>> lop.cut(kit, "my-model", "small", size="9GB")
 
-    `samples` are a table or a folder, as `lop.read_samples` takes them, or `reference`. With
-    `hours` an evaluation is timed, and samples and plans are as many as that time is enough for;
-    else as many as params.yaml has by default, if there are. `settings` are the other fields of
-    `lop.settings.learning.Learning`. A killed call goes on when it is made again. Raises LopError
-    for settings that are not known, samples that lack answers, and too little time.
+    `samples` is a table or a folder for `lop.read_samples`, or `reference`. With `hours`, one
+    evaluation is timed to find how many samples and plans fit into that time; else the numbers are
+    the defaults of params.yaml, or fewer if there are fewer samples. `settings` are the other
+    fields of `lop.settings.learning.Learning`. After a killed call, the same call resumes it.
+    Raises LopError for unknown settings, samples without answers, and too little time.
     """
     asked = check(Learning, settings | ({} if hours is None else {"hours": float(hours)}), "learn")
     return _Run(str(model), str(samples), Path(out), asked).kit()
@@ -69,17 +69,16 @@ def learn(
 
 @dataclass(frozen=True)
 class Record:
-    """How far a run is: of what (a digest), at which pace, the seconds that each finished step
-    took, and the plans a search, once that has begun."""
+    """The progress of a run, in learning.json."""
 
-    mark: str
+    mark: str  # digest of the model, samples, settings and code
     pace: Pace
-    took: dict[str, float]
-    simulations: int | None = None
+    took: dict[str, float]  # seconds of each finished step
+    simulations: int | None = None  # plans of each search, set when the searches start
 
 
 class _Run:
-    """What is learned, where, and how much of it is done."""
+    """One run of `learn`: its inputs, its files and its progress."""
 
     def __init__(self, model: str, samples: str, out: Path, asked: Learning) -> None:
         self.model, self.samples, self.out, self.asked = model, samples, out, asked
@@ -93,7 +92,7 @@ class _Run:
         self.record = read_typed(Record, work / FILE) if (work / FILE).exists() else None
 
     def kit(self) -> Kit:
-        """The kit, after all steps that are not done."""
+        """Run all unfinished steps; returns the kit."""
         source = read_source(self.samples, self.asked.window, self.model)
         if self.asked.reward in LABELLED:
             needs, texts = f"the reward {self.asked.reward}", self.asked.reward == "loglik"
@@ -126,17 +125,17 @@ class _Run:
         return Kit.gather(self.out, *self._parts, *figures, self._of_sizes)
 
     def _first(self, steps: Mapping[str, tuple[Path, object]]) -> int:
-        """The number of the first step that is not done."""
-        done = [name in self._known.took and place.exists() for name, (place, _) in steps.items()]
+        """The number of the first unfinished step."""
+        done = [name in self._known.took and path.exists() for name, (path, _) in steps.items()]
         return [*done, False].index(False)
 
     @property
     def _known(self) -> Record:
-        assert self.record  # sizes are told before the first step
+        assert self.record  # `_sizes` sets it before the first step
         return self.record
 
     def _sizes(self, source: pd.DataFrame) -> Sizes:
-        """Sizes by what an evaluation takes; those of a run that goes on are as they were."""
+        """The sizes for the timed evaluation; a resumed run uses its recorded times."""
         asked, here = self.asked, Path(self.model).is_dir()
         content = content_digest(self.model) if here else self.model
         settings = asked.model_dump(exclude=set(NO_NUMBERS))
@@ -157,15 +156,15 @@ class _Run:
 
     def _draw(self, sizes: Sizes) -> None:
         wanted = {"calibration": sizes.calibration, "reward": sizes.reward, "validation": None}
-        wanted |= {"train": sizes.train, "benchmark": None}  # all that is left
+        wanted |= {"train": sizes.train, "benchmark": None}  # None: all remaining samples
         window, seed = self.asked.window, self.asked.seed
         preparing.prepare(self.tables, self.samples, seed, wanted, window, self.model)
 
     def _score(self, sizes: Sizes) -> None:
         asked, tables = self.asked, (self.tables / "calibration.parquet", self._judge)
         space = asked.model_dump(include={"scope", "ffn_floor", "attention_floor", "multiple_of"})
-        places = (self.scores, self.model, tables[0], asked.batch_size, tables[1])
-        scoring.importance(*places, kind=asked.reward, **space)
+        args = (self.scores, self.model, tables[0], asked.batch_size, tables[1])
+        scoring.importance(*args, kind=asked.reward, **space)
 
     def _time(self, sizes: Sizes) -> None:
         timing.latency(self.latency, self.model, REQUEST, REPEATS)
@@ -179,7 +178,7 @@ class _Run:
         reach = made_for(self.scores)[0].max_ratio
         targets = [target for target in Search().targets if target <= reach]
         known = self._known
-        if known.simulations is None:  # a run that goes on has the same searches
+        if known.simulations is None:  # a resumed run keeps its number
             few = affordable_simulations(sizes, known.took, self.asked.hours)
             self._write(replace(known, simulations=few))
         what = (targets, [self.asked.seed], {"simulations": self._known.simulations})
@@ -189,9 +188,9 @@ class _Run:
 
     def _train(self, sizes: Sizes) -> None:
         settings = Train().model_dump() | {"seed": self.asked.seed}
-        places = (self.predictor, self.work / "training", self.searches)
+        args = (self.predictor, self.work / "training", self.searches)
         scores = self.scores / "mean_activation.safetensors"
-        training.train(*places, scores, profile_path=self.profile, **settings)
+        training.train(*args, scores, profile_path=self.profile, **settings)
 
     def _quantize(self, sizes: Sizes) -> None:
         how = self.asked.model_dump(include={"bits", "group", "seed", "reward", "batch_size"})
@@ -200,17 +199,17 @@ class _Run:
         quantizing.size_predictor(*places, simulations=simulations, compensate=AUTO, **how)
 
     def _measure(self, sizes: Sizes) -> None:
-        """The kit, its plans measured on samples that nothing else has seen."""
+        """Write the kit, with its plans measured on samples that no other step uses."""
         rest = read_samples(self.tables / "benchmark.parquet")
         asked = rest.sample(min(sizes.measured, len(rest)), random_state=self.asked.seed)
         path = self.work / "measured.parquet"
         write_samples(asked.reset_index(drop=True), path)
-        told = self.asked.model_dump() | {"calibration_samples": sizes.calibration}
-        told |= {"reward_samples": sizes.reward, "measured_samples": len(asked)}
-        told |= asdict(sizes.effort) | {"simulations": self._known.simulations}
-        told |= {"seconds": self._known.took}
+        settings = self.asked.model_dump() | {"calibration_samples": sizes.calibration}
+        settings |= {"reward_samples": sizes.reward, "measured_samples": len(asked)}
+        settings |= asdict(sizes.effort) | {"simulations": self._known.simulations}
+        settings |= {"seconds": self._known.took}
         judged = (self.model, path, self.asked.reward, self.asked.batch_size)
-        kits.gather_measured(self.work / "kit", self._parts, judged, told)
+        kits.gather_measured(self.work / "kit", self._parts, judged, settings)
 
     @property
     def _of_sizes(self) -> Path | None:

@@ -1,4 +1,4 @@
-"""What the padded format saves of a plan, and what bounding its widest FFN would save and cost."""
+"""What the padded format saves for a plan, and what a bound on the widest FFN saves and costs."""
 
 from __future__ import annotations
 
@@ -11,38 +11,36 @@ from lop.plan import Plan
 from lop.pruning import filled
 from lop.steps.pruning import Cutter
 
-BOUNDS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # of the widest FFN, that padding is shown for
+BOUNDS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # bounds of the widest FFN that `padded_offers` tries
 
 
 @dataclass(frozen=True)
 class Padded:
-    """What the padded format makes of a plan: `stored` parameters of `dense`, where `kept` would
-    do. `loss` is the reward that bounding the widest FFN costs more, by the profile if there is
-    one."""
+    """Parameter counts of a plan in the padded format."""
 
-    widest: float  # share of its neurons that an FFN keeps at most
-    dense: int
-    kept: int
-    stored: int
-    loss: float | None
+    widest: float  # largest share of its neurons that an FFN keeps
+    dense: int  # parameters of the dense model
+    kept: int  # parameters that the plan keeps
+    stored: int  # parameters in the padded checkpoint, with its zeros
+    loss: float | None  # reward that the bound costs, by the profile; None without a profile
 
     @property
     def saves(self) -> float:
-        """Share of the whole model."""
+        """The share of the dense model's parameters that is not stored."""
         return 1 - self.stored / self.dense
 
 
 def padded_offers(cutter: Cutter, name: str, ratio: float) -> list[Padded]:
-    """What padding stores at a ratio, first as asked for, then with the widest FFN bounded.
+    """The padded sizes of a method's plan at a ratio: first unbounded, then with bounded FFNs.
 
-    At a plan whose sites differ in size it saves little: the less they may differ the more, at a
-    cost in quality.
+    Padding saves little if the sites of a plan differ much in size. A bound on the widest FFN makes
+    the sites more alike: padding then saves more, at a cost in quality.
     """
     asked = cutter.planner(name)(ratio)
     share = _widest(asked)
     cost, plans = parameters(cutter.source, cutter.space), {share: asked}
     for bound in (bound for bound in BOUNDS if bound < share):
-        with suppress(LopError):  # a bound at which the budget cannot be met, or below the floor
+        with suppress(LopError):  # the bound is below a floor, or the plan cannot meet the budget
             plans[bound] = cutter.planner(name, cutter.space.bounded(bound))(ratio)
     profile, found = cutter.profile, []
     for bound, plan in plans.items():

@@ -23,11 +23,11 @@ def prepare(
     model_path: str | None = None,
     forms: Sequence[str] = ("open",),
 ) -> None:
-    """Write a table of samples a purpose: calibration, reward, validation, benchmark.
+    """Write one table of samples for each purpose: calibration, reward, validation, benchmark.
 
-    Calibration and reward samples are asked in `forms`. Texts are cut into windows of that many
-    tokens of the model at `model_path`. For the reference, also the data of its benchmark tasks;
-    `tasks/index.json` counts them.
+    Calibration and reward samples are asked in the question forms `forms`. Texts are cut into
+    windows of `window` tokens of the model at `model_path`. For the reference, the data of its
+    benchmark tasks are written too; `tasks/index.json` has their numbers of rows.
     """
     check_dir(out, SAMPLES, (source, model_path) if model_path else (source,))
     tables = prepare_samples(source, seed, sizes, window, model_path, forms)

@@ -1,4 +1,4 @@
-"""The step from a registered challenger to the champion."""
+"""The step that promotes the registered challenger to champion, or refuses it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ def promote(
     reason: str = "",
     name: str = KIT_NAME,
 ) -> Verdict:
-    """Judge the registry's challenger against its champion and promote it if it is better.
+    """Compare the registry's challenger with its champion and promote it if it is better.
 
-    Each kit's plans are cut by its own scores. With `force` it is promoted whatever the numbers
-    say, for a `reason`. Decision, numbers and reason are tags on its version. Raises LopError when
-    there is nothing to judge, when the two are of different models, or when the champion changed
-    meanwhile.
+    Each kit's plans are cut by that kit's scores. `force` promotes the challenger regardless of the
+    numbers, and needs a `reason`. Decision, numbers and reason are written as tags of its version.
+    Raises LopError if there is nothing to compare, the two kits are for different models, or the
+    champion changed meanwhile.
     """
     if force and not reason:
-        raise LopError("to promote against the numbers, give a reason")
+        raise LopError("promotion regardless of the numbers needs a reason")
     searched_of(ratios, targets)
     champion, challenger = (tracking.version_of(a, name) for a in (CHAMPION, CHALLENGER))
     if champion.number == challenger.number:
-        raise LopError(f"{name}: version {champion.number} is the champion already, learn another")
+        raise LopError(
+            f"{name}: version {champion.number} is the champion already; register another"
+        )
     kits = [
         Kit.load(tracking.kit_path(f"models:/{name}/{each.number}"))
         for each in (champion, challenger)
@@ -46,8 +48,8 @@ def promote(
     check_same_model(*kits)
     found = []
     for kit in kits:
-        place = (model_path, samples_path, kit.scores_dir, *kit.by, reward, batch_size)
-        with reward_of(*place) as judged:
+        inputs = (model_path, samples_path, kit.scores_dir, *kit.by, reward, batch_size)
+        with reward_of(*inputs) as judged:
             found.append(values(judged, kit.predictor, ratios))
     pictures = list(read_samples(samples_path)["image_id"])
     verdict = judge(found[0], found[1], ratios, targets, pictures)

@@ -33,13 +33,13 @@ from lop.recovery.files import check_recovered
 from lop.reward.choice import AUTO, Candidate, chosen
 
 GRID = Kind("a grid of pruned checkpoints", ("plans.json",), each=PRUNED)
-Cut = Callable[..., Plan]  # of a method's name, a ratio, a directory, and maybe a plan
+Cut = Callable[..., Plan]  # arguments: method name, ratio, directory, and optionally a plan
 FORMATS = ("per_layer", "padded")
 KEEP = "all"
 
 
 def prune_one(out: Path, name: str, ratio: float, cutter: Cutter, plan: Plan | None = None) -> Plan:
-    """Write the checkpoint that method `name` cuts out of a model at `ratio`, or by `plan`."""
+    """Write the checkpoint of method `name` at `ratio`; `plan` replaces the method's own plan."""
     check_dir(out, PRUNED, cutter.inputs)
     return cutter.ready([name])(name, ratio, out, plan)
 
@@ -51,12 +51,12 @@ def prune_grid(
     cutter: Cutter,
     keep: str | Sequence[str | float] = KEEP,
 ) -> list[float]:
-    """Write a checkpoint a (method, ratio), `<method>-<ratio>/`, and plans.json.
+    """Write a checkpoint `<method>-<ratio>/` for each method and ratio, and plans.json.
 
-    Ratios may be targets, as `Cutter.ratios` takes them; returns what they are. `keep` names the
-    checkpoints that are written: `all`, `none`, or a list of methods, ratios and names such as
-    lop-0.5; plans.json says how the others are cut (`lop.evaluation.dropped`). Raises LopError,
-    before anything is cut, where a method or a ratio is named twice, or nothing has a name to keep.
+    Ratios may be targets (see `Cutter.ratios`); returns the ratios. `keep` names the checkpoints to
+    write: `all`, `none`, or a list of methods, ratios and checkpoint names such as lop-0.5. For the
+    others plans.json says how to cut them (`lop.evaluation.dropped`). Raises LopError, before the
+    first cut, if a method or ratio is named twice, or `keep` has a name that is not in the grid.
     """
     check_once("method", methods)
     check_once("ratio", ratios)
@@ -68,11 +68,11 @@ def prune_grid(
     plans = []
     with replacing_dir(out, GRID) as tmp:
         for name, ratio in product(methods, found):
-            place = checkpoint_name(name, ratio)
-            plan = cut(name, ratio, tmp / place) if place in kept else cutter.planner(name)(ratio)
-            said = {"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios}
-            said |= {"kinds": plan.space.kinds, "layers": plan.space.layers}
-            plans.append(said if place in kept else said | {CUT_AS: cutter.cut_as(name)})
+            full = checkpoint_name(name, ratio)
+            plan = cut(name, ratio, tmp / full) if full in kept else cutter.planner(name)(ratio)
+            record = {"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios}
+            record |= {"kinds": plan.space.kinds, "layers": plan.space.layers}
+            plans.append(record if full in kept else record | {CUT_AS: cutter.cut_as(name)})
         (tmp / "plans.json").write_text(json.dumps(plans, indent=2) + "\n")
     return found
 
@@ -80,12 +80,12 @@ def prune_grid(
 def _kept(
     keep: str | Sequence[str | float], methods: Sequence[str], ratios: Sequence[float]
 ) -> set[str]:
-    """The names of the checkpoints of a grid that `keep` is about."""
+    """The names of the grid's checkpoints that `keep` selects."""
     known: dict[str | float, set[str]] = {"all": set(), "none": set()}
     for name, ratio in product(methods, ratios):
-        place = checkpoint_name(name, ratio)
-        for label in ("all", name, ratio, place):
-            known.setdefault(label, set()).add(place)
+        full = checkpoint_name(name, ratio)
+        for label in ("all", name, ratio, full):
+            known.setdefault(label, set()).add(full)
     asked = [keep] if isinstance(keep, str) else keep
     for label in asked:
         if label not in known:
@@ -95,9 +95,9 @@ def _kept(
 
 @dataclass(frozen=True)
 class Cutter:
-    """Where everything lies that cuts checkpoints out of one model.
+    """All files and settings for cutting checkpoints out of one model.
 
-    Only what the methods need is read: lop a predictor, knapsack a profile.
+    Files are read only if a method needs them: lop needs a predictor, knapsack a profile.
     """
 
     model_path: str
@@ -106,19 +106,17 @@ class Cutter:
     compensate: bool | str = False
     predictor_path: str | Path | None = None  # a directory, or models:/NAME@ALIAS of the registry
     profile_path: Path | None = None
-    size_predictor_path: Path | None = None  # of units and bits
-    format: str = "per_layer"  # or padded, as in `lop.models.cutting.cut`
-    widest: float | None = None  # no FFN keeps a larger share of its neurons
-    latency_path: Path | None = None  # for targets in latency
-    elsewhere: bool = False  # the latency profile is of another machine, where the model is to run
-    recovered_path: Path | None = None  # what `lop recover` wrote, for methods that cut it
-    sibling: bool = False  # take predictor and scores of a model with other weights, with a warning
-    mapped: bool = False  # `source` is to have its weights, in the files until they are used
-    bits: Sequence[
-        int
-    ] = ()  # of weights: one, of all; or several, which `meeting` a size chooses of
+    size_predictor_path: Path | None = None  # the predictor of units and bits
+    format: str = "per_layer"  # or padded; see `lop.models.cutting.cut`
+    widest: float | None = None  # the largest share of its neurons that an FFN may keep
+    latency_path: Path | None = None  # the latency profile, for targets in latency
+    elsewhere: bool = False  # the latency profile is for another machine, which will run the model
+    recovered_path: Path | None = None  # output of `lop recover`, for methods that cut it
+    sibling: bool = False  # only warn if predictor and scores are for a model with other weights
+    mapped: bool = False  # `source` has its weights memory-mapped, not on the meta device
+    bits: Sequence[int] = ()  # one for all weights, or several from which `meeting` a size chooses
     group: int = 32  # quantized weights that share a scale
-    others: Sequence[str] = ()  # quantized besides the sites, where the model has them
+    others: Sequence[str] = ()  # quantized besides the sites, if the model has them
 
     @classmethod
     def of_kit(
@@ -129,9 +127,9 @@ class Cutter:
         compensate: bool | str = AUTO,
         **given: Any,
     ) -> Cutter:
-        """What cuts a model with a kit; other fields may be `given`, in place of the kit's own.
+        """The Cutter of a model and a kit; fields in `given` replace the kit's.
 
-        Score and compensation are the kit's unless one of them is named.
+        Score and compensation are the kit's unless one of them is given.
         """
         by = kit.by if score == compensate == AUTO else (score, compensate)
         own: dict[str, Any] = {
@@ -145,18 +143,18 @@ class Cutter:
 
     @property
     def inputs(self) -> tuple[str | Path | None, ...]:
-        """What is read, which nothing that is cut may replace."""
+        """All input paths: no output may replace them."""
         given = (self.predictor_path, self.size_predictor_path, self.profile_path)
         return self.model_path, self.scores_dir, *given, self.latency_path, self.recovered_path
 
     @cached_property
     def source(self) -> Stored:
-        """The model, opened once, whatever is asked of it."""
+        """The model's checkpoint, opened once."""
         return Stored(self.model_path, self.mapped)
 
     @cached_property
     def recovered(self) -> Stored:
-        """The recovered weights; LopError unless it is this model that was recovered."""
+        """The recovered weights; LopError if they were recovered from another model."""
         if self.recovered_path is None:
             names = ", ".join(sorted(TRAINED))
             raise LopError(f"{names}: need recovered weights, which `lop recover` makes")
@@ -165,33 +163,33 @@ class Cutter:
 
     @cached_property
     def space(self) -> Space:
-        """What may be cut, as the scores say, and `widest`."""
+        """The space recorded in the scores, bounded by `widest`."""
         space, _ = made_for(self.scores_dir)
         return space if self.widest is None else space.bounded(self.widest)
 
     @cached_property
     def scores(self) -> Scores:
-        """Every score; LopError unless they are of this model."""
+        """Every score; LopError if they are for another model."""
         found = load_all_scores(self.scores_dir, self.source.fingerprint, self.sibling)
-        if not self.space.fits(there := self.source.space(self.space.scope)):
+        if not self.space.fits(own := self.source.space(self.space.scope)):
             raise LopError(
                 f"{self.scores_dir}: scores of units {list(self.space.units)}, the model has "
-                f"{list(there.units)}"
+                f"{list(own.units)}"
             )
         return found
 
     @cached_property
     def scored(self) -> Candidate:
-        """Score and compensation of lop's own methods, also where they are `auto`."""
+        """Score and compensation of lop's own methods, with `auto` resolved."""
         return chosen(self.scores_dir, self.score, self.compensate)
 
     def meeting(self, kind: str, target: str, name: str = "lop") -> tuple[float, Plan]:
-        """Method `name`'s plan that meets a target, and its ratio: the smallest at which it does.
+        """The smallest ratio at which method `name` meets a target, and its plan there.
 
-        `kind` is one of `lop.models.costs.COSTS`, with a target such as 9GB, or `latency`, with one
-        such as 0.7x or 120ms, which needs a latency profile. The knapsack's is then the plan that
-        loses least within the latency, whatever its parameters; and within a size, where there are
-        several `bits`. Raises LopError when the target is out of reach.
+        `kind` is one of `lop.models.costs.COSTS`, with a target such as 9GB, or `latency`, with a
+        target such as 0.7x or 120ms, which needs a latency profile. For a latency, or a size with
+        several `bits`, the knapsack gives the plan of least loss within the target, whatever its
+        number of parameters. Raises LopError if the target is out of reach.
         """
         rule = self._rule(name)
         if len(self.bits) > 1:
@@ -205,19 +203,20 @@ class Cutter:
     def ratio_at(
         self, kind: str, target: str, at: PlanAt, compensate: bool, predictor: Predictor | None
     ) -> float:
-        """The smallest ratio whose plan `at` it meets a target, as in `meeting`.
+        """The smallest ratio whose plan, `at(ratio)`, meets a target of `meeting`.
 
-        In the range of the predictor that these plans are of, if they are of one.
+        It is in the range of `predictor`, if that makes the plans.
         """
         what, cost, aim = self._cost(kind, target, compensate)
         between = (predictor.config.min_ratio, predictor.config.max_ratio) if predictor else (0, 1)
         return smallest_ratio(what, self.space, cost, aim, at, between)
 
     def ratios(self, wanted: Sequence[float | str], methods: Sequence[str]) -> list[float]:
-        """Ratios, of which a text such as `size 9GB` is one at which all methods meet it.
+        """Ratios, with each target such as `size 9GB` replaced by a ratio.
 
-        It is the smallest from the largest of their own on: costs need not fall with the ratio.
-        Raises LopError where there is none.
+        All methods meet the target at this ratio. It is the smallest such ratio at or above the
+        largest of the methods' own ratios: costs do not always fall with the ratio. Raises LopError
+        if there is none.
         """
         found = []
         for each in wanted:
@@ -244,7 +243,7 @@ class Cutter:
         found = next_ratio(self.space, meets, (start, end))
         if found is None:
             raise LopError(
-                f"{kind} {target}: no ratio from {start:.4f} on, at which all of "
+                f"{kind} {target}: no ratio of at least {start:.4f} at which all of "
                 f"{', '.join(methods)} meet it"
             )
         return found
@@ -252,7 +251,7 @@ class Cutter:
     def _cost(
         self, kind: str, target: str, compensate: bool
     ) -> tuple[str, Callable[[Plan], float], float]:
-        """What is counted, what a plan costs of it, and how much a target is."""
+        """A target's cost: its name, the function of a plan that counts it, and the amount."""
         self._check_format(kind, target)
         if kind == "latency":
             return "latency in ms", self.latency.of, self.latency.amount(target)
@@ -263,10 +262,10 @@ class Cutter:
 
     def _check_format(self, kind: str, target: str) -> None:
         if self.format == "padded":
-            raise LopError(f"{kind} {target}: give a ratio, since padding undoes such a target")
+            raise LopError(f"{kind} {target}: padding would exceed such a target; give a ratio")
 
     def _fastest(self, target: str) -> tuple[float, Plan]:
-        """The knapsack's plan within a latency."""
+        """The knapsack's ratio and plan within a latency."""
         self._check_format("latency", target)
         profile, found = self.profile, self.latency
         assert profile  # else there is no such method
@@ -283,14 +282,14 @@ class Cutter:
         return plan.ratio, plan
 
     def sizes(self, compensate: bool) -> Sizes:
-        """Bytes of plans with bits."""
+        """Counts the bytes of plans with bits."""
         return Sizes(self.source, self.space, self.group, compensate)
 
     def _joint(self, kind: str, target: str, name: str, rule: Method) -> tuple[float, Plan]:
-        """The plan of units and bits within a size: the knapsack's, or the predicted one."""
+        """The ratio and plan of units and bits within a size: the knapsack's or the predictor's."""
         if kind != "size" or plans_of(name) not in ("knapsack", "lop"):
             raise LopError(
-                "several bits: expected --size and method knapsack or lop, or one number of bits"
+                "several bits: expected --size and method knapsack or lop, or one --bits"
             )
         self._check_format(kind, target)
         if (profile := self.profile) is None:
@@ -314,17 +313,17 @@ class Cutter:
         return SizePredictor.from_pretrained(self.size_predictor_path)
 
     def _quantized(self, plan: Plan) -> Plan:
-        """A plan at the one number of bits that all weights are to have, if there is one."""
+        """The plan at the single number in `bits`, if there is one."""
         if len(self.bits) > 1:
-            raise LopError("several bits: expected a --size to choose them by, or one of them")
+            raise LopError("several bits: expected a --size to choose from them, or one --bits")
         if not self.bits or self.bits[0] == WHOLE:
             return plan
-        there = others_of(self.source.model, self.source.sites(self.space.scope))
-        return at_bits(plan, self.bits[0], [n for n in self.others if n in there], self.group)
+        known = others_of(self.source.model, self.source.sites(self.space.scope))
+        return at_bits(plan, self.bits[0], [n for n in self.others if n in known], self.group)
 
     @cached_property
     def latency(self) -> LatencyProfile:
-        """How long plans take; LopError where that is of another model, or not of this machine."""
+        """The latency profile; LopError if it is for another model or another machine."""
         if self.latency_path is None:
             raise LopError("a target in latency needs a latency profile, which `lop latency` makes")
         found = LatencyProfile.load(self.latency_path)
@@ -333,24 +332,23 @@ class Cutter:
         return found
 
     def planner(self, name: str, space: Space | None = None) -> PlanAt:
-        """Gives a method's plan at a ratio; `space` may bound the cutter's own further."""
+        """A function from a ratio to a method's plan; `space` may have tighter bounds."""
         rule, within = self._rule(name), space or self.space
         return lambda ratio: self._quantized(rule.plan(ratio, within, self.scores))
 
     def _rule(self, name: str) -> Method:
-        """A method with what its plans are made from."""
+        """The method called `name`, with its inputs."""
         return method(name, self.plan_inputs([name]))
 
     def cut_as(self, name: str) -> dict[str, Any]:
-        """By which score, with what compensation, in what format and of which weights a method's
-        plans are cut."""
+        """Score, compensation, format and weights with which a method's plans are cut."""
         rule = self._rule(name)
         how = {"score": rule.score, "compensate": rule.compensate, "format": self.format}
         return how | {"of": "recovered" if rule.recovered else "dense"}
 
     @cached_property
     def predictor(self) -> Predictor | None:
-        """The predictor, read once; LopError unless it is for this very model."""
+        """The predictor, read once; LopError if it is for another model."""
         if self.predictor_path is None:
             return None
         found = Predictor.from_pretrained(on_disk(self.predictor_path))
@@ -363,34 +361,34 @@ class Cutter:
         return Profile.load(self.profile_path) if self.profile_path else None
 
     def plan_inputs(self, methods: Sequence[str]) -> PlanInputs:
-        """What these methods make their plans from; LopError when it cannot be read."""
+        """The inputs of these methods' plans; LopError if one cannot be read."""
         plans = [plans_of(name) for name in methods]
         predictor = self.predictor if "lop" in plans else None
         profile = self.profile if "knapsack" in plans else None
         return PlanInputs(*self.scored, predictor, profile)
 
     def _cut_from(self, rule: Method) -> tuple[Stored, Sequence[Tensor], Sequence[Tensor] | None]:
-        """The weights that a method cuts, the score that it goes by, and what it restores."""
+        """The weights that a method cuts, its scores, and mean activations if it compensates."""
         scores, source = self.scores, self.recovered if rule.recovered else self.source
         return source, scores[rule.score], scores["mean_activation"] if rule.compensate else None
 
     def files(self, name: str, ratio: float) -> list[CutFile]:
-        """The files of the checkpoint that method `name` cuts at `ratio`, made as they are read."""
+        """The files of method `name`'s checkpoint at `ratio`; their bytes are made when read."""
         rule, plan = self._rule(name), self.planner(name)(ratio)
         source, ranking, means = self._cut_from(rule)
         by = {"method": name, "ratio": ratio, "score": rule.score}
         return checkpoint_files(source, plan, ranking, means, self.format == "padded", **by)
 
     def ready(self, methods: Sequence[str]) -> Cut:
-        """Read all of it; returns what cuts by method and ratio to a directory.
+        """Read and check all inputs of these methods; returns the function that cuts.
 
-        Raises LopError when something is missing, broken, or made for another model.
+        Raises LopError if an input is missing, broken, or made for another model.
         """
         if self.format not in FORMATS:
             raise LopError(f"format {self.format!r}: expected {' or '.join(FORMATS)}")
         inputs = self.plan_inputs(methods)
         chosen: Mapping[str, Method] = {name: method(name, inputs) for name in methods}
-        assert self.scores  # what is wrong with them is told before anything is cut
+        assert self.scores  # raises LopError for bad scores before the first cut
         if any(rule.recovered for rule in chosen.values()):
             assert self.recovered  # likewise
 
@@ -413,8 +411,7 @@ def cutter_of(
     compensate: bool | str,
     **given: Any,
 ) -> Cutter:
-    """What cuts a model with a kit (see `kit_at`), or with scores; other fields of `Cutter` may be
-    `given`."""
+    """The Cutter of a model with a kit (see `kit_at`) or with scores; `given` has other fields."""
     if kit is not None:
         found = kit if isinstance(kit, Kit) else kit_at(kit)
         return Cutter.of_kit(model_path, found, score, compensate, **given)
@@ -424,18 +421,18 @@ def cutter_of(
 
 
 def on_disk(predictor: str | Path) -> Path:
-    """Where a predictor lies, which may be one of the registry: models:/NAME@ALIAS."""
+    """The directory of a predictor, which may be in the registry: models:/NAME@ALIAS."""
     if not str(predictor).startswith("models:/"):
         return Path(predictor)
-    from lop.tracking import predictor_path  # MLflow, which a directory does not need
+    from lop.tracking import predictor_path  # imports MLflow, only for the registry
 
     return predictor_path(predictor)
 
 
 def kit_at(place: str | Path) -> Kit:
-    """The kit in a directory, or one of the registry: models:/NAME@ALIAS."""
+    """The kit in a directory or in the registry: models:/NAME@ALIAS."""
     if not str(place).startswith("models:/"):
         return Kit.load(place)
-    from lop.tracking import kit_path  # MLflow, which a directory does not need
+    from lop.tracking import kit_path  # imports MLflow, only for the registry
 
     return Kit.load(kit_path(place))

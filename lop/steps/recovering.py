@@ -1,4 +1,4 @@
-"""The step from a model and a predictor to weights that are good at every budget."""
+"""The step that trains a model's weights to be good at every budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lop.recovery.training import recover as train
 from lop.settings import Recovery, check
 from lop.steps.pruning import Cutter
 
-LOW, HIGH = 0.1, 0.8  # ratios that are drawn, where no predictor says what it knows
+LOW, HIGH = 0.1, 0.8  # the range of ratios that training draws, if no predictor has its own range
 
 
 def recover(
@@ -29,11 +29,11 @@ def recover(
     settings: Recovery,
     apart: Sequence[Path] = (),
 ) -> dict[str, float]:
-    """Write the model that training at the plans of `settings.methods` makes of the cutter's.
+    """Train the cutter's model at the plans of `settings.methods`, and write it to `out`.
 
-    `curve_out` gets curve.csv and metrics.json, and until the end the state that a killed run goes
-    on from. Returns the metrics. Raises LopError where samples share a picture with a table of
-    `apart`, as a benchmark's.
+    Writes curve.csv and metrics.json to `curve_out`, and during training the state from which a
+    killed run resumes. Returns the metrics. Raises LopError if the samples share a picture with a
+    table of `apart`, such as a benchmark.
     """
     check_dir(out, SAVED, (*cutter.inputs, samples_path))
     samples = read_samples(samples_path)
@@ -46,7 +46,7 @@ def recover(
     begun = time.monotonic()
     curve = train(model, processor, samples, scores, plans, settings, curve_out)
     metrics = {
-        "seconds": time.monotonic() - begun,  # of this run: a killed one's are not in it
+        "seconds": time.monotonic() - begun,  # of this run, without earlier killed runs
         "loss_first": _mean(curve.head(20)),
         "loss_last": _mean(curve.tail(20)),
     }
@@ -63,18 +63,18 @@ def recover(
         curve.to_csv(tmp, index=False, float_format="%.6g")
     with replacing(curve_out / "metrics.json") as tmp:
         tmp.write_text(json.dumps(metrics, indent=2) + "\n")
-    (curve_out / STATE).unlink(missing_ok=True)  # nothing is left to go on with
+    (curve_out / STATE).unlink(missing_ok=True)  # training is complete
     return metrics
 
 
 def _in_range(settings: Recovery, cutter: Cutter) -> Recovery:
-    """The same with budgets that the plans reach, where none are given."""
+    """The settings with a range of ratios: the given one, else the predictor's."""
     predictor = cutter.plan_inputs(settings.methods).predictor
     low, high = LOW, HIGH
     if predictor is not None:
         low, high = predictor.config.min_ratio, predictor.config.max_ratio
     given = {"low": settings.low, "high": settings.high}
-    found = {name: of for name, of in given.items() if of is not None}
+    found = {name: ratio for name, ratio in given.items() if ratio is not None}
     return check(Recovery, settings.model_dump() | {"low": low, "high": high} | found, "recover")
 
 

@@ -1,4 +1,4 @@
-"""The step from everything that was found to the report."""
+"""The step from all earlier results to the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lop.files import (
 )
 
 REPORT = Kind("a report", ("report.md", "report.html"))
-NUMBERS = {"dense", "lop", "search_over_predict"}  # of the numbers beside it
+NUMBERS = {"dense", "lop", "search_over_predict"}  # required keys of `<out>.json`
 
 
 def report(
@@ -30,8 +30,8 @@ def report(
 ) -> str:
     """Write report.md, report.html, plots and tables to `out`, and the numbers to `<out>.json`.
 
-    With the directory of `samples`, the page shows pictures whose answers pruning changed; with
-    that of `scores`, which of them `auto` chose. Returns the sentence that the page begins with.
+    With the directory `samples`, the page shows questions whose answers pruning changed; with the
+    directory `scores`, which score `auto` chose. Returns the page's first sentence.
     """
     from lop.report import write_report
 
@@ -40,7 +40,7 @@ def report(
     check_file(numbers)
     if numbers.exists() and not has_keys(numbers, NUMBERS):
         raise LopError(
-            f"{numbers}: is there already and holds no report's numbers; not replacing it"
+            f"{numbers}: already exists and is not the numbers of a report; not replacing it"
         )
     with replacing_dir(out, REPORT) as tmp:
         metrics = write_report(evaluation, pruned, search_dir, training, tmp, samples, scores)
@@ -50,7 +50,7 @@ def report(
 
 
 def claim(evaluation: Path, pruned: Path) -> str:
-    """What the smallest of LOP's checkpoints that loses little saves, in a sentence."""
+    """One sentence: what the smallest LOP checkpoint with a small loss saves."""
     from lop.evaluation.comparison import Comparison
     from lop.report import lead
 

@@ -42,12 +42,12 @@ def importance(
 ) -> Choice | None:
     """Write every score of `lop.importance.SCORES` from one pass over calibration samples.
 
-    With reward samples, uniform plans of every score are judged on `reward_samples` of them at
-    `ratios` by a reward of this `kind`, and choice.json beside the scores says which score and
-    compensation `auto` means. Returns it.
+    With reward samples, uniform plans of every score at `ratios` are judged on `reward_samples` of
+    them by a reward of this `kind`, and choice.json beside the scores records which score and
+    compensation `auto` means. Returns this choice.
 
-    The scores say of which space they are: the sites of `scope`, of whose units shares of
-    `ffn_floor` and `attention_floor` are kept at least, FFNs in multiples of `multiple_of`.
+    The scores record their space: the sites of `scope`, the smallest shares of units that FFNs and
+    attention keep (`ffn_floor`, `attention_floor`), and `multiple_of` for FFN widths.
     """
     check_dir(out, SCORE_FILES, (model_path, samples_path, reward_path))
     model, processor = load_spread(model_path), load_processor(model_path)
@@ -77,7 +77,7 @@ def importance(
 
 
 def made_from(model: PreTrainedModel, processor: ProcessorMixin, samples: pd.DataFrame) -> str:
-    """Twelve hex digits over all that decides the scores of a model on calibration samples."""
+    """Twelve hex digits over everything that affects a model's scores on calibration samples."""
     asked = fingerprints.how_asked(model, processor)
     parts = (fingerprints.fingerprint(model), asked, samples_fingerprint(samples))
     return fingerprints.digest(VERSION, *parts)

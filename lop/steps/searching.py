@@ -30,7 +30,7 @@ from lop.search.shards import check_directory, read_shards
 from lop.workers import Each, in_processes, once_a_thread
 
 PARTS = 10
-MODULES = ["lop.steps.searching"]  # what a process that searches imports
+MODULES = ["lop.steps.searching"]  # imported by search processes
 
 
 def profile(
@@ -49,24 +49,24 @@ def profile(
     workers: int = 1,
     each: Each[Profile] | None = None,
 ) -> None:
-    """Write the profile of a model: its reward with each site alone cut by each of `shares`.
+    """Write the profile of a model: its reward with a single site cut, by each of `shares`.
 
-    At `bits` a weight too, where any are named; then those of the `others` that the model has are
-    measured likewise, without a cut. The layers are measured in `workers` processes; `each` calls
-    them (flows put in their tasks).
+    With `bits`, each site is also measured at these numbers of bits, and so are those of `others`
+    that the model has, without a cut. The layers are measured in `workers` processes, or as `each`
+    runs them (flows pass their tasks).
     """
     check_file(out, (model_path, samples_path, scores_dir))
     if out.exists():
-        Profile.load(out)  # else it is something else, and not replaced
-    place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
+        Profile.load(out)  # LopError: do not replace a file that is not a profile
+    inputs = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size)
     space, _ = made_for(scores_dir)
     layers = dict.fromkeys(space.layers)
     if bits:
         model = Stored(model_path)
-        there = others_of(model.model, model.sites(space.scope))
-        others = [name for name in others if name in there]
+        known = others_of(model.model, model.sites(space.scope))
+        others = [name for name in others if name in known]
     quantizing = tuple(bits), group, tuple(others)
-    work = partial(_profile_one, place, tuple(shares), quantizing)
+    work = partial(_profile_one, inputs, tuple(shares), quantizing)
     parts = (each or in_processes(workers, "profile", MODULES))(work, [(i,) for i in layers])
     table = pd.concat([part.table for part in parts], ignore_index=True)
     at_bits = None
@@ -77,15 +77,15 @@ def profile(
 
 
 def _profile_one(
-    place: tuple[Any, ...],
+    inputs: tuple[Any, ...],
     shares: tuple[float, ...],
     quantizing: tuple[tuple[int, ...], int, tuple[str, ...]],
     layer: int,
 ) -> Profile:
-    """The rows of a layer's sites; of the others with those of the first."""
-    space, _ = made_for(place[2])
+    """The profile's rows for one layer; the first layer's include those of the other weights."""
+    space, _ = made_for(inputs[2])
     bits, group, others = quantizing
-    with reward_of(*place) as reward:
+    with reward_of(*inputs) as reward:
         found = measure(reward, space, shares, layers=[layer])
         if not bits:
             return found
@@ -114,20 +114,20 @@ def search(
     workers: int = 1,
     each: Each[Any] | None = None,
 ) -> list[Path]:
-    """Write one shard of search samples a (searcher, target, seed); finished shards are kept.
+    """Write one shard of search samples for each searcher, target and seed; finished shards stay.
 
-    Then what was found is judged at the other targets, and at budgets between them that are at most
-    `spacing` apart (`lop.search.carried`; 0 for none of this), a shard a budget.
+    Then the best plans are carried to the other targets, and to budgets between them at most
+    `spacing` apart, with one shard for each budget (`lop.search.carried`; 0 turns this off).
 
-    Searches `start` from the `uniform` plan or from the `knapsack`'s, which needs a profile.
-    The samples are dealt to `parts`, of which a search does not see a share `hold_out`: those check
-    its best plans. `settings` go to `lop.search.search`; a list of them, one a searcher, makes that
-    many searches. They run in `workers` processes, or wherever `each` calls them (flows put in
-    their tasks here): what it calls can be pickled, and needs the files named here and nothing
-    else.
+    `start` names the plan from which searches start: `uniform`, or `knapsack`, which needs a
+    profile. The samples are divided into `parts`. A search does not see a share `hold_out` of the
+    parts; its best plans are checked on them. `settings` are those of `lop.search.search`; with a
+    list of settings, one for each searcher, each searcher searches. Searches run in `workers`
+    processes, or as `each` runs them (flows pass their tasks): the function that `each` gets can be
+    pickled and needs no files except the inputs of this function.
     """
-    place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size, parts)
-    # the space stands in the scores: with several workers, only those need the model
+    inputs = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size, parts)
+    # read the space from the scores: with several workers, this process needs no model
     check_directory(out)
     space, _ = made_for(scores_dir)
     for target in targets:
@@ -135,20 +135,20 @@ def search(
     if profile := beginning(start, profile_path):
         profile.check_fits(space)
     chosen = by_searcher(settings)
-    work = partial(_search_one, place, out, profile, space, chosen, hold_out)
+    work = partial(_search_one, inputs, out, profile, space, chosen, hold_out)
     each = each or in_processes(workers, "searches", MODULES)
     shards = list(each(work, product(chosen, targets, seeds)))
     if spacing:
         found = differences(read_shards(shards))
         asked = [(CARRIED, target, seeds[0]) for target in budgets(targets, spacing)]
-        carry = partial(_carry_one, place, out, profile, space, found, hold_out)
+        carry = partial(_carry_one, inputs, out, profile, space, found, hold_out)
         shards += [shard for shard in each(carry, asked) if shard]
     write_index(out, shards)
     return shards
 
 
 def _search_one(
-    place: tuple[Any, ...],
+    inputs: tuple[Any, ...],
     out: Path,
     profile: Profile | None,
     space: Space,
@@ -158,7 +158,7 @@ def _search_one(
     target: float,
     seed: int,
 ) -> Path:
-    with reward_of(*place) as reward:
+    with reward_of(*inputs) as reward:
         if profile and profile.fingerprint != reward.fingerprint:
             raise LopError(
                 f"profile of reward {profile.fingerprint}, the search's is {reward.fingerprint}: "
@@ -171,7 +171,7 @@ def _search_one(
 
 
 def _carry_one(
-    place: tuple[Any, ...],
+    inputs: tuple[Any, ...],
     out: Path,
     profile: Profile | None,
     space: Space,
@@ -181,17 +181,17 @@ def _carry_one(
     target: float,
     seed: int,
 ) -> Path | None:
-    """The shard of plans from elsewhere at one budget; None where there are none."""
+    """The shard of the plans carried to one budget; None if there are none."""
     root = _root(profile, space, target)
     plans = [plan.kept for plan in carried_plans(root, target, found)]
     if not plans:
         return None
     settings = {searcher: {"searcher": searcher, "simulations": len(plans) + 1, "plans": plans}}
-    return _search_one(place, out, profile, space, settings, hold_out, searcher, target, seed)
+    return _search_one(inputs, out, profile, space, settings, hold_out, searcher, target, seed)
 
 
 def _root(profile: Profile | None, space: Space, target: float) -> Plan:
-    """The plan that a search starts from."""
+    """The plan from which a search starts."""
     return solve(profile, target) if profile else Plan.uniform(space, target)
 
 
@@ -205,20 +205,22 @@ def reward_of(
     batch_size: int,
     parts: int = 1,
 ) -> Reward:
-    """The reward of a search; each thread makes it once, as it reorders its model's units.
+    """The reward of a search. Each thread makes its own once, because a reward reorders the units
+    of its model.
 
-    Of samples with fewer pictures than `parts`, each picture is a part.
+    If the samples have fewer pictures than `parts`, each picture is a part.
 
-    Raises LopError when there is no such score, or `auto` is open.
+    Raises LopError if there is no such score, or `auto` is not decided yet.
     """
     by = chosen(scores_dir, score, compensate)
     made = (model_path, samples_path, scores_dir, *by, kind, batch_size, parts)
     return _reward(*made, _states(Path(model_path), samples_path, scores_dir))
 
 
-def _states(*places: Path) -> tuple[tuple[str, int], ...]:
-    """When each file there was written: a process that goes on may see others at the same place."""
-    files = [file for place in places for file in (place, *place.glob("*")) if file.exists()]
+def _states(*paths: Path) -> tuple[tuple[str, int], ...]:
+    """The modification time of each file: it changes if a file is replaced while this process
+    runs."""
+    files = [file for path in paths for file in (path, *path.glob("*")) if file.exists()]
     return tuple((str(file), file.stat().st_mtime_ns) for file in files)
 
 

@@ -1,7 +1,7 @@
-"""How many samples and plans to learn from: by what one evaluation takes, and the time there is.
+"""How many samples and plans to learn from, given the time of one evaluation and a time limit.
 
-All that learning costs is counted in passes of one sample through the whole decoder. So one
-evaluation that is timed tells what a size would take, before hours are spent.
+The cost of learning is counted in passes of one sample through the whole decoder. So one timed
+evaluation predicts how long learning takes, before it starts.
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ from lop.settings.params import Prepare, Search
 from lop.steps.quantizing import SIZES
 
 TRIED = 48  # samples of the timed evaluation
-MOST = 2000  # samples of a kind: more tell little more
-ENOUGH = (500, 200, 60)  # reward samples that are worth more than a longer search, if they can be
-USUAL = 500  # samples of a kind, and …
-USUAL_EFFORT = 2  # … which effort, where there is no limit
-SAFETY = 0.8  # of the time is planned; the rest is for a machine that is busy at times
-TRAIN = Prepare().train or 0  # samples that are left for recovery, at most
-# seconds, whatever the model's size, that samples take to be drawn, and the predictor to be trained
+MOST = 2000  # reward samples at most: more improve results little
+ENOUGH = (500, 200, 60)  # reward samples to have before a longer search: the first that fits
+USUAL = 500  # reward samples without a time limit
+USUAL_EFFORT = 2  # index in EFFORTS without a time limit
+SAFETY = 0.8  # share of the time that is planned; the rest is a reserve for a busy machine
+TRAIN = Prepare().train or 0  # samples reserved for recovery at most
+# seconds to draw samples, and to train the predictor, for a model of any size
 READING, TRAINING = 10.0, 30.0
-CARRIED_PLANS = 5  # a budget
+CARRIED_PLANS = 5  # plans carried to each budget
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is searched: plans a search, the widest gap between budgets at which what was found
-    is judged (0: none of this), and shares that each site is cut by alone."""
+    """The effort of the searches and the profile."""
 
-    simulations: int
-    spacing: float
-    shares: tuple[float, ...]
+    simulations: int  # plans of each search
+    spacing: float  # largest gap between budgets to which plans are carried; 0: none are carried
+    shares: tuple[float, ...]  # cuts of each site that the profile measures
 
 
 NINE = tuple(round(0.1 * i, 1) for i in range(1, 10))
@@ -61,30 +60,25 @@ EFFORTS = (
 
 @dataclass(frozen=True)
 class Pace:
-    """What was timed: seconds to read a sample in, to pass it through the decoder, and to answer
-    the latency profile's request; and how many sites may be cut."""
+    """Measured seconds, and the number of sites that can be cut."""
 
-    reading: float
-    passing: float
-    request: float
+    reading: float  # to prepare one sample
+    passing: float  # to pass one sample through the decoder
+    request: float  # to answer the latency profile's request
     sites: int
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Samples of each kind, what is searched, and the seconds that each step should take.
-
-    The plans are measured on so many `measured` samples of those that no other kind has; `train`
-    are left for recovery.
-    """
+    """Numbers of samples, the effort, and the expected seconds of each step."""
 
     calibration: int
     reward: int
-    measured: int
-    train: int | None
+    measured: int  # to measure the plans; no other step uses these samples
+    train: int | None  # reserved for recovery
     effort: Effort
     seconds: dict[str, float]
-    simulation: float  # seconds that one more plan a search takes, of all searches
+    simulation: float  # seconds for one more plan in every search
 
 
 def timed(
@@ -96,18 +90,18 @@ def timed(
     attention_floor: float = FLOORS["attention"],
     multiple_of: int = 1,
 ) -> Pace:
-    """Time a nearly whole model on some of the samples, by a reward of this `kind`."""
+    """Time a slightly pruned model on some of the samples, with a reward of this `kind`."""
     model, processor = load_spread(model_path), load_processor(model_path)
     floors: dict[Kind, float] = {"ffn": ffn_floor, "attention": attention_floor}
     found = find_space(model, scope, floors, multiple_of)
     tried = samples.sample(min(TRIED, len(samples)), random_state=0)
     request = Request()
-    answer(model, request)  # the first is slower
+    answer(model, request)  # the first answer is slower
     asked = float(answer(model, request).sum())
     order = [torch.arange(units, 0, -1.0) for units in found.units]
     begun = time.perf_counter()
     with Reward(model, processor, tried, order, kind, scope=scope) as reward:
-        reward(found.dense)  # likewise; with a divergence it makes what is compared with
+        reward(found.dense)  # likewise; for a divergence it computes the reference outputs
         read = time.perf_counter()
         reward(Plan.uniform(found, min(0.1, found.max_ratio)))
         passed = time.perf_counter() - read
@@ -118,12 +112,10 @@ def timed(
 def sized(
     pace: Pace, available: int, hours: float | None = None, bits: Sequence[int] = ()
 ) -> Sizes:
-    """The sizes for a number of samples and, if given, of hours; LopError for too few hours.
+    """The sizes for a number of samples and optionally of hours; LopError for too few hours.
 
-    With `bits`, units and bits are planned too.
-
-    With a limit: as many reward samples as are worth more than a longer search, then the longest
-    search, then the samples that the rest of the time is enough for.
+    Within a limit, `ENOUGH` reward samples come first, then the longest search, then as many more
+    samples as the remaining time allows. With `bits`, plans of units and bits are learned too.
     """
     room = int(0.3 * available)
     if hours is None:
@@ -144,21 +136,22 @@ def sized(
 
 
 def affordable_simulations(sizes: Sizes, took: Mapping[str, float], hours: float | None) -> int:
-    """Plans a search, after some steps that `took` seconds: as planned, or fewer where those were
-    slower than expected and the time would not be enough."""
+    """The number of plans in each search after steps that `took` these seconds: as planned, or
+    fewer if the steps were so slow that the planned number would exceed `hours`."""
     planned = sizes.effort.simulations
     if hours is None:
         return planned
     expected = sum(sizes.seconds[name] for name in took)
     pace = max(1.0, sum(took.values()) / expected) if expected else 1.0
-    later = sum(of for name, of in sizes.seconds.items() if name not in took)
+    later = sum(seconds for name, seconds in sizes.seconds.items() if name not in took)
     over = pace * later - (3600 * hours - sum(took.values()))
     fewer = planned - over / (pace * sizes.simulation)
     return max(EFFORTS[-1].simulations, min(planned, int(fewer)))
 
 
 def _line(pace: Pace, available: int, effort: Effort, bits: Sequence[int]) -> tuple[float, float]:
-    """Seconds of all steps as a line in the number of reward samples: at 0, and for each."""
+    """Seconds of all steps as a linear function of the number of reward samples: the value at 0,
+    and the slope."""
     few, many = (
         sum(_sizes(pace, count, available, effort, bits).seconds.values()) for count in (0, 100)
     )
@@ -166,9 +159,9 @@ def _line(pace: Pace, available: int, effort: Effort, bits: Sequence[int]) -> tu
 
 
 def _sizes(pace: Pace, reward: int, available: int, effort: Effort, bits: Sequence[int]) -> Sizes:
-    """The sizes that go with a number of reward samples, with seconds by step."""
+    """The sizes for a number of reward samples, with seconds by step."""
     calibration = max(2, int(0.6 * reward))
-    measured = max(2, min(2 * reward, int(0.3 * available)))  # cheap, and errors fall with it
+    measured = max(2, min(2 * reward, int(0.3 * available)))  # cheap, and reduces errors
     read, once = pace.reading, pace.passing
     targets = Search().targets
     judged = len(budgets(targets, effort.spacing)) * CARRIED_PLANS if effort.spacing else 0

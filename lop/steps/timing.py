@@ -1,4 +1,4 @@
-"""The steps that time: each method's plans, apart from the cutting, and a model's sites."""
+"""The steps that measure time: of each method's plans (without cutting), and of a model's sites."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPEATS = 5
 
 
 def plan_times(out: Path, methods: Sequence[str], ratios: Sequence[float], cutter: Cutter) -> None:
-    """Write the median seconds to each plan by model name, with all that it needs in memory."""
+    """Write the median seconds to make each plan, by model name, with all inputs in memory."""
     inputs = cutter.plan_inputs(methods)
     space, of_model = made_for(cutter.scores_dir)
     scores = load_all_scores(cutter.scores_dir, of_model)
@@ -48,10 +48,10 @@ def latency(
     device: str | None = None,
     dtype: str | None = None,
 ) -> LatencyProfile:
-    """Write the latency profile of a model on this machine; a file that is none is not replaced.
+    """Write the latency profile of a model on this machine; only a profile is replaced.
 
-    `request` is as in `lop.evaluation.latency.Request`. Raises LopError where the device is not
-    there, or the model has no room for the request.
+    `request` has the fields of `lop.evaluation.latency.Request`. Raises LopError if the device does
+    not exist, or the request is longer than the model's context.
     """
     check_file(out, (model_path,))
     if out.exists():

@@ -36,15 +36,16 @@ def train(
 ) -> tuple[dict[str, float], str]:
     """Write a predictor, its learning curve and metrics.
 
-    `samples`, `network` and `fit_options` are as in params.yaml, with its defaults; `base` names
-    the plans that it learns to differ from, `uniform` or the `knapsack`'s. Raises LopError for
-    settings that are not known there.
+    `samples`, `network` and `fit_options` are the sections of params.yaml, with its defaults.
+    `base` is `uniform` or `knapsack`: the predictor learns differences from these plans. Raises
+    LopError for unknown settings.
 
-    Returns the metrics (among them, by target, the gain over the search's root of what was learned,
-    `gain_0.3`; 0 where nothing was surely better), and the fingerprint of the samples.
+    Returns the metrics and the fingerprint of the samples. `gain_0.3` in the metrics is the mean
+    gain of the training plans at target 0.3 over the search's root; 0 if no plan was significantly
+    better.
     """
-    for place, kind in ((out, PREDICTOR), (curve_out, TRAINING)):
-        check_dir(place, kind, (search_dir, scores_path, profile_path))
+    for folder, kind in ((out, PREDICTOR), (curve_out, TRAINING)):
+        check_dir(folder, kind, (search_dir, scores_path, profile_path))
     chosen = check(Learned, samples, "train.samples").model_dump()
     network = check(Network, network, "train.network").model_dump()
     fit_options = check(Fit, fit_options, "train.fit_options").model_dump()
@@ -55,7 +56,7 @@ def train(
     profile = beginning(base, profile_path)
     if profile:
         _check_roots(searched, profile)
-        good["plan"] = good["plan"].where(good["gain"] > 0, None)  # the base's own, exactly
+        good["plan"] = good["plan"].where(good["gain"] > 0, None)  # None: exactly the base's plan
     config = PredictorConfig(
         space=space,
         model_fingerprint=model,
@@ -82,11 +83,12 @@ def train(
 
 
 def _check_roots(searched: pd.DataFrame, profile: Profile) -> None:
-    """Raise LopError unless searches began at the profile's plans, over which their gains are."""
+    """Raise LopError unless the searches started from the profile's plans: gains are relative to
+    these."""
     firsts = searched.sort_values("simulation", kind="stable").groupby("target").head(1)
     for target, kept in zip(firsts["target"], firsts["kept"], strict=True):
         if tuple(kept) != solve(profile, target).kept:
             raise LopError(
-                f"searches of target {target:g} did not begin at this profile's knapsack plan, so "
-                "their gains are over another: search with that profile, or train without it"
+                f"searches of target {target:g} did not start at this profile's knapsack plan, so "
+                "their gains are over another plan: search with this profile, or train without it"
             )

@@ -174,7 +174,7 @@ def test_a_cache_is_good_at_the_size_at_which_it_was_filled_alone(scope, tmp_pat
     dense = lop.load(tmp_path / "dense")
     with torch.inference_mode():
         filled = dense(input_ids=inputs["input_ids"]).past_key_values
-        with pytest.raises(LopError, match="or by another one"):
+        with pytest.raises(LopError, match="or by another model"):
             model(input_ids=more, past_key_values=filled)
 
 

@@ -137,7 +137,7 @@ def test_a_quantized_checkpoint_is_not_cut_again(tmp_path):
     prune_checkpoint(source, plan, scores, tmp_path / "small")
     again = Stored(tmp_path / "small")
     space = again.space("ffn+attention")
-    with pytest.raises(LopError, match="is quantized; expected the model before that"):
+    with pytest.raises(LopError, match="is quantized; expected the unquantized model"):
         prune_checkpoint(again, space.dense, [torch.rand(n) for n in space.units], tmp_path / "x")
     with pytest.raises(LopError, match="the padded format is not quantized"):
         prune_checkpoint(source, plan, scores, tmp_path / "x", padded=True)

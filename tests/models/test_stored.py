@@ -124,15 +124,15 @@ BROKEN = {
     "index": (lambda f: as_index(f, {"metadata": {}, "weight_map": 3}), "which files hold"),
     "absent": (
         lambda f: as_index(f, {"metadata": {}, "weight_map": {"a": "b.safetensors"}}),
-        "the checkpoint is not whole",
+        "the checkpoint is incomplete",
     ),
     "absolute": (
         lambda f: as_index(f, {"metadata": {}, "weight_map": {"a": "/etc/passwd"}}),
-        "/etc/passwd: is named as weights, and lies outside",
+        "/etc/passwd: is named as weights, but is outside",
     ),
     "above": (
         lambda f: as_index(f, {"metadata": {}, "weight_map": {"a": "x/../../a.safetensors"}}),
-        "is named as weights, and lies outside",
+        "is named as weights, but is outside",
     ),
     "named above": (lambda f: edit(f, transformers_weights="../a.safetensors"), "inside the model"),
     "generation": (
@@ -147,7 +147,7 @@ BROKEN = {
         lambda f: os.truncate(f / "config.json", 10**8 + 1),
         "is larger than 100,000,000 bytes",
     ),
-    "pipe": (lambda f: os.mkfifo(f / "extra.txt"), "extra.txt: is no ordinary file"),
+    "pipe": (lambda f: os.mkfifo(f / "extra.txt"), "extra.txt: is not an ordinary file"),
 }
 
 

@@ -47,7 +47,7 @@ def refused(place, file):
         ({"units": [64, "64", 64, 64]}, "space.units.1: Input should be a valid integer"),
         ({"units": [10**12] * 4}, "space.units.0: Input should be less than or equal to"),
         ({"units": [1] * 9000}, "space.units: Tuple should have at most 8192 items"),
-        ({"units": [64] * 3}, "space: expected as many sites in every list"),
+        ({"units": [64] * 3}, "space: expected lists of equal length"),
         ({"costs": [1, 0, 1, 1]}, "space.costs.1: Input should be greater than 0"),
         ({"kinds": ["ffn", "norm", "ffn", "ffn"]}, "space.kinds.1: Input should be 'ffn' or"),
         ({"kinds": ["attention"] * 4}, "expected FFNs among them"),

@@ -307,7 +307,7 @@ def test_gains_over_another_root_are_refused(tmp_path):
     trained(root)
     predictor = Predictor.from_pretrained(tmp_path / "predictor")
     assert predictor.plan(0.5).kept == root.kept
-    with pytest.raises(LopError, match="did not begin at this profile's knapsack plan"):
+    with pytest.raises(LopError, match="did not start at this profile's knapsack plan"):
         trained(Plan.uniform(TWO, 0.5))
 
 
