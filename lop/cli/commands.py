@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lop.cli import options as given
+from lop.cli import shared
 from lop.settings.params import Evaluate, Space
 
 LATENCY_SAMPLES = Evaluate().latency_samples
@@ -93,7 +94,7 @@ def search(o: given.Search) -> None:
         print(line)
 
 
-def _judging(o: given.OfJudging) -> tuple[str, Path, Path, str]:
+def _judging(o: shared.OfJudging) -> tuple[str, Path, Path, str]:
     return o.model, o.samples, o.scores, o.score
 
 
@@ -226,7 +227,7 @@ def _bits_of(space: Any, bits: dict[str, Any]) -> str:
     return ", ".join([*each, *(f"{n} in {name}" for name, n in bits["others"])])
 
 
-def _resolve_budget(cutter: Any, o: given.Budgeted, method: str = "lop") -> tuple[float, Any]:
+def _resolve_budget(cutter: Any, o: shared.Budgeted, method: str = "lop") -> tuple[float, Any]:
     """The ratio and plan for the given budget; prints the ratio of a target that is not one."""
     from lop.steps.kits import BUDGETS, meeting
 
@@ -298,7 +299,7 @@ def compare(o: given.Compare) -> None:
     print(comparing.compare(o.out, _cutter(o), *grid))
 
 
-def _cutter(o: given.Cutting) -> Any:
+def _cutter(o: shared.Cutting) -> Any:
     from lop.steps import pruning
 
     paths = {

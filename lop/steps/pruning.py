@@ -16,7 +16,7 @@ from lop.errors import LopError
 from lop.evaluation.latency import LatencyProfile
 from lop.files import Kind, check_dir, replacing_dir
 from lop.importance import load_all_scores, made_for
-from lop.joint import Choices, at_bits
+from lop.joint import at_bits
 from lop.kit import Kit
 from lop.methods import TRAINED, Method, PlanInputs, Scores, method, plans_of
 from lop.models.costs import COSTS, PlanAt, amount, next_ratio, smallest_ratio
@@ -26,11 +26,11 @@ from lop.models.sizes import Sizes
 from lop.models.stored import Stored
 from lop.plan import WHOLE, Plan, Space, check_once, checkpoint_name
 from lop.predictor import Predictor
-from lop.predictor.sizes import SizePredictor
 from lop.profile import Profile, solve_within
 from lop.pruning import CUT_AS, PRUNED, checkpoint_files, prune_checkpoint
 from lop.recovery.files import check_recovered
 from lop.reward.choice import AUTO, Candidate, chosen
+from lop.steps.bits import within_size
 
 GRID = Kind("a grid of pruned checkpoints", ("plans.json",), each=PRUNED)
 Cut = Callable[..., Plan]  # arguments: method name, ratio, directory, and optionally a plan
@@ -193,7 +193,8 @@ class Cutter:
         """
         rule = self._rule(name)
         if len(self.bits) > 1:
-            return self._joint(kind, target, name, rule)
+            plan = within_size(self, kind, target, name, rule.compensate)
+            return plan.ratio, plan
         if kind == "latency" and plans_of(name) == "knapsack":
             return self._fastest(target)
         predictor, at = self.plan_inputs([name]).predictor, self.planner(name)
@@ -252,7 +253,7 @@ class Cutter:
         self, kind: str, target: str, compensate: bool
     ) -> tuple[str, Callable[[Plan], float], float]:
         """A target's cost: its name, the function of a plan that counts it, and the amount."""
-        self._check_format(kind, target)
+        self.check_format(kind, target)
         if kind == "latency":
             return "latency in ms", self.latency.of, self.latency.amount(target)
         if kind == "size" and self.bits:
@@ -260,13 +261,14 @@ class Cutter:
         cost = COSTS[kind](self.source, self.space, compensate)
         return cost.name, cost.of, amount(target)
 
-    def _check_format(self, kind: str, target: str) -> None:
+    def check_format(self, kind: str, target: str) -> None:
+        """Raise LopError if padding would undo a target."""
         if self.format == "padded":
             raise LopError(f"{kind} {target}: padding would exceed such a target; give a ratio")
 
     def _fastest(self, target: str) -> tuple[float, Plan]:
         """The knapsack's ratio and plan within a latency."""
-        self._check_format("latency", target)
+        self.check_format("latency", target)
         profile, found = self.profile, self.latency
         assert profile  # else there is no such method
         profile.check_fits(self.space)
@@ -284,33 +286,6 @@ class Cutter:
     def sizes(self, compensate: bool) -> Sizes:
         """Counts the bytes of plans with bits."""
         return Sizes(self.source, self.space, self.group, compensate)
-
-    def _joint(self, kind: str, target: str, name: str, rule: Method) -> tuple[float, Plan]:
-        """The ratio and plan of units and bits within a size: the knapsack's or the predictor's."""
-        if kind != "size" or plans_of(name) not in ("knapsack", "lop"):
-            raise LopError(
-                "several bits: expected --size and method knapsack or lop, or one --bits"
-            )
-        self._check_format(kind, target)
-        if (profile := self.profile) is None:
-            raise LopError("several bits: need a profile, measured at these bits")
-        profile.check_fits(self.space)
-        sizes = self.sizes(rule.compensate)
-        choices = Choices(profile, sizes, self.bits, self.space, self.others)
-        if plans_of(name) == "lop":
-            plan = self._size_predictor.plan(choices, amount(target))
-        else:
-            plan = choices.plan(choices.solve(amount(target)))
-        return plan.ratio, plan
-
-    @property
-    def _size_predictor(self) -> SizePredictor:
-        if self.size_predictor_path is None:
-            raise LopError(
-                "several bits with method lop: need a predictor of units and bits, which "
-                "`lop learn --bits` puts in a kit; or --method knapsack"
-            )
-        return SizePredictor.from_pretrained(self.size_predictor_path)
 
     def _quantized(self, plan: Plan) -> Plan:
         """The plan at the single number in `bits`, if there is one."""
