@@ -1,5 +1,7 @@
 """A model folder is read as `from_pretrained` reads it, or refused in one line."""
 
+import ast
+import importlib.util
 import json
 import os
 import shutil
@@ -212,6 +214,22 @@ def test_a_hub_id_without_a_hub_fails_at_once():
     for read in (Stored, load, load_processor, read_config):  # HF_HUB_OFFLINE is set in tests
         with pytest.raises(LopError, match="somebody/nothing: no such directory, and the hub is"):
             read("somebody/nothing")
+
+
+def test_transformers_has_the_private_function_that_lop_replaces():
+    """It has no public way to choose a class by what is in a config."""
+    import transformers as tf
+
+    spec = importlib.util.find_spec("transformers.models.auto.auto_factory")
+    tree = ast.walk(ast.parse(Path(spec.origin).read_text()))
+    nodes = [node for node in tree if isinstance(node, ast.FunctionDef | ast.Call)]
+    made = [node for node in nodes if getattr(node, "name", None) == "_get_model_class"]
+    used = [node for node in nodes if getattr(getattr(node, "func", 0), "id", 0) == made[0].name]
+    names = [[of.arg for of in node.args.args] for node in made]
+    line = f"transformers {tf.__version__} differs from 5.24: mend lop/models/auto_classes.py"
+    assert names == [["config", "model_mapping"]], line
+    assert len(used) == 4, line  # all by the module's own name, with both arguments
+    assert {len(node.args) for node in used} == {2}, line
 
 
 def test_auto_classes_choose_as_before_for_configs_with_two_texts():
