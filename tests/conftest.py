@@ -1,11 +1,15 @@
 """Real, tiny parts: a randomly initialised Qwen2.5-VL with its processor, and drawn samples."""
 
 import os
+import signal
 
 # the models are tiny: a second thread only waits, and on a busy machine for long
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+# a shell's background job ignores Ctrl-C, and so would the programs that tests stop with it
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import io
 
