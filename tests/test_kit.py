@@ -94,8 +94,8 @@ def other_profile(place):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (other_scores, "magnitude.safetensors: scores of units .*ffn.attention.*the kit is of"),
-        (other_model, "magnitude.safetensors: scores of model .*, the kit is of"),
+        (other_scores, "magnitude.safetensors: scores of units .*ffn.attention.*the kit is for"),
+        (other_model, "magnitude.safetensors: scores of model .*, the kit is for"),
         (other_predictor, r"predictor: predictor trained for a model with units \[48, 48\]"),
         (sibling_predictor, "predictor: predictor trained for model someone-else"),
         (other_profile, r"profile.parquet: profile of a model with units \[48, 48\]"),

@@ -40,7 +40,7 @@ LONG = {
 # What these commands have no use for, with the methods they are called with.
 UNREAD = {
     ("prune", "profile"), ("compare", "predictor"), ("compare", "latency_profile"),
-    ("recover", "profile"),
+    ("recover", "profile"), ("prepare", "model"),  # whose tokenizer only texts need
 }  # fmt: skip
 FLOWS = {"evaluation", "pruned", "search", "training"}  # what a report cannot do without
 

@@ -78,7 +78,7 @@ def test_padding_says_before_what_it_saves_and_a_bound_makes_it_more(made, capsy
     assert main(bounded) == 0
     assert json.loads((made / "small" / "pruning.json").read_text())["parameters"] == size
     assert main([*command, "--widest", "0.5"]) == 2
-    assert "remove 0.5000 at least" in capsys.readouterr().err
+    assert "removes at least 0.5000" in capsys.readouterr().err
 
 
 def test_padding_a_model_of_uneven_widths_says_what_it_saves(made, capsys):

@@ -141,7 +141,7 @@ def test_a_challenger_is_judged_promoted_and_rolled_back(judged, capsys):
     tags = tracking.version_of(tracking.CHALLENGER).tags
     assert tags["promotion"] == "refused"
     assert [row["ratio"] for row in json.loads(tags["promotion_loglik"])] == [0.2, 0.4, 0.5]
-    with pytest.raises(LopError, match="give a reason"):
+    with pytest.raises(LopError, match="needs a reason"):
         promote(force=True)
     assert promote(force=True, reason="as a test").promoted
     assert champion().number == same
