@@ -187,6 +187,7 @@ class Compared:
         of = (model, processor, samples, scores[draw.chosen.score])
         means = scores["mean_activation"] if draw.chosen.compensate and not recovered else None
         size = {"batch_size": self.scale.batch_size, "mean_activation": means}
+        size["stored"] = torch.bfloat16
         found, rows = list(self.plans()), []
         with Reward(*of, scope=self.scale.scope, **size) as reward:  # type: ignore[arg-type]
             for method, budget, plan in found:

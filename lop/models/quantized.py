@@ -47,9 +47,14 @@ def multiplied(numbers: Tensor, scale: Tensor) -> Tensor:
     return (groups.to(scale.dtype) * scale[..., None]).flatten(1)
 
 
-def dequantized(weight: Tensor, bits: int, group: int) -> Tensor:
-    """A weight after quantization to `bits` and back; with `WHOLE` it is unchanged."""
-    return weight if bits == WHOLE else multiplied(*quantize(weight, bits, group))
+def dequantized(weight: Tensor, bits: int, group: int, stored: torch.dtype | None = None) -> Tensor:
+    """A weight after quantization to `bits` and back; with `WHOLE` it is unchanged.
+
+    Its scales have the dtype `stored` of the checkpoint; default: the weight's own.
+    """
+    if bits == WHOLE:
+        return weight
+    return multiplied(*quantize(weight.to(stored or weight.dtype), bits, group)).to(weight.dtype)
 
 
 def packed_size(rows: int, columns: int, itemsize: int, bits: int, group: int) -> int:
@@ -242,21 +247,23 @@ def bits_by_name(
     return found
 
 
-def show_quantized(site: Site, bits: int, group: int) -> None:
-    """Replace a site's present weights by their values at `bits`."""
+def show_quantized(site: Site, bits: int, group: int, stored: torch.dtype | None = None) -> None:
+    """Replace a site's present weights by their values at `bits`; `stored` as in `dequantized`."""
     for name in weights_of(site) if bits != WHOLE else ():
         owner, _, kind = name.rpartition(".")
         weight = site.tensor(name)
         if fits(weight.shape, group):
-            small = nn.Parameter(dequantized(weight, bits, group), requires_grad=False)
+            small = nn.Parameter(dequantized(weight, bits, group, stored), requires_grad=False)
             setattr(site.map(owner), kind, small)
 
 
 class Others:
     """The weights of a model outside its sites, unquantized or at a plan's bits."""
 
-    def __init__(self, model: PreTrainedModel, sites: Sequence[Site]) -> None:
-        self.model, self._names = model, others_of(model, sites)
+    def __init__(
+        self, model: PreTrainedModel, sites: Sequence[Site], stored: torch.dtype | None = None
+    ) -> None:
+        self.model, self._names, self._stored = model, others_of(model, sites), stored
         self._shown: Bits | None = None
         self._whole: dict[str, Tensor] = {}
 
@@ -274,5 +281,5 @@ class Others:
             parameter = self.model.get_parameter(name)  # set its data: tied weights stay tied
             if fits(parameter.shape, wanted.group):
                 self._whole[name] = parameter.data
-                parameter.data = dequantized(parameter.data, n, wanted.group)
+                parameter.data = dequantized(parameter.data, n, wanted.group, self._stored)
         return True

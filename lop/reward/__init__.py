@@ -70,6 +70,9 @@ class Reward:
     Use it as a context manager: inside, the units of the model's sites (those of `scope`) are
     reordered in place by descending score; on exit they are as before.
 
+    Quantized weights have scales of the dtype `stored`, that of the checkpoint if the model is in
+    another; default: the model's.
+
     Raises LopError for an unknown kind, scores that do not fit the model, or more parts than
     pictures.
     """
@@ -85,6 +88,7 @@ class Reward:
         mean_activation: Sequence[Tensor] | None = None,
         parts: int = 1,
         scope: str = "ffn",
+        stored: torch.dtype | None = None,
     ) -> None:
         if kind not in KINDS:
             raise LopError(f"reward kind {kind!r}: expected one of {', '.join(KINDS)}")
@@ -96,7 +100,7 @@ class Reward:
         self.sites = find_sites(model, scope)
         check_in_memory(self.sites)
         self.space = space_of(self.sites)
-        self._others = Others(model, self.sites)
+        self._stored, self._others = stored, Others(model, self.sites, stored)
         self._output_biases = [site.out.bias for site in self.sites]
         self._before = [attributes(site) for site in self.sites]
         self.model_fingerprint = fingerprints.fingerprint(model)
@@ -292,7 +296,7 @@ class Reward:
             show_front(site, full, k)
         if plan.bits:
             for site, bits in zip(self.sites, plan.bits.sites, strict=True):
-                show_quantized(site, bits, plan.bits.group)
+                show_quantized(site, bits, plan.bits.group, self._stored)
         for i, means in enumerate(self._means or []):
             site, first = self.sites[i], kept[i] * self.sites[i].block
             weight = self._full[i][site.slices[-1].tensor]

@@ -41,6 +41,14 @@ def test_what_is_computed_with_is_what_the_library_makes_of_what_is_stored(bits,
     assert of_all == packed_size(6, 96, dtype.itemsize, bits, 32)
 
 
+def test_a_copy_in_float32_computes_with_the_scales_that_are_stored():
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    copy = dequantized(weight.float(), 4, 32, stored=torch.bfloat16)
+    assert copy.dtype == torch.float32
+    assert torch.equal(copy, dequantized(weight, 4, 32).float())
+    assert not torch.equal(copy, dequantized(weight.float(), 4, 32))
+
+
 @pytest.mark.parametrize(("bits", "most"), [(4, 1 / 14), (8, 1 / 250)])
 def test_rounding_is_within_half_a_step_of_the_largest_in_a_group(bits, most):
     torch.manual_seed(0)
