@@ -64,7 +64,7 @@ def test_mlflows_page_of_the_predictor_shows_version_and_aliases(clone, page, tm
     model(page, clone, tracking.KIT_NAME)
     for shown in ("Version 1", "champion", "challenger"):
         page.get_by_text(shown).last.wait_for()
-    keep(page, tmp_path, "mlflow-predictor")
+    keep(page, tmp_path, "mlflow-kit")
 
 
 def test_mlflows_page_of_a_pruned_model_shows_what_it_is(clone, page, tmp_path):
