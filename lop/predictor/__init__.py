@@ -22,7 +22,7 @@ from lop.files import Kind, replacing_dir
 from lop.plan import Plan, Space
 from lop.predictor.base import GRID, PlanNetwork
 from lop.predictor.bilstm import PlanBiLSTM
-from lop.predictor.files import check_directory, read_weights
+from lop.predictor.files import check_directory, with_weights
 from lop.predictor.mlp import PlanMLP
 from lop.predictor.transformer import PlanTransformer
 from lop.typed import read_typed
@@ -178,18 +178,12 @@ class Predictor:
         path = Path(path)
         check_directory(path)
         config = read_typed(PredictorConfig, path / "config.json")
-        try:
+
+        def make() -> Predictor:
             _check(config)
-            with torch.device(
-                "meta"
-            ):  # shapes without memory, however large the config's numbers are
-                expected = cls(config).network.state_dict()
-        except LopError as error:
-            raise LopError(f"{path}/config.json: {error}") from error
-        weights = read_weights(path / "model.safetensors", expected)
-        predictor = cls(config)
-        predictor.network.load_state_dict(weights)
-        return predictor
+            return cls(config)
+
+        return with_weights(path, make)
 
 
 def _check(config: PredictorConfig) -> None:

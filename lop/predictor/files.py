@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from stat import S_ISDIR
+from typing import Protocol, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from lop.errors import LopError
+
+
+class _HasNetwork(Protocol):
+    @property
+    def network(self) -> nn.Module: ...
+
+
+T = TypeVar("T", bound=_HasNetwork)
+
+
+def with_weights(path: Path, make: Callable[[], T]) -> T:
+    """What `make` builds from a config, with the weights in the directory `path`; LopError, also of
+    `make`, for what does not fit."""
+    try:
+        with torch.device("meta"):  # shapes without memory, however large the config's numbers are
+            expected = make().network.state_dict()
+    except LopError as error:
+        raise LopError(f"{path}/config.json: {error}") from error
+    weights = _read_weights(path / "model.safetensors", expected)
+    made = make()
+    made.network.load_state_dict(weights)
+    return made
 
 
 def check_directory(path: Path) -> None:
@@ -24,7 +48,7 @@ def check_directory(path: Path) -> None:
         raise LopError(f"{path}: no such predictor directory")
 
 
-def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A network's tensors; LopError unless names and shapes are as expected and all numbers
     finite."""
     weights = {}

@@ -25,7 +25,7 @@ from lop.files import Kind, replacing_dir
 from lop.joint import Choices
 from lop.plan import Plan, Space
 from lop.predictor import Share
-from lop.predictor.files import check_directory, read_weights
+from lop.predictor.files import check_directory, with_weights
 from lop.predictor.training import fit
 from lop.predictor.transformer import PlanTransformer
 from lop.typed import read_typed
@@ -125,15 +125,7 @@ class SizePredictor:
         path = Path(path)
         check_directory(path)
         config = read_typed(SizeConfig, path / "config.json")
-        try:
-            with torch.device("meta"):
-                expected = cls(config).network.state_dict()
-        except LopError as error:
-            raise LopError(f"{path}/config.json: {error}") from error
-        weights = read_weights(path / "model.safetensors", expected)
-        predictor = cls(config)
-        predictor.network.load_state_dict(weights)
-        return predictor
+        return with_weights(path, lambda: cls(config))
 
 
 def train(
