@@ -183,20 +183,20 @@ def load_spread(path: str | Path) -> PreTrainedModel:
 
 def load_processor(path: str | Path) -> ProcessorMixin:
     """The processor (image processor, tokenizer, chat template) of a checkpoint."""
-    _check_exists(path)
-    with one_line(f"{path}: cannot load the processor"):
-        processor = AutoProcessor.from_pretrained(path)
-        _check_vocabulary(Path(path), getattr(processor, "tokenizer", processor))
-        return processor
+    return _loaded(path, "processor", AutoProcessor)
 
 
 def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer of a checkpoint; a text model may have no other processor."""
+    return _loaded(path, "tokenizer", AutoTokenizer)
+
+
+def _loaded(path: str | Path, name: str, auto: Any) -> Any:
     _check_exists(path)
-    with one_line(f"{path}: cannot load the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        _check_vocabulary(Path(path), tokenizer)
-        return tokenizer
+    with one_line(f"{path}: cannot load the {name}"):
+        found = auto.from_pretrained(path)
+        _check_vocabulary(Path(path), getattr(found, "tokenizer", found))
+        return found
 
 
 def _check_vocabulary(folder: Path, tokenizer: Any) -> None:

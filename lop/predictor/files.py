@@ -53,9 +53,7 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
     finite."""
     weights = {}
     try:
-        path.open(
-            "rb"
-        ).close()  # safetensors reports "no such file" for any file that it cannot open
+        path.open("rb").close()  # safetensors says "no such file" of any that it cannot open
         with safe_open(path, "pt") as file:
             for name in sorted(set(file.keys()) ^ set(expected)):
                 wrong = "is missing" if name in expected else "is not a tensor of this network"

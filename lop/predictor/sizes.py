@@ -13,7 +13,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -132,17 +132,14 @@ def train(
     samples: pd.DataFrame,
     config: SizeConfig,
     seed: int,
-    epochs: int = 200,
-    batch_size: int = 16,
-    lr: float = 1e-3,
-    weight_decay: float = 0.01,
+    **options: Any,
 ) -> SizePredictor:
     """Fit a predictor of units and bits to `samples`, a row a size and plan.
 
     Columns: target (share of the dense bytes that is removed), plan (how far from the knapsack's,
-    as `Choices.removed` counts), weight (in the loss).
+    as `Choices.removed` counts), weight (in the loss). `options` are those of `fit`.
     """
     torch.manual_seed(seed)
     predictor = SizePredictor(config)
-    fit(predictor.network.train(), samples, seed, epochs, batch_size, lr, weight_decay)
+    fit(predictor.network.train(), samples, seed, **options)
     return predictor

@@ -123,10 +123,10 @@ def fit(
     network: PlanNetwork,
     samples: pd.DataFrame,
     seed: int,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    weight_decay: float,
+    epochs: int = 200,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    weight_decay: float = 0.01,
     log: Callable[[str, float, int], Any] | None = None,
 ) -> None:
     """Fit a network to the columns target, plan and weight of `samples`, as `train` does."""

@@ -25,7 +25,7 @@ from lop.reward import Reward
 from lop.reward.choice import chosen
 from lop.search.drawn import HOLD_OUT, Drawn, held_out
 from lop.settings import Learned
-from lop.steps.searching import PARTS, reward_of
+from lop.steps.searching import PARTS, check_measured, reward_of
 
 SIZES = (0.7, 0.5, 0.4, 0.33, 0.25, 0.2)  # shares of the dense model's bytes that are searched
 
@@ -65,11 +65,7 @@ def size_predictor(
         raise LopError(f"bits {list(bits)}: no size of {max(SIZES):.0%} or less is within reach")
     place = (model_path, samples_path, scores_dir, score, compensate, reward, batch_size, PARTS)
     with reward_of(*place) as judge:
-        if profile.fingerprint != judge.fingerprint:
-            raise LopError(
-                f"profile of reward {profile.fingerprint}, this one is {judge.fingerprint}: "
-                "measure it with the same model, scores, samples and settings"
-            )
+        check_measured(profile, judge)
         of = (choices.bits, group, choices.others, simulations, seed)
         key = digest(judge.fingerprint, content_digest(profile_path), of, VERSION)
         found = [

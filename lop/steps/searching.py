@@ -159,14 +159,20 @@ def _search_one(
     seed: int,
 ) -> Path:
     with reward_of(*inputs) as reward:
-        if profile and profile.fingerprint != reward.fingerprint:
-            raise LopError(
-                f"profile of reward {profile.fingerprint}, the search's is {reward.fingerprint}: "
-                "measure it with the same model, scores, samples and settings"
-            )
+        if profile:
+            check_measured(profile, reward)
         root = _root(profile, space, target)
         return run_shard(
             out, reward, target, seed, root=root, hold_out=hold_out, **settings[searcher]
+        )
+
+
+def check_measured(profile: Profile, reward: Reward) -> None:
+    """Raise LopError unless the profile was measured with this reward."""
+    if profile.fingerprint != reward.fingerprint:
+        raise LopError(
+            f"profile of reward {profile.fingerprint}, the search's is {reward.fingerprint}: "
+            "measure it with the same model, scores, samples and settings"
         )
 
 
