@@ -71,7 +71,7 @@ def pooled(reward: Reward, root: Plan, plans: list[Plan], rng: np.random.Generat
     for i, plan in enumerate([*plans, *others]):
         beliefs.add(_change(plan, root), *judge.gap(plan, root, [i % len(reward.parts)]))
     beliefs.fit()
-    return beliefs.believe(np.stack([_change(plan, root) for plan in plans]))[0]
+    return beliefs.posterior(np.stack([_change(plan, root) for plan in plans]))[0]
 
 
 def _change(plan: Plan, root: Plan) -> np.ndarray:

@@ -186,8 +186,8 @@ class Compared:
         model, processor = load(place, dtype=torch.float32), load_processor(self.scale.model)
         of = (model, processor, samples, scores[draw.chosen.score])
         means = scores["mean_activation"] if draw.chosen.compensate and not recovered else None
-        size = {"batch_size": self.scale.batch_size, "mean_activation": means}
-        size["stored"] = torch.bfloat16
+        size = {"batch_size": self.scale.batch_size, "stored": torch.bfloat16}
+        size |= {"mean_activation": means}  # type: ignore[dict-item]
         found, rows = list(self.plans()), []
         with Reward(*of, scope=self.scale.scope, **size) as reward:  # type: ignore[arg-type]
             for method, budget, plan in found:
