@@ -9,6 +9,8 @@ not, a search from the knapsack's plan can improve it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -19,7 +21,7 @@ from lop.models.sizes import Sizes
 from lop.plan import WHOLE, Bits, Plan, Space
 from lop.profile import Profile, in_steps, least_loss, options_of, whole_groups
 
-VERSION = 1  # of the plans that a search finds: raised when a change of the code changes them
+VERSION = 2  # of the plans that a search finds: raised when a change of the code changes them
 TRIES = 60  # random exchanges from which a search chooses the next to judge
 
 
@@ -39,6 +41,10 @@ class _Options:
         falls = np.minimum.accumulate(np.array(loss)[order])
         keep = order[np.r_[True, falls[1:] < falls[:-1]]]
         return cls(*(np.array(of)[keep] for of in (units, bits, cost, loss)))
+
+    def only(self, rows: np.ndarray) -> _Options:
+        """The options of these numbers."""
+        return _Options(self.units[rows], self.bits[rows], self.cost[rows], self.loss[rows])
 
 
 class Choices:
@@ -97,6 +103,29 @@ class Choices:
         smallest plan has more bytes.
         """
         return self._filled(self._least([of.loss for of in self._options], amount), amount)
+
+    def starts(self, amount: float) -> list[list[int]]:
+        """What `solve` finds with all bits, and then with each smaller choice of them.
+
+        Losses do not exactly add up, so a plan of fewer bits may have a better reward. Choices that
+        cannot meet the amount are left out. Raises LopError if even the smallest plan has more
+        bytes.
+        """
+        found = [self.solve(amount)]
+        for count in range(len(self.bits) - 1, 0, -1):
+            for some in combinations(self.bits, count):
+                with suppress(LopError):
+                    found.append(self._solve_with(some, amount))
+        return [list(of) for of in dict.fromkeys(map(tuple, found))]
+
+    def _solve_with(self, bits: Sequence[int], amount: float) -> list[int]:
+        """`solve` with only some of the bits."""
+        rows = [np.flatnonzero(np.isin(of.bits, bits)) for of in self._options]
+        if not all(map(len, rows)):
+            raise LopError(f"bits {list(bits)}: at some site, others cost less and lose no more")
+        fewer = copy(self)
+        fewer._options = [of.only(at) for of, at in zip(self._options, rows, strict=True)]
+        return [int(at[i]) for at, i in zip(rows, fewer.solve(amount), strict=True)]
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -224,26 +253,6 @@ def solve_size(
     return choices.plan(choices.solve(amount))
 
 
-def candidates(
-    measured: Profile, sizes: Sizes, amount: float, bits: Sequence[int], space: Space | None = None
-) -> list[Plan]:
-    """The plans within `amount` bytes that `solve_size` finds with each non-empty subset of `bits`.
-
-    Losses do not exactly add up, so the plan of a smaller subset may have a better reward. Raises
-    LopError if there is no plan.
-    """
-    found, first_error = [], None
-    for count in range(len(bits), 0, -1):
-        for some in combinations(bits, count):
-            try:
-                found.append(solve_size(measured, sizes, amount, some, space))
-            except LopError as error:
-                first_error = first_error or error
-    if first_error and not found:
-        raise first_error
-    return list(dict.fromkeys(found))
-
-
 def search(
     reward: Callable[[Plan], float],
     choices: Choices,
@@ -253,15 +262,22 @@ def search(
 ) -> Iterator[tuple[Plan, float]]:
     """Yield better and better plans of units and bits within `amount` bytes, with their rewards.
 
-    The search starts from the knapsack's plan. It judges random exchanges between two sites, first
-    those that lose least by the profile, and continues from each plan that is better. The bits of
-    other weights do not change: each change would run the whole model again.
+    The first is the knapsack's plan. Then the search judges its plans with fewer choices of bits,
+    and from the best of these goes on by random exchanges between two sites, first those that lose
+    least by the profile; it continues from each plan that is better. Exchanges do not change the
+    bits of other weights: each change would run the whole model again.
     """
-    current = choices.solve(amount)
+    current, *fewer = choices.starts(amount)
     best, seen = reward(choices.plan(current)), {tuple(current)}
     yield choices.plan(current), best
+    for start in fewer[: simulations - 1]:
+        seen.add(tuple(start))
+        found = reward(plan := choices.plan(start))
+        if found > best:
+            current, best = start, found
+            yield plan, found
     count = len(choices.space.units)
-    for _ in range(simulations - 1):
+    for _ in range(simulations - len(seen)):
         drawn = {tuple(choices.exchanged(current, amount, rng)) for _ in range(TRIES)}
         new = [each for each in drawn - seen if each[count:] == tuple(current[count:])]
         if not new:

@@ -159,6 +159,23 @@ def test_a_search_finds_what_losses_of_single_sites_do_not_tell(source):
     rewards = [value for _, value in found]
     assert rewards == sorted(rewards)
     assert all(choices.sizes.of(plan) <= amount for plan, _ in found)
-    others = {plan.bits.others for plan, _ in found}
-    assert len(others) == 1
+    starts = {choices.plan(of).bits.others for of in choices.starts(amount)}
+    assert {plan.bits.others for plan, _ in found} <= starts
     assert rewards[-1] > rewards[0]
+
+
+def test_a_search_starts_from_fewer_bits_where_they_are_better(source):
+    """Sites of different bits lose much together, which no measurement of one site tells."""
+    space = source.space()
+
+    def reward(plan):
+        bits = plan.bits.sites if plan.bits else (WHOLE,)
+        return additive(plan) - 2.0 * (len(set(bits)) - 1)
+
+    choices = Choices(measured(space), Sizes(source, space, GROUP), (4, 8, WHOLE))
+    amount = 0.55 * choices.sizes.of(space.dense)
+    first, *better = search(reward, choices, amount, 6, np.random.default_rng(0))
+    assert len(set(first[0].bits.sites)) > 1
+    assert len(set(better[-1][0].bits.sites)) == 1
+    assert better[-1][1] == max(reward(choices.plan(of)) for of in choices.starts(amount))
+    assert choices.sizes.of(better[-1][0]) <= amount

@@ -24,20 +24,23 @@ from lop.data.prepare import prepare_samples
 from lop.data.samples import read_samples, write_samples
 from lop.errors import LopError
 from lop.files import replacing
-from lop.joint import Choices, candidates, search, solve_size
+from lop.joint import Choices, search, solve_size
 from lop.models.checkpoint import load, load_processor, save
 from lop.models.sizes import Sizes
 from lop.models.space import find_space
 from lop.plan import RECOVERED, WHOLE, Plan
 from lop.profile import Profile
 from lop.reward import Reward
-from lop.settings import Recovery
+from lop.search.drawn import HOLD_OUT, Drawn, held_out
+from lop.settings import Learned, Recovery
 from lop.steps import recovering, searching
 from lop.steps.pruning import Cutter
+from lop.steps.searching import PARTS
 
 PLACE = Path("data/full/bits")
 BUDGETS = (Fraction(1, 2), Fraction(1, 3), Fraction(1, 4), Fraction(1, 6))  # of the dense bytes
 BITS = (4, 8)
+STORED = torch.bfloat16  # what the weights and scales of all checkpoints are stored in
 OTHERS = {
     "reference": ("embeddings", "vision", "projector"),
     "real": ("embeddings",),
@@ -141,12 +144,13 @@ class Compared:
             workers=self.scale.workers,
         )
 
-    def plans(self) -> Iterator[tuple[str, Fraction, Plan]]:
-        """Each method's plan at each budget that it can meet, and the dense one."""
+    def plans(self, model: Path) -> Iterator[tuple[str, Fraction, Plan]]:
+        """Each method's plan at each budget that it can meet, and the dense one. Searches judge the
+        weights of `model`."""
         profile, space = Profile.load(self.profile_path), self.cutter.space
         dense = self.sizes.of(space.dense)
         yield "dense", Fraction(1), space.dense
-        with self.draw.reward("reward", self.draw.chosen) as reward:
+        with self._reward("reward", model, PARTS) as reward:
             for budget in BUDGETS:
                 amount = float(budget * dense)
                 for method, (kind, bits) in METHODS.items():
@@ -164,12 +168,15 @@ class Compared:
     def _searched(
         self, profile: Profile, amount: float, bits: tuple[int, ...], reward: Reward
     ) -> Plan:
-        """The best on the reward samples of the knapsack's plans, and of what a search finds."""
-        found = candidates(profile, self.sizes, amount, bits, self.cutter.space)
+        """The best of the knapsack's plans, with all bits and with fewer, on the reward samples; or
+        what a search finds, if it is surely better on those that were held out of it."""
         choices = Choices(profile, self.sizes, bits, self.cutter.space)
+        seen, held = held_out(len(reward.parts), HOLD_OUT)
         rng = np.random.default_rng(self.seed)
-        *_, (last, _) = search(reward, choices, amount, self.scale.simulations, rng)
-        return max([*found, last], key=reward)
+        *_, (last, _) = search(Drawn(reward, seen), choices, amount, self.scale.simulations, rng)
+        best = max(map(choices.plan, choices.starts(amount)), key=reward)
+        gain, error = Drawn(reward, held).gap(last, best)
+        return last if gain > Learned().sure * error else best
 
     def _uniform(self, bits: tuple[int, ...], amount: float) -> Plan:
         cutter = replace(self.cutter, bits=bits)
@@ -180,20 +187,17 @@ class Compared:
 
     def _judge(self, recovered: bool = False) -> None:
         """Ask all test samples at every plan."""
-        samples, draw = read_samples(self.draw.samples("test")), self.draw
-        scores, dense = self.cutter.scores, self.sizes.of(self.cutter.space.dense)
+        samples, dense = read_samples(self.draw.samples("test")), self.cutter.space.dense
         place = self.recovered if recovered else self.scale.model
-        model, processor = load(place, dtype=torch.float32), load_processor(self.scale.model)
-        of = (model, processor, samples, scores[draw.chosen.score])
-        means = scores["mean_activation"] if draw.chosen.compensate and not recovered else None
-        size = {"batch_size": self.scale.batch_size, "stored": torch.bfloat16}
-        size |= {"mean_activation": means}  # type: ignore[dict-item]
-        found, rows = list(self.plans()), []
-        with Reward(*of, scope=self.scale.scope, **size) as reward:  # type: ignore[arg-type]
+        found, rows = list(self.plans(place)), []
+        with self._reward("test", place) as reward:
             for method, budget, plan in found:
                 correct, loglik = reward.per_sample(plan)
                 asked = {"id": samples["id"], "of": samples["image_id"], "correct": correct}
-                share = {"budget": float(budget), "bytes_fraction": self.sizes.of(plan) / dense}
+                share = {
+                    "budget": float(budget),
+                    "bytes_fraction": self.sizes.of(plan) / self.sizes.of(dense),
+                }
                 rows.append(pd.DataFrame({"method": method, **share, **asked, "loglik": loglik}))
         table = pd.concat(rows, ignore_index=True)
         last = next(plan for method, _, plan in reversed(found) if method == JOINT)
@@ -202,6 +206,22 @@ class Compared:
         apart = np.abs(stored[1] - simulated["loglik"].to_numpy()).max()
         with replacing(self.answers(recovered)) as tmp:
             table.assign(stored_apart=apart).to_parquet(tmp)
+
+    def _reward(self, purpose: str, model: Path, parts: int = 1) -> Reward:
+        """The reward of float32 weights on a purpose's samples, quantized as they are stored."""
+        samples, chosen = read_samples(self.draw.samples(purpose)), self.draw.chosen
+        of = (load(model, dtype=torch.float32), load_processor(self.scale.model), samples)
+        restored = chosen.compensate and model == self.scale.model
+        return Reward(
+            *of,
+            self.cutter.scores[chosen.score],
+            kind=self.scale.kind,
+            batch_size=self.scale.batch_size,
+            mean_activation=self.cutter.scores["mean_activation"] if restored else None,
+            parts=parts,
+            scope=self.scale.scope,
+            stored=STORED,
+        )
 
     def _stored(self, plan: Plan, recovered: bool) -> tuple[np.ndarray, np.ndarray]:
         """What a plan's checkpoint answers on all test samples, saved and loaded again."""

@@ -112,8 +112,9 @@ Checkpoints of at most these shares of the dense one's bytes in bf16: of all wei
 included. Weights are quantized in groups of 32, and embeddings, vision tower and projector too. A
 dash: the method cannot be that small. *Uniform widths* are as many units at every site; *knapsack*
 chooses units by what each site loses at that number of bits; *joint* chooses units and bits: of the
-knapsack's plans with all choices of bits and with fewer, and of what a search goes on to, the one
-that is best on the reward samples. Recovery comes before quantizing.
+knapsack's plans with all bits and with fewer, the one that is best on the reward samples, or what a
+search from it finds, if that is better beyond a standard error on samples that were held out.
+Recovery comes before quantizing.
 
 {chr(10).join(sections)}
 [bits.csv](bits.csv)
