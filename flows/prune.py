@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.common import IMPORTANCE, PREDICTOR, PROFILE, PRUNED, RECOVERED, params, run_stage
-from lop.steps import pruning, timing
+from lop.steps import grid, pruning, timing
 
 
 @flow
@@ -25,7 +25,7 @@ def prune() -> None:
     }
     cutter = pruning.Cutter(chosen.model.path, IMPORTANCE, *which, **made_of)  # type: ignore[arg-type]
     methods = chosen.prune.methods
-    ratios = pruning.prune_grid(PRUNED, methods, chosen.prune.ratios, cutter, chosen.prune.keep)
+    ratios = grid.prune_grid(PRUNED, methods, chosen.prune.ratios, cutter, chosen.prune.keep)
     timing.plan_times(PRUNED.with_suffix(".json"), methods, ratios, cutter)
 
 

@@ -236,6 +236,9 @@ def test_a_kit_with_bits_meets_a_size_by_units_and_bits(model_dir, data, tmp_pat
     capsys.readouterr()
     assert main([*prune, f"--out={tmp_path / 'x'}"]) == 2
     assert "measured in groups of 8, not of 32" in capsys.readouterr().err
+    kit.size_predictor.of_model("another").save_pretrained(tmp_path / "kit" / "size-predictor")
+    with pytest.raises(LopError, match="size-predictor: made for model another with units"):
+        lop.Kit.load(tmp_path / "kit")
 
 
 def test_the_notebook_runs_as_it_stands(model_dir, data, tmp_path, monkeypatch, capsys):

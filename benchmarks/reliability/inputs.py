@@ -23,7 +23,7 @@ from lop.models.space import find_ffns
 from lop.reference import model as reference
 from lop.reference.easyvqa_benchmarks import write
 from lop.reward.choice import AUTO
-from lop.steps import evaluating, pruning, scoring, searching, training
+from lop.steps import evaluating, grid, pruning, scoring, searching, training
 from lop.tracking.queue import Record, keep
 
 SHAPE = reference.Shape(
@@ -117,7 +117,7 @@ def make(root: Path) -> None:
     )  # fmt: skip
     parts = (place[2], data / "predictor", data / "profile.parquet")
     Kit.gather(data / "kit", *parts)
-    pruning.prune_grid(data / "pruned", ["flap", "lop"], [0.3], cutter)
+    grid.prune_grid(data / "pruned", ["flap", "lop"], [0.3], cutter)
     evaluating.evaluate(
         data / "evaluation", model, data / "pruned", data / "samples/benchmark.parquet",
         latency_samples=2, each=_here, alone=_here,

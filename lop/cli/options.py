@@ -26,6 +26,7 @@ from lop.cli.shared import (
     task,
 )
 from lop.settings import params as settings
+from lop.settings import searchers
 from lop.settings.learning import Learning
 from lop.settings.pruning import Budget
 from lop.settings.types import (
@@ -127,7 +128,7 @@ class Search(OfJudging):
     )
     simulations: Count = Field(
         settings.Search().settings[0].simulations,
-        description=same(settings.Searching, "simulations").description,
+        description=same(searchers.Searching, "simulations").description,
     )
     parts: Count = same(settings.Search, "parts")
     hold_out: Part = same(settings.Search, "hold_out")

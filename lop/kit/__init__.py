@@ -95,6 +95,9 @@ class Kit:
         _check_scores(about, Path(scores))
         _check_predictor(about, Predictor.from_pretrained(predictor), predictor)
         _check_tables(about, profile, latency)
+        if size_predictor:
+            read = SizePredictor.from_pretrained(size_predictor)
+            _check_size_predictor(about, read, size_predictor)
         with replacing_dir(out, KIT) as tmp:
             (tmp / SCORES_IN).mkdir()
             for file in files:
@@ -122,7 +125,8 @@ class Kit:
         if not checked:
             _check_scores(kit.about, kit.scores_dir)
             _check_tables(kit.about, kit.profile_path, kit.latency_path)
-            _ = kit.figures, kit.size_predictor  # raises LopError if they cannot be read
+            _check_size_predictor(kit.about, kit.size_predictor, kit.path / SIZE_PREDICTOR_IN)
+            _ = kit.figures  # raises LopError if they cannot be read
         return kit
 
     @property
@@ -244,6 +248,19 @@ def _copy_predictor(source: Path, out: Path) -> None:
 def _check_predictor(about: About, predictor: Predictor, at: str | Path) -> None:
     with _of(at):
         predictor.check_fits(about.space, about.model_fingerprint)
+
+
+def _check_size_predictor(about: About, predictor: SizePredictor | None, at: str | Path) -> None:
+    """Raise LopError unless a predictor of units and bits, if there is one, fits a kit's model."""
+    if predictor is None:
+        return
+    config = predictor.config
+    if config.model_fingerprint != about.model_fingerprint or not config.space.fits(about.space):
+        raise LopError(
+            f"{at}: made for model {config.model_fingerprint} with units "
+            f"{list(config.space.units)}, the kit is for {about.model_fingerprint} with "
+            f"{list(about.space.units)}"
+        )
 
 
 def _check_scores(about: About, scores: Path) -> None:

@@ -4,10 +4,9 @@ results."""
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -15,14 +14,13 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 from pydantic import ConfigDict, Field
-from safetensors.torch import save_file
 
 from lop.errors import LopError
-from lop.files import Kind, replacing_dir
+from lop.files import Kind
 from lop.plan import Plan, Space
 from lop.predictor.base import GRID, PlanNetwork
 from lop.predictor.bilstm import PlanBiLSTM
-from lop.predictor.files import check_directory, with_weights
+from lop.predictor.files import Trained, check_directory, with_weights
 from lop.predictor.mlp import PlanMLP
 from lop.predictor.transformer import PlanTransformer
 from lop.typed import read_typed
@@ -63,11 +61,15 @@ NETWORKS: Mapping[str, Callable[[PredictorConfig], PlanNetwork]] = {
 }
 
 
-class Predictor:
+class Predictor(Trained):
     """A trained network and the model it was trained for.
 
     >>> Predictor.from_pretrained("data/predictor").plan(0.37)
     """
+
+    KIND = PREDICTOR
+    config: PredictorConfig
+    network: PlanNetwork
 
     def __init__(self, config: PredictorConfig) -> None:
         if config.kind not in NETWORKS:
@@ -157,19 +159,6 @@ class Predictor:
                     f"{other}: train a predictor for it (lop prune takes this one with --sibling)"
                 )
             warnings.warn(other, stacklevel=2)
-
-    def of_model(self, model_fingerprint: str) -> Predictor:
-        """The same for the same model with its units reordered, whose weights have this
-        fingerprint."""
-        other = type(self)(replace(self.config, model_fingerprint=model_fingerprint))
-        other.network.load_state_dict(self.network.state_dict())
-        return other
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` to the directory `path`, atomically."""
-        with replacing_dir(path, PREDICTOR) as tmp:
-            (tmp / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-            save_file(self.network.state_dict(), tmp / "model.safetensors")
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Predictor:

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lop.errors import LopError
+from lop.files import Kind, replacing_dir
 
 
-class _HasNetwork(Protocol):
-    @property
-    def network(self) -> nn.Module: ...
+class Trained:
+    """A network that was trained for one model, made from a config with its fingerprint."""
+
+    KIND: ClassVar[Kind]
+    config: Any  # a dataclass with `model_fingerprint`
+    network: nn.Module
+
+    def __init__(self, config: Any) -> None:
+        raise NotImplementedError
+
+    def of_model(self, model_fingerprint: str) -> Self:
+        """The same for the same model with its units reordered, whose weights have this
+        fingerprint."""
+        other = type(self)(replace(self.config, model_fingerprint=model_fingerprint))
+        other.network.load_state_dict(self.network.state_dict())
+        return other
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` to the directory `path`, atomically."""
+        with replacing_dir(path, self.KIND) as tmp:
+            (tmp / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+            save_file(self.network.state_dict(), tmp / "model.safetensors")
 
 
-T = TypeVar("T", bound=_HasNetwork)
+T = TypeVar("T", bound=Trained)
 
 
 def with_weights(path: Path, make: Callable[[], T]) -> T:

@@ -9,8 +9,7 @@ is the knapsack's.
 from __future__ import annotations
 
 import copy
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -18,14 +17,13 @@ from typing import Annotated, Any, ClassVar
 import pandas as pd
 import torch
 from pydantic import ConfigDict, Field
-from safetensors.torch import save_file
 
 from lop.errors import LopError
-from lop.files import Kind, replacing_dir
+from lop.files import Kind
 from lop.joint import Choices
 from lop.plan import Plan, Space
 from lop.predictor import Share
-from lop.predictor.files import check_directory, with_weights
+from lop.predictor.files import Trained, check_directory, with_weights
 from lop.predictor.training import fit
 from lop.predictor.transformer import PlanTransformer
 from lop.typed import read_typed
@@ -58,8 +56,12 @@ SIZE_PREDICTOR = Kind(
 )
 
 
-class SizePredictor:
+class SizePredictor(Trained):
     """A trained network, and the model that it was trained for."""
+
+    KIND = SIZE_PREDICTOR
+    config: SizeConfig
+    network: PlanTransformer
 
     def __init__(self, config: SizeConfig) -> None:
         self.config = config
@@ -105,19 +107,6 @@ class SizePredictor:
         for (name, of), given in zip(trained.items(), asked, strict=True):
             if of != given:
                 raise LopError(f"{name} {given}: expected {of}, which this predictor learned")
-
-    def of_model(self, model_fingerprint: str) -> SizePredictor:
-        """The same for the same model with its units reordered, whose weights have this
-        fingerprint."""
-        other = type(self)(replace(self.config, model_fingerprint=model_fingerprint))
-        other.network.load_state_dict(self.network.state_dict())
-        return other
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` to the directory `path`, atomically."""
-        with replacing_dir(path, SIZE_PREDICTOR) as tmp:
-            (tmp / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-            save_file(self.network.state_dict(), tmp / "model.safetensors")
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> SizePredictor:

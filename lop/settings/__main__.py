@@ -9,8 +9,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lop.settings.params import Params, Searcher, Searching
+from lop.settings.params import Params
 from lop.settings.reference import Stage
+from lop.settings.searchers import Searcher, Searching
 
 START = """\
 # params.yaml

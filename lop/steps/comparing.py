@@ -14,7 +14,8 @@ from lop.files import (
     replacing,
 )
 from lop.steps.evaluating import evaluate
-from lop.steps.pruning import Cutter, prune_grid
+from lop.steps.grid import prune_grid
+from lop.steps.pruning import Cutter
 
 
 def compare(

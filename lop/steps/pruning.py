@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from lop.errors import LopError
 from lop.evaluation.latency import LatencyProfile
-from lop.files import Kind, check_dir, replacing_dir
+from lop.files import check_dir
 from lop.importance import load_all_scores, made_for
 from lop.joint import at_bits
 from lop.kit import Kit
@@ -24,73 +22,22 @@ from lop.models.cutting import CutFile
 from lop.models.quantized import others_of
 from lop.models.sizes import Sizes
 from lop.models.stored import Stored
-from lop.plan import WHOLE, Plan, Space, check_once, checkpoint_name
+from lop.plan import WHOLE, Plan, Space
 from lop.predictor import Predictor
 from lop.profile import Profile, solve_within
-from lop.pruning import CUT_AS, PRUNED, checkpoint_files, prune_checkpoint
+from lop.pruning import PRUNED, checkpoint_files, prune_checkpoint
 from lop.recovery.files import check_recovered
 from lop.reward.choice import AUTO, Candidate, chosen
 from lop.steps.bits import within_size
 
-GRID = Kind("a grid of pruned checkpoints", ("plans.json",), each=PRUNED)
 Cut = Callable[..., Plan]  # arguments: method name, ratio, directory, and optionally a plan
 FORMATS = ("per_layer", "padded")
-KEEP = "all"
 
 
 def prune_one(out: Path, name: str, ratio: float, cutter: Cutter, plan: Plan | None = None) -> Plan:
     """Write the checkpoint of method `name` at `ratio`; `plan` replaces the method's own plan."""
     check_dir(out, PRUNED, cutter.inputs)
     return cutter.ready([name])(name, ratio, out, plan)
-
-
-def prune_grid(
-    out: Path,
-    methods: Sequence[str],
-    ratios: Sequence[float | str],
-    cutter: Cutter,
-    keep: str | Sequence[str | float] = KEEP,
-) -> list[float]:
-    """Write a checkpoint `<method>-<ratio>/` for each method and ratio, and plans.json.
-
-    Ratios may be targets (see `Cutter.ratios`); returns the ratios. `keep` names the checkpoints to
-    write: `all`, `none`, or a list of methods, ratios and checkpoint names such as lop-0.5. For the
-    others plans.json says how to cut them (`lop.evaluation.dropped`). Raises LopError, before the
-    first cut, if a method or ratio is named twice, or `keep` has a name that is not in the grid.
-    """
-    check_once("method", methods)
-    check_once("ratio", ratios)
-    check_dir(out, GRID, cutter.inputs)
-    cut = cutter.ready(methods)
-    found = cutter.ratios(ratios, methods)
-    check_once("ratio", found)
-    kept = _kept(keep, methods, found)
-    plans = []
-    with replacing_dir(out, GRID) as tmp:
-        for name, ratio in product(methods, found):
-            full = checkpoint_name(name, ratio)
-            plan = cut(name, ratio, tmp / full) if full in kept else cutter.planner(name)(ratio)
-            record = {"method": name, "ratio": ratio, "kept": plan.kept, "plan": plan.ratios}
-            record |= {"kinds": plan.space.kinds, "layers": plan.space.layers}
-            plans.append(record if full in kept else record | {CUT_AS: cutter.cut_as(name)})
-        (tmp / "plans.json").write_text(json.dumps(plans, indent=2) + "\n")
-    return found
-
-
-def _kept(
-    keep: str | Sequence[str | float], methods: Sequence[str], ratios: Sequence[float]
-) -> set[str]:
-    """The names of the grid's checkpoints that `keep` selects."""
-    known: dict[str | float, set[str]] = {"all": set(), "none": set()}
-    for name, ratio in product(methods, ratios):
-        full = checkpoint_name(name, ratio)
-        for label in ("all", name, ratio, full):
-            known.setdefault(label, set()).add(full)
-    asked = [keep] if isinstance(keep, str) else keep
-    for label in asked:
-        if label not in known:
-            raise LopError(f"keep {label}: expected all, none, or methods and ratios of the grid")
-    return set().union(*(known[label] for label in asked))
 
 
 @dataclass(frozen=True)

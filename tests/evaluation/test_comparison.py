@@ -11,7 +11,8 @@ from lop.evaluation.latency import COLUMNS, REST, LatencyProfile, Machine, Reque
 from lop.importance import SCORES, save_scores
 from lop.models.stored import Stored
 from lop.steps import comparing
-from lop.steps.pruning import Cutter, prune_grid
+from lop.steps.grid import prune_grid
+from lop.steps.pruning import Cutter
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from lop.evaluation.footprint import Footprint
 from lop.files import temporary_dir
 from lop.recovery.files import save_recovered
 from lop.steps import evaluating, scoring
-from lop.steps.pruning import Cutter, prune_grid
+from lop.steps.grid import prune_grid
+from lop.steps.pruning import Cutter
 
 HERE = dict.fromkeys(("each", "alone"), lambda work, keys: [work(*key) for key in keys])
 METHODS, RATIOS = ["uniform", "flap"], [0.3, 0.5]
@@ -128,7 +129,7 @@ def test_keep_names_methods_ratios_and_checkpoints(cutter, tmp_path, keep, kept)
 
 def test_what_cannot_be_kept_or_cut_is_told(cutter, evaluate, tmp_path):
     pruned = tmp_path / "pruned"
-    with pytest.raises(LopError, match="keep wanda_sp: expected all, none, or methods and ratios"):
+    with pytest.raises(LopError, match="keep wanda_sp: expected all, none, or a list of some of"):
         prune_grid(pruned, METHODS, RATIOS, cutter, ["wanda_sp"])
     assert not pruned.exists()
     prune_grid(pruned, METHODS, RATIOS, cutter, "none")
