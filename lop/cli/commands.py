@@ -295,7 +295,7 @@ def evaluate(o: given.Evaluate) -> None:
 def compare(o: given.Compare) -> None:
     from lop.steps import comparing
 
-    grid = (o.methods, o.ratios, o.samples, o.batch_size, o.workers)
+    grid = (o.methods, o.ratios, o.samples, o.batch_size, o.workers, o.keep)
     print(comparing.compare(o.out, _cutter(o), *grid))
 
 

@@ -286,6 +286,9 @@ class Compare(Cutting):
     )
     samples: File = Field(description="benchmark samples (Parquet)")
     out: NewFolder = Field(description="directory for checkpoints, answers and tables")
+    keep: Literal["all", "none"] = Field(
+        "all", description="none: delete each checkpoint after its evaluation"
+    )
     workers: Count = Field(1, description="models evaluated at once")
     batch_size: Count = same(settings.Evaluate, "batch_size")
 

@@ -8,13 +8,9 @@ from pathlib import Path
 from lop.data.samples import check_answered, read_samples
 from lop.evaluation.comparison import TITLES, Comparison, differences_markdown
 from lop.evaluation.tasks.benchmarks import HEADLINE, own_tasks
-from lop.files import (
-    check_file,
-    check_own,
-    replacing,
-)
+from lop.files import check_file, check_own, replacing
 from lop.steps.evaluating import evaluate
-from lop.steps.grid import prune_grid
+from lop.steps.grid import KEEP, prune_grid
 from lop.steps.pruning import Cutter
 
 
@@ -26,20 +22,24 @@ def compare(
     samples_path: Path,
     batch_size: int = 64,
     workers: int = 1,
+    keep: str = KEEP,
 ) -> str:
     """Cut and evaluate every (method, ratio) and write the tables; returns comparison.md's text.
 
     Writes pruned/, evaluation/, comparison.csv and comparison.md to `out`. comparison.md compares
-    the first method with every other method.
+    the first method with every other method. With `keep` "none", a checkpoint is deleted after its
+    evaluation, so the disk never holds more than `workers` of them.
     """
     check_own(out, lambda name: name in ("pruned", "evaluation"), "comparison")
     # check the samples before the first model is cut
     tasks = own_tasks(samples := read_samples(samples_path))
     if HEADLINE in tasks:
         check_answered(samples, HEADLINE)
-    prune_grid(out / "pruned", methods, ratios, cutter)
+    prune_grid(out / "pruned", methods, ratios, cutter, keep)
     inputs = (cutter.model_path, out / "pruned", samples_path)
-    evaluate(out / "evaluation", *inputs, batch_size, workers=workers, tasks=tasks)
+    how = {"workers": workers, "tasks": tasks, "scores_dir": cutter.scores_dir}
+    how |= {"recovered": cutter.recovered_path}
+    evaluate(out / "evaluation", *inputs, batch_size, **how)  # type: ignore[arg-type]
     compared = Comparison.read(out / "evaluation", out / "pruned")
     page = compared.markdown() + "\n"
     if len(methods) > 1:

@@ -166,6 +166,11 @@ def test_compare_sets_methods_side_by_side(made, capsys):
     table = pd.read_csv(made / "all" / "comparison.csv")
     assert len(table) == 7
     assert table.groupby("ratio")["ffn_neurons"].nunique().eq(1).all()
+    grid = ["--methods", "lop", "flap", "--ratios", "0.4", "--keep=none"]
+    assert main(["compare", *places, *grid, "--out", str(made / "none")]) == 0
+    assert [path.name for path in (made / "none" / "pruned").iterdir()] == ["plans.json"]
+    dropped = pd.read_csv(made / "none" / "comparison.csv").set_index("name")["accuracy"]
+    pd.testing.assert_series_equal(dropped, table.set_index("name").loc[dropped.index, "accuracy"])
 
 
 def test_compare_needs_a_predictor_for_lop_alone(made, capsys):
