@@ -211,7 +211,7 @@ def reference_runs(count: int) -> tuple[Run, ...]:
 def real_runs(count: int) -> tuple[Run, ...]:
     """One run of low-rank adapters."""
     settings = Recovery(
-        methods=["knapsack"], steps=count, batch_size=16, lr=0.0005, rank=16,
+        methods=["knapsack"], steps=count, batch_size=8, places=128, lr=0.0005, rank=16,
         low=0.2, high=0.6, whole=0.1, right=0.5, text=1.0,
     )  # fmt: skip
     ratios = (0.3, 0.5)
