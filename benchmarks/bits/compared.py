@@ -65,13 +65,18 @@ def scale_of(name: str, quick: bool) -> Scale:
     It lies below `PLACE`: in bf16, which is cut and counted, and the same numbers in float32, which
     processors without bf16 compute with ten times as fast.
     """
-    here = {"model": PLACE / name / "float32", "runs": PLACE / name, "scope": "ffn+attention"}
+    here: dict[str, Any] = {
+        "model": PLACE / name / "float32",
+        "runs": PLACE / name,
+        "scope": "ffn+attention",
+        "simulations": 24,
+    }
     small: dict[str, Any] = {"calibration": 40, "reward": 40, "chosen_on": 20, "test": 60}
     small |= {"simulations": 3, "shares": (0.5,)}
     found: Scale = Questions() if name == "reference" else Texts(test=96)
     if quick and name == "real":
         small |= {"calibration": 4, "reward": 4, "chosen_on": 2, "test": 8}
-    return replace(found, rivals=(), **here, **(small if quick else {}))  # type: ignore[arg-type]
+    return replace(found, rivals=(), **(here | (small if quick else {})))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
