@@ -186,7 +186,7 @@ class Windows(Yardstick):
         steps.profile(self.draw)
         tokenizer, text = load_processor(self.draw.scale.model), Texts().text
         documents = read_samples(text / "validation.jsonl")
-        train = windows.draw(documents, tokenizer, Texts().window, 1600, self.seed)
+        train = windows.draw(documents, tokenizer, Texts().window, 640, self.seed)
         write_samples(train, self.folder / "train.parquet")
         test = read_samples(self.draw.samples("test"))
         write_samples(test, self.folder / "test.parquet")

@@ -260,7 +260,7 @@ class Compared:
             return prepare_samples("reference", 1000 + self.seed, sizes)["train"]
         documents = read_samples(Texts().text / "validation.jsonl")
         tokenizer = load_processor(self.scale.model)
-        return windows.draw(documents, tokenizer, Texts().window, 1600, self.seed)
+        return windows.draw(documents, tokenizer, Texts().window, 640, self.seed)
 
 
 def ready(name: str, scale: Scale) -> None:
