@@ -38,7 +38,8 @@ def compare(
     prune_grid(out / "pruned", methods, ratios, cutter, keep)
     inputs = (cutter.model_path, out / "pruned", samples_path)
     how = {"workers": workers, "tasks": tasks, "scores_dir": cutter.scores_dir}
-    how |= {"recovered": cutter.recovered_path}
+    if keep != KEEP:  # what was dropped is cut again, maybe from recovered weights
+        how |= {"recovered": cutter.recovered_path}
     evaluate(out / "evaluation", *inputs, batch_size, **how)  # type: ignore[arg-type]
     compared = Comparison.read(out / "evaluation", out / "pruned")
     page = compared.markdown() + "\n"
