@@ -35,17 +35,18 @@ def written(models: list[str], draws: int, recovery: int, quick: bool) -> Path:
         if not (scale.model / "config.json").exists():
             continue
         every = [Compared(name, scale, seed, recovery) for seed in range(draws)]
-        parts = []
+        parts, counts = [], []
         for after in (False, True):
             there = [path for of in every if (path := of.answers(after)).exists()]
             if there:
                 read = [pd.read_parquet(path) for path in there]
                 parts.append((values(name, read, RECOVERED if after else ""), read))
+                counts.append(f"{len(read)} {'after' if after else 'before'} recovery")
         if parts:
             found = pd.concat([table for table, _ in parts], ignore_index=True)
             apart = max(float(of["stored_apart"].max()) for _, read in parts for of in read)
             tables.append(found)
-            sections.append(section(name, found, len(parts[0][1]), apart))
+            sections.append(section(name, found, ", ".join(counts), apart))
     if not tables:
         raise LopError("no draw has been judged yet")
     out = PLACE / "page" if quick else RESULTS

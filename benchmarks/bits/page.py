@@ -36,7 +36,7 @@ def values(name: str, draws: list[pd.DataFrame], suffix: str = "") -> pd.DataFra
     """A row a method and budget over all draws: accuracy or perplexity, and how far behind
     `JOINT` it is."""
     rows = []
-    for (method, budget), first in draws[0].groupby(["method", "budget"], sort=False):
+    for (method, budget), _ in draws[0].groupby(["method", "budget"], sort=False):
         each = [_at(draw, str(method), budget) for draw in draws]
         if not all(len(of) for of in each):
             continue
@@ -51,7 +51,6 @@ def values(name: str, draws: list[pd.DataFrame], suffix: str = "") -> pd.DataFra
             gap = difference(ours, [v for v, _, _ in parts], [n for _, n, _ in parts], clusters)
         share = float(np.mean([of["bytes_fraction"].iloc[0] for of in each]))
         rows.append((name, f"{method}{suffix}", budget, share, value, error, *gap))
-        del first
     columns = ["model", "method", "budget", "bytes_fraction", "value", "stderr"]
     return pd.DataFrame(rows, columns=[*columns, "joint_ahead", "joint_ahead_error"])
 
@@ -60,15 +59,16 @@ def _at(draw: pd.DataFrame, method: str, budget: float) -> pd.DataFrame:
     return draw[(draw["method"] == method) & np.isclose(draw["budget"], budget)]
 
 
-def section(name: str, found: pd.DataFrame, draws: int, apart: float) -> str:
-    """One model: a row a method, a column a budget."""
+def section(name: str, found: pd.DataFrame, draws: str, apart: float) -> str:
+    """One model: a row a method, a column a budget. `draws` says how many."""
     questions = name == "reference"
     unit, shared = ("Accuracy in per cent", "picture") if questions else ("Perplexity", "document")
     scale = 100 if questions else 1
     lines = [["method", *map(str, BUDGETS)], ["---"] * (1 + len(BUDGETS))]
     ahead = [["joint against", *map(str, BUDGETS)], lines[1]]
     dense = found[found["method"] == "dense"].iloc[0]
-    for method, of in found[found["method"] != "dense"].groupby("method", sort=False):
+    smaller = found[~found["method"].str.startswith("dense")]
+    for method, of in smaller.groupby("method", sort=False):
         cells, gaps = [], []
         for budget in BUDGETS:
             at = of[np.isclose(of["budget"], float(budget))]
