@@ -21,7 +21,6 @@ from benchmarks.common import MODEL, RESULTS, origin
 from benchmarks.grid import steps
 from benchmarks.grid.draw import Draw
 from benchmarks.grid.figures import difference, rate
-from benchmarks.real import windows
 from benchmarks.real.scale import Texts
 from lop.data.prepare import prepare_samples
 from lop.data.samples import read_samples, write_samples
@@ -184,10 +183,7 @@ class Windows(Yardstick):
         """Text of documents that nothing else of this draw saw: those kept for validation."""
         self.draw.scale.ready()
         steps.profile(self.draw)
-        tokenizer, text = load_processor(self.draw.scale.model), Texts().text
-        documents = read_samples(text / "validation.jsonl")
-        train = windows.draw(documents, tokenizer, Texts().window, 640, self.seed)
-        write_samples(train, self.folder / "train.parquet")
+        write_samples(Texts().training(self.seed), self.folder / "train.parquet")
         test = read_samples(self.draw.samples("test"))
         write_samples(test, self.folder / "test.parquet")
 

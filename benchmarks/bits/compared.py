@@ -18,7 +18,6 @@ from benchmarks.full.scale import Questions
 from benchmarks.grid import progress, steps
 from benchmarks.grid.draw import Draw
 from benchmarks.grid.scale import Scale
-from benchmarks.real import windows
 from benchmarks.real.scale import Texts
 from lop.data.prepare import prepare_samples
 from lop.data.samples import read_samples, write_samples
@@ -192,17 +191,15 @@ class Compared:
 
     def _judge(self, recovered: bool = False) -> None:
         """Ask all test samples at every plan."""
-        samples, dense = read_samples(self.draw.samples("test")), self.cutter.space.dense
+        samples = read_samples(self.draw.samples("test"))
+        dense = self.sizes.of(self.cutter.space.dense)
         place = self.recovered if recovered else self.scale.model
         found, rows = list(self.plans(place)), []
         with self._reward("test", place) as reward:
             for method, budget, plan in found:
                 correct, loglik = reward.per_sample(plan)
                 asked = {"id": samples["id"], "of": samples["image_id"], "correct": correct}
-                share = {
-                    "budget": float(budget),
-                    "bytes_fraction": self.sizes.of(plan) / self.sizes.of(dense),
-                }
+                share = {"budget": float(budget), "bytes_fraction": self.sizes.of(plan) / dense}
                 rows.append(pd.DataFrame({"method": method, **share, **asked, "loglik": loglik}))
         table = pd.concat(rows, ignore_index=True)
         last = next(plan for method, _, plan in reversed(found) if method == JOINT)
@@ -258,9 +255,7 @@ class Compared:
         if self.name == "reference":
             sizes = {"calibration": 2, "reward": 2, "validation": 2, "train": 4000, "benchmark": 2}
             return prepare_samples("reference", 1000 + self.seed, sizes)["train"]
-        documents = read_samples(Texts().text / "validation.jsonl")
-        tokenizer = load_processor(self.scale.model)
-        return windows.draw(documents, tokenizer, Texts().window, 640, self.seed)
+        return Texts().training(self.seed)
 
 
 def ready(name: str, scale: Scale) -> None:

@@ -59,6 +59,12 @@ class Texts(Scale):
             found[purpose] = windows.draw(documents, tokenizer, self.window, count, drawn_by)
         return found
 
+    def training(self, seed: int) -> pd.DataFrame:
+        """Windows that recovery learns from, about as many as there are in the documents kept for
+        validation, which nothing else of a scale without validation samples sees."""
+        documents = read_samples(self.text / "validation.jsonl")
+        return windows.draw(documents, load_processor(self.model), self.window, 640, seed)
+
     def sources(self) -> list[str]:
         """The texts."""
         return [(self.text / f"{purpose}.jsonl").read_text() for purpose in self.sizes()]

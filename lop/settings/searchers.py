@@ -91,10 +91,10 @@ class Knapsack(Searching):
 
 def listed(values: Any) -> Any:
     """Searcher settings as a list; the default searcher is `surrogate`."""
-    listed = [values] if isinstance(values, dict) else values
-    if not isinstance(listed, list):
-        return listed
-    return [{"searcher": "surrogate"} | each if isinstance(each, dict) else each for each in listed]
+    found = [values] if isinstance(values, dict) else values
+    if not isinstance(found, list):
+        return found
+    return [{"searcher": "surrogate"} | each if isinstance(each, dict) else each for each in found]
 
 
 Searcher = Annotated[

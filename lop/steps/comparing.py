@@ -37,10 +37,16 @@ def compare(
         check_answered(samples, HEADLINE)
     prune_grid(out / "pruned", methods, ratios, cutter, keep)
     inputs = (cutter.model_path, out / "pruned", samples_path)
-    how = {"workers": workers, "tasks": tasks, "scores_dir": cutter.scores_dir}
-    if keep != KEEP:  # what was dropped is cut again, maybe from recovered weights
-        how |= {"recovered": cutter.recovered_path}
-    evaluate(out / "evaluation", *inputs, batch_size, **how)  # type: ignore[arg-type]
+    evaluate(
+        out / "evaluation",
+        *inputs,
+        batch_size,
+        workers=workers,
+        tasks=tasks,
+        # what was dropped is cut again, maybe from recovered weights
+        recovered=cutter.recovered_path if keep != KEEP else None,
+        scores_dir=cutter.scores_dir,
+    )
     compared = Comparison.read(out / "evaluation", out / "pruned")
     page = compared.markdown() + "\n"
     if len(methods) > 1:
